@@ -1,0 +1,309 @@
+"""What operator, engine and workers tell each other. JSON on the wire, frozen dataclasses inside.
+
+A run is one execution of a Workflow's plan. Its id is the Workflow's UID with a digest of the plan,
+so that submitting twice is harmless and an edited plan is another run. A step's key is
+`(run, step, index)`; effects on the outside world receive it, results are accepted by it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, cast
+
+import orjson
+from pydantic import TypeAdapter, ValidationError
+
+from seedbed.crds.errors import InvalidError
+from seedbed.crds.workflow import Phase, WorkflowSpec
+
+PARTITIONS = 16
+INLINE_LIMIT = 64 * 1024
+"""Bytes up to which a value travels and is journalled inline."""
+VALUE_LIMIT = 4 * 1024 * 1024
+"""Bytes that one step's output may have."""
+RESULT_PREVIEW_LIMIT = 4 * 1024
+"""Bytes up to which a run's result stands in the Workflow's status."""
+
+# Fields of a Workflow's spec that may change while a run goes on; all others make another run.
+LIVE_FIELDS = ("suspend", "parallelism")
+
+_T = TypeVar("_T")
+
+
+def run_id(uid: str, spec: WorkflowSpec) -> str:
+    """Id of the run of this plan: `UID-digest`, with eight hexadecimal digits of the plan."""
+    plan = spec.model_dump(mode="json", by_alias=True, exclude=set(LIVE_FIELDS))
+    canonical = orjson.dumps(plan, option=orjson.OPT_SORT_KEYS)
+    return f"{uid}-{hashlib.sha256(canonical).hexdigest()[:8]}"
+
+
+def partition_of(run: str) -> int:
+    """The partition, 0 to 15, that a run belongs to for ever."""
+    return int.from_bytes(hashlib.sha256(run.encode()).digest()[:4], "big") % PARTITIONS
+
+
+def work_queue(namespace: str, pool: str) -> str:
+    """Name of the work queue that the workers of a Pool pull from."""
+    return f"{namespace}.{pool}"
+
+
+def engine_address(partition: int) -> str:
+    """Where the owner of a partition takes requests."""
+    return f"engine.{partition}"
+
+
+def summaries_topic(partition: int) -> str:
+    """Where the owner of a partition publishes a RunSummary after each change."""
+    return f"runs.{partition}"
+
+
+def agent_setting(namespace: str, name: str = "") -> str:
+    """Key of the live setting that holds an Agent's spec; the prefix of all where no name is given."""
+    return f"agents/{namespace}/{name}"
+
+
+def flag_setting(namespace: str, name: str = "") -> str:
+    """Key of the live setting that holds a FeatureFlag's spec."""
+    return f"flags/{namespace}/{name}"
+
+
+def pool_setting(namespace: str, name: str = "") -> str:
+    """Key of the live setting that holds a Pool's spec."""
+    return f"pools/{namespace}/{name}"
+
+
+@dataclass(frozen=True, slots=True)
+class StepKey:
+    """Identifies one execution unit: a step, or one item of a forEach step (`index` from 0)."""
+
+    step: str
+    index: int = -1
+
+    def __str__(self) -> str:
+        return self.step if self.index < 0 else f"{self.step}[{self.index}]"
+
+
+@dataclass(frozen=True, slots=True)
+class StepError:
+    """Why an attempt failed. `code` is stable; `retryable` says whether another attempt may help."""
+
+    code: str
+    message: str
+    retryable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class StepTask:
+    """Work for a worker: one attempt of one step.
+
+    Attributes:
+        program: for `agent` the AgentSpec as JSON with its name under `agentName`; for `call` the
+            entry point under `entry`.
+        inputs: values, with every expression evaluated.
+        timeout: seconds for this attempt, from when the worker takes it.
+        deadline: Unix time at which the whole run is over, or None.
+        traceparent: W3C trace context.
+    """
+
+    run: str
+    namespace: str
+    workflow: str
+    key: StepKey
+    attempt: int
+    kind: Literal["agent", "call"]
+    program: dict[str, Any]
+    inputs: dict[str, Any]
+    timeout: float
+    deadline: float | None = None
+    traceparent: str = ""
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt of the step: what effects on the outside receive."""
+        return f"{self.run}/{self.key}"
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What became of one attempt. Exactly one of `error` and (any, also null) `output` counts."""
+
+    run: str
+    key: StepKey
+    attempt: int
+    worker: str
+    output: Any = None
+    error: StepError | None = None
+    started: float = 0.0
+    finished: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerTask:
+    """A container step that waits for its Pod; the operator makes the Pod and reports its end."""
+
+    key: StepKey
+    attempt: int
+    container: dict[str, Any]
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """Asks the engine to run a plan. `spec` is a WorkflowSpec as JSON."""
+
+    run: str
+    namespace: str
+    workflow: str
+    spec: dict[str, Any]
+    traceparent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Execution units by state."""
+
+    total: int = 0
+    running: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """A step that changed lately."""
+
+    name: str
+    state: str
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """All that the operator needs to know of a run; a few KiB whatever the run's size.
+
+    Attributes:
+        revision: grows with each change of the run; an older summary never replaces a newer one.
+        reason: one word for the phase, such as `StepFailed` or `DeadlineExceeded`.
+        result: the run's result where it has at most 4 KiB, else None; `result_bytes` tells its size.
+        containers: container steps that want a Pod now, at most 100.
+    """
+
+    run: str
+    namespace: str
+    workflow: str
+    revision: int
+    phase: Phase
+    reason: str
+    message: str = ""
+    counts: Counts = field(default_factory=Counts)
+    recent: tuple[Recent, ...] = ()
+    started: float | None = None
+    finished: float | None = None
+    result: Any = None
+    result_bytes: int = 0
+    containers: tuple[ContainerTask, ...] = ()
+
+
+# What the engine is asked, as `{"op": ..., ...}`; each answer is a JSON object, `{"error": {...}}`
+# with code and message where it was refused.
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Run a plan; answered with its RunSummary. Submitting the same run again changes nothing."""
+
+    request: RunRequest
+    op: Literal["submit"] = "submit"
+
+
+@dataclass(frozen=True, slots=True)
+class Adjust:
+    """Change what may change while a run goes on; answered with the RunSummary."""
+
+    run: str
+    suspend: bool
+    parallelism: int
+    op: Literal["adjust"] = "adjust"
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """End a run; answered with the RunSummary. Unknown runs are no error."""
+
+    run: str
+    reason: str
+    op: Literal["cancel"] = "cancel"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A step's result; answered `{}` when the result is journalled."""
+
+    result: StepResult
+    op: Literal["report"] = "report"
+
+
+@dataclass(frozen=True, slots=True)
+class Summarise:
+    """Asks for a run's RunSummary; answered with it, or with the error `not_found`."""
+
+    run: str
+    op: Literal["summarise"] = "summarise"
+
+
+@dataclass(frozen=True, slots=True)
+class ListActive:
+    """Asks which runs of the partition have not finished; answered `{"runs": [id, ...]}`."""
+
+    op: Literal["active"] = "active"
+
+
+EngineRequest = Submit | Adjust | Cancel | Report | Summarise | ListActive
+
+
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {}
+
+
+def _adapter(form: type) -> TypeAdapter[Any]:
+    if form not in _ADAPTERS:
+        _ADAPTERS[form] = TypeAdapter(form)
+    return _ADAPTERS[form]
+
+
+def encode(message: Any) -> bytes:
+    """A message as JSON."""
+    return orjson.dumps(message, option=orjson.OPT_NON_STR_KEYS)
+
+
+def decode(form: type[_T], data: bytes) -> _T:
+    """A message from JSON.
+
+    Raises:
+        InvalidError: naming the first field that is not as expected.
+    """
+    try:
+        return cast("_T", _adapter(form).validate_json(data))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "message"
+        raise InvalidError(where, first["msg"]) from error
+
+
+def decode_request(data: bytes) -> EngineRequest:
+    """An engine request from JSON; see `decode`."""
+    forms: dict[str, Any] = {
+        "submit": Submit,
+        "adjust": Adjust,
+        "cancel": Cancel,
+        "report": Report,
+        "summarise": Summarise,
+        "active": ListActive,
+    }
+    try:
+        op = orjson.loads(data)["op"]
+        form = forms[op]
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise InvalidError("op", f"expected one of {', '.join(forms)}") from error
+    return cast("EngineRequest", decode(form, data))

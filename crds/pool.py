@@ -1,0 +1,84 @@
+"""`Pool`: a set of worker pods of one class."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from seedbed.crds.base import Duration, Model, ObjectMeta, Observation, Status
+from seedbed.crds.pod import PodSettings
+
+
+class PoolSpec(Model):
+    """What a user wants of a Pool."""
+
+    worker_class: Literal["general", "optimizer", "neural"] = Field(
+        default="general",
+        alias="class",
+        description="What the workers are for: general steps, optimisation runs, or neural work.",
+        examples=["general"],
+    )
+    replicas: int = Field(
+        default=1,
+        description="Worker pods. Autoscalers change it through the scale subresource.",
+        ge=0,
+        le=1000,
+        examples=[2],
+    )
+    workers_per_replica: int = Field(
+        default=4,
+        description="Workers in each pod; each executes one step at a time.",
+        ge=1,
+        le=256,
+        examples=[4],
+    )
+    adapter: Literal["python", "javascript"] = Field(
+        default="python",
+        description="Language of the entry points that `call` steps name.",
+        examples=["python"],
+    )
+    queue_limit: int = Field(
+        default=10_000,
+        description="Steps handed to the Pool and not finished; further ones wait in the engine.",
+        ge=1,
+        le=1_000_000,
+        examples=[10_000],
+    )
+    drain: Duration = Field(
+        default="30s",
+        description="How long a pod that ends may go on with the steps it has.",
+        examples=["2m"],
+    )
+    suspend: bool = Field(
+        default=False, description="Takes the pods away and keeps the queue.", examples=[False]
+    )
+    template: PodSettings = Field(
+        default_factory=PodSettings,
+        description="Settings of the worker pods.",
+        examples=[{"resources": {"requests": {"cpu": "500m"}}}],
+    )
+
+
+class PoolStatus(Status):
+    """What the operator reports of a Pool."""
+
+    replicas: int = Field(default=0, description="Pods that exist.", ge=0, examples=[2])
+    ready_replicas: int = Field(default=0, description="Pods that are ready.", ge=0, examples=[2])
+    workers: int = Field(
+        default=0, description="Healthy workers that have registered.", ge=0, examples=[8]
+    )
+    selector: str = Field(
+        default="",
+        description="Label selector of the pods, for autoscalers.",
+        max_length=512,
+        examples=["seedbed.dev/pool=general"],
+    )
+
+
+class Pool(Observation):
+    """A Pool as the API server holds it."""
+
+    metadata: ObjectMeta
+    spec: PoolSpec = Field(default_factory=PoolSpec)
+    status: PoolStatus = Field(default_factory=PoolStatus)

@@ -1,0 +1,288 @@
+"""`Workflow`: a durable graph of steps, run on Pools."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field
+
+from seedbed.crds.base import (
+    OPEN,
+    Duration,
+    JsonValue,
+    Model,
+    Name,
+    ObjectMeta,
+    Observation,
+    Reference,
+    Status,
+)
+
+MAX_INLINE_STEPS = 2_000
+Phase = Literal["Pending", "Running", "Suspended", "Succeeded", "Failed"]
+
+
+class AgentCall(Model):
+    """Asks an Agent."""
+
+    name: Name = Field(description="An Agent of the same namespace.", examples=["licence-reader"])
+    inputs: dict[str, Any] = Field(
+        default_factory=dict,
+        description="The Agent's inputs. A string may hold `${ CEL }`.",
+        examples=[{"document": "${item.text}"}],
+        json_schema_extra=OPEN,
+    )
+
+
+class EntryCall(Model):
+    """Calls an entry point in the worker's image."""
+
+    entry: str = Field(
+        description="Entry point: `package.module:function`.",
+        pattern=r"^[A-Za-z_@][\w./@-]*:[A-Za-z_]\w*$",
+        max_length=256,
+        examples=["seedbed.runtime.worker.licences:collect"],
+    )
+    args: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Keyword arguments. A string may hold `${ CEL }`.",
+        examples=[{"limit": 12}],
+        json_schema_extra=OPEN,
+    )
+
+
+class ContainerRun(Model):
+    """Runs a container to its end in a Pod of its own.
+
+    Its output is what it writes to /dev/termination-log: JSON, or else text; at most 4 KiB.
+    """
+
+    image: str = Field(
+        description="Container image.", min_length=1, max_length=512, examples=["busybox:1.37"]
+    )
+    command: tuple[str, ...] = Field(
+        default=(),
+        description="Command, instead of the image's entry point. May hold `${ CEL }`.",
+        max_length=64,
+        examples=[["sh", "-c"]],
+    )
+    args: tuple[str, ...] = Field(
+        default=(),
+        description="Arguments. May hold `${ CEL }`.",
+        max_length=64,
+        examples=[["echo ${item} > /dev/termination-log"]],
+    )
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(
+        default=None, description="When the image is pulled.", examples=["IfNotPresent"]
+    )
+    env: tuple[dict[str, Any], ...] = Field(
+        default=(),
+        description="Environment variables, also from Secrets.",
+        max_length=64,
+        examples=[[{"name": "LEVEL", "value": "info"}]],
+        json_schema_extra={"items": {"type": "object", **OPEN}},
+    )
+    resources: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Requests and limits.",
+        examples=[{"limits": {"memory": "256Mi"}}],
+        json_schema_extra=OPEN,
+    )
+
+
+class Retry(Model):
+    """How often a failed step is tried again, and how soon."""
+
+    attempts: int = Field(
+        default=3,
+        description="Attempts in all, the first one counted.",
+        ge=1,
+        le=100,
+        examples=[3],
+    )
+    backoff: Duration = Field(
+        default="1s",
+        description="Wait before the second attempt; it doubles with each further one.",
+        examples=["500ms"],
+    )
+    max_backoff: Duration = Field(
+        default="1m", description="Longest wait between attempts.", examples=["30s"]
+    )
+
+
+class Step(Model):
+    """One step of the graph: exactly one of `agent`, `call` and `container`."""
+
+    name: Name = Field(description="Unique name in the Workflow.", examples=["classify"])
+    agent: AgentCall | None = Field(
+        default=None, description="Asks an Agent.", examples=[{"name": "licence-reader"}]
+    )
+    call: EntryCall | None = Field(
+        default=None,
+        description="Calls an entry point in the worker's image.",
+        examples=[{"entry": "team.steps:clean"}],
+    )
+    container: ContainerRun | None = Field(
+        default=None,
+        description="Runs a container to its end.",
+        examples=[{"image": "busybox:1.37"}],
+    )
+    needs: tuple[Name, ...] = Field(
+        default=(),
+        description=(
+            "Steps that end first. Steps that the expressions name as `steps.NAME` "
+            "are added by themselves."
+        ),
+        max_length=1000,
+        examples=[["collect"]],
+    )
+    when: str | None = Field(
+        default=None,
+        description="CEL condition; the step is skipped where it is false. With forEach: per item.",
+        min_length=1,
+        max_length=4096,
+        examples=["size(steps.collect.output) > 0"],
+    )
+    for_each: str | None = Field(
+        default=None,
+        description="CEL list; the step runs once per `item` (with `index`). Output: a list.",
+        min_length=1,
+        max_length=4096,
+        examples=["steps.collect.output"],
+    )
+    pool: Reference | None = Field(
+        default=None,
+        description="Pool for this step, instead of the Agent's or the Workflow's.",
+        examples=[{"name": "general"}],
+    )
+    retry: Retry | None = Field(
+        default=None,
+        description="Retry policy, instead of the Workflow's.",
+        examples=[{"attempts": 5}],
+    )
+    timeout: Duration | None = Field(
+        default=None,
+        description="Longest time for one attempt, from when a worker takes it.",
+        examples=["2m"],
+    )
+    allow_failure: bool = Field(
+        default=False,
+        description="Goes on when the step fails: its output is null and `error` tells why.",
+        examples=[True],
+    )
+
+
+class WorkflowSpec(Model):
+    """What a user wants of a Workflow."""
+
+    pool: Reference = Field(
+        default=Reference(name="general"),
+        description="Pool for steps that name none.",
+        examples=[{"name": "general"}],
+    )
+    params: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Values that expressions read as `params.NAME`.",
+        examples=[{"limit": 12}],
+        json_schema_extra=OPEN,
+    )
+    steps: tuple[Step, ...] = Field(
+        description="The steps of the graph.",
+        min_length=1,
+        max_length=MAX_INLINE_STEPS,
+        examples=[[{"name": "hello", "call": {"entry": "builtins:dict"}}]],
+    )
+    result: str | None = Field(
+        default=None,
+        description="CEL of the run's result; the outputs of the last steps where none is given.",
+        min_length=1,
+        max_length=4096,
+        examples=["steps.table.output"],
+    )
+    retry: Retry = Field(
+        default=Retry(attempts=1),
+        description="Retry policy of steps that have none.",
+        examples=[{"attempts": 3}],
+    )
+    parallelism: int = Field(
+        default=100,
+        description="Steps of this Workflow that run at the same time.",
+        ge=1,
+        le=100_000,
+        examples=[20],
+    )
+    deadline: Duration | None = Field(
+        default=None,
+        description="Longest time for the whole run; it fails when it is over.",
+        examples=["48h"],
+    )
+    suspend: bool = Field(
+        default=False,
+        description="Starts no further step while it is set; running ones end.",
+        examples=[False],
+    )
+
+
+class StepCounts(Observation):
+    """How many steps, items of a forEach counted one by one, are in which state."""
+
+    total: int = Field(default=0, description="Known so far.", ge=0, examples=[15])
+    running: int = Field(default=0, description="Handed to a worker.", ge=0, examples=[4])
+    succeeded: int = Field(default=0, description="Ended well.", ge=0, examples=[7])
+    failed: int = Field(default=0, description="Failed for good.", ge=0, examples=[0])
+    skipped: int = Field(default=0, description="Left out by `when`.", ge=0, examples=[1])
+
+
+class RecentStep(Observation):
+    """One of the steps that changed last."""
+
+    name: str = Field(description="Step, with the index of its item.", examples=["classify[3]"])
+    state: str = Field(description="Its state.", examples=["Failed"])
+    message: str = Field(
+        default="", description="Why, where it failed.", max_length=512, examples=["timeout"]
+    )
+
+
+class WorkflowStatus(Status):
+    """What the operator reports of a Workflow; under 16 KiB whatever the size of the run."""
+
+    phase: Phase | None = Field(
+        default=None, description="Where the run stands.", examples=["Running"]
+    )
+    run_id: str = Field(
+        default="", description="Id of the current run.", max_length=64, examples=["6b1f-4e2a91c0"]
+    )
+    progress: str = Field(
+        default="", description="Steps ended, of all known.", max_length=32, examples=["412/10000"]
+    )
+    steps: StepCounts = Field(
+        default_factory=StepCounts,
+        description="Steps by state.",
+        examples=[{"total": 15, "succeeded": 7}],
+    )
+    recent: tuple[RecentStep, ...] = Field(
+        default=(),
+        description="Steps that changed last, newest first.",
+        max_length=5,
+        examples=[[{"name": "collect", "state": "Succeeded"}]],
+    )
+    started_at: datetime | None = Field(
+        default=None, description="When the run began.", examples=["2026-11-21T10:00:00Z"]
+    )
+    finished_at: datetime | None = Field(
+        default=None, description="When it ended.", examples=["2026-11-21T10:02:11Z"]
+    )
+    result: JsonValue = Field(
+        default=None,
+        description="The run's result where it has at most 4 KiB; `seedbed result` shows any.",
+        examples=[{"agreement": 0.75}],
+    )
+
+
+class Workflow(Observation):
+    """A Workflow as the API server holds it."""
+
+    metadata: ObjectMeta
+    spec: WorkflowSpec
+    status: WorkflowStatus = Field(default_factory=WorkflowStatus)

@@ -1,0 +1,1 @@
+"""Torch and Triton code of the seed layers, and nothing else."""

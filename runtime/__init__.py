@@ -1,0 +1,1 @@
+"""What runs beside the operator: engine, workers, agents, model service, flags, API."""

@@ -1,0 +1,93 @@
+"""The Bus port: work queues that are pulled, requests that are answered, topics that are heard.
+
+The bus is transport only. What it loses, its users send again: the engine knows from its journal
+which steps have no result, and asks `on_restore` to be told when messages may have been lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+Handler = Callable[[bytes], Awaitable[bytes]]
+"""Answers one request. A SeedbedError it raises reaches the requester as the same error."""
+
+
+class Delivery(Protocol):
+    """One work item in a worker's hands."""
+
+    @property
+    def payload(self) -> bytes:
+        """The item."""
+
+    @property
+    def redelivered(self) -> bool:
+        """Whether some worker has had it before."""
+
+    async def ack(self) -> None:
+        """The work is done and its result is safe: never deliver it again."""
+
+    async def working(self) -> None:
+        """Still at it: start the redelivery clock again."""
+
+    async def give_back(self, delay: float = 0.0) -> None:
+        """Deliver it again, to anybody, after `delay` seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One event heard on a topic."""
+
+    topic: str
+    payload: bytes
+
+
+class Bus(Protocol):
+    """Every method may raise UnavailableError when the server does not answer in time."""
+
+    async def put_work(self, queue: str, item_id: str, payload: bytes) -> None:
+        """Queue an item durably. The same id within two minutes is queued once.
+
+        Raises:
+            QueueFullError: where the queue holds its limit.
+        """
+
+    def pull_work(
+        self, queue: str, *, redeliver_after: float = 30.0
+    ) -> AbstractAsyncContextManager[Callable[[float], Awaitable[Delivery | None]]]:
+        """Open a queue for pulling. The value is `pull(wait)`: the next item, or None after `wait` s.
+
+        Any number of pullers, in any process, share a queue; each item goes to one of them, and to
+        another one when it is neither acknowledged nor `working` for `redeliver_after` seconds.
+        """
+
+    async def purge_work(self, queue: str) -> None:
+        """Drop every item of a queue and the queue itself; no error where it does not exist."""
+
+    async def request(self, address: str, payload: bytes, *, wait: float = 5.0) -> bytes:
+        """Ask whoever serves the address.
+
+        Raises:
+            UnavailableError: where nobody serves it, or no answer came within `wait` seconds.
+            SeedbedError: what the handler raised.
+        """
+
+    def serve(self, address: str, handler: Handler) -> AbstractAsyncContextManager[None]:
+        """Answer requests to the address while the context is open."""
+
+    async def publish(self, topic: str, payload: bytes) -> None:
+        """Tell all who hear the topic now; nobody else will ever know."""
+
+    def hear(self, pattern: str) -> AbstractAsyncContextManager[AsyncIterator[Message]]:
+        """Hear a topic, or several: `*` stands for one part, a final `>` for all further parts.
+
+        A listener that falls 10,000 messages behind loses the oldest.
+        """
+
+    def on_restore(self, callback: Callable[[], None]) -> None:
+        """Call back after the connection was lost and restored: messages may be gone."""
+
+    async def close(self) -> None:
+        """Flush and disconnect."""

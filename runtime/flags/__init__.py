@@ -1,0 +1,1 @@
+"""Flag evaluation: pure decision and the OpenFeature remote protocol."""

@@ -1,0 +1,1 @@
+"""The model service: one OpenAI-compatible endpoint before every model."""

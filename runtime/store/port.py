@@ -1,0 +1,109 @@
+"""The Store port: runs, their journals, snapshots and values.
+
+Everything a run does is a record in its journal, appended before it is acted on. Writes to a
+partition carry the fencing token of its owner; a store that has seen a newer token refuses them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A run as the store lists it.
+
+    Attributes:
+        request: the RunRequest as JSON.
+        summary: the newest RunSummary as JSON.
+        finished: whether the run has ended.
+    """
+
+    run: str
+    partition: int
+    namespace: str
+    workflow: str
+    request: bytes
+    summary: bytes
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One group of journal records of one run.
+
+    Attributes:
+        seq: position in the run's journal, from 1, without gaps.
+        records: the records, encoded by the engine.
+    """
+
+    run: str
+    seq: int
+    records: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What one group commit writes to one partition, all or nothing.
+
+    Attributes:
+        runs: runs to insert; a run that exists already is left as it is.
+        entries: journal entries to append. An entry whose `(run, seq)` exists is a conflict.
+        summaries: newest summary by run, with whether the run has finished.
+        values: large values by content hash; one that exists is left as it is.
+        snapshots: a run's state after `seq`, which makes the journal up to there redundant.
+    """
+
+    runs: Sequence[RunRow] = ()
+    entries: Sequence[Entry] = ()
+    summaries: Mapping[str, tuple[bytes, bool]] | None = None
+    values: Mapping[str, bytes] | None = None
+    snapshots: Sequence[Entry] = ()
+
+
+class Store(Protocol):
+    """Durable state. Every method may raise UnavailableError when the database does not answer."""
+
+    async def migrate(self) -> None:
+        """Bring the schema to this version; safe to call from several processes at once."""
+
+    async def claim(self, partition: int, token: int) -> None:
+        """Take a partition over: from now on smaller tokens are refused.
+
+        Raises:
+            FencedError: where a larger token has claimed it.
+        """
+
+    async def commit(self, partition: int, token: int, commit: Commit) -> None:
+        """Write a group durably; when it returns, it is on disk.
+
+        Raises:
+            FencedError: where a larger token has claimed the partition; nothing is written.
+            ConflictError: where an entry's position is taken; nothing is written.
+        """
+
+    async def unfinished(self, partition: int) -> list[RunRow]:
+        """The partition's runs that have not ended, oldest first."""
+
+    async def run(self, run: str) -> RunRow | None:
+        """One run, or None."""
+
+    async def runs(self, namespace: str, workflow: str | None = None) -> list[RunRow]:
+        """Runs of a namespace, newest first, at most 1,000; those of one Workflow where named."""
+
+    async def journal(self, run: str, after: int = 0) -> list[Entry]:
+        """A run's journal entries behind position `after`, in order."""
+
+    async def snapshot(self, run: str) -> Entry | None:
+        """A run's newest snapshot, or None."""
+
+    async def value(self, digest: str) -> bytes | None:
+        """A large value by content hash, or None."""
+
+    async def delete_run(self, run: str) -> None:
+        """Forget a run and its journal; no error where it does not exist."""
+
+    async def close(self) -> None:
+        """Release every connection."""

@@ -1,0 +1,1 @@
+"""The worker: pulls steps, executes them, reports, acknowledges."""

@@ -1,0 +1,1 @@
+"""The workflow engine: graph, journal records, state, decisions, ownership of partitions."""
