@@ -1,0 +1,65 @@
+"""Servers for integration tests. Each starts when the first test asks for it and ends with the session.
+
+A test may stop, kill and restart a server: the next test finds it running again. PostgreSQL gives
+each test a database of its own, etcd is emptied before each test, NATS keeps what it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers import EtcdServer, NatsServer, PostgresServer
+
+
+@pytest.fixture(scope="session")
+def _etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
+    server = EtcdServer(tmp_path_factory.mktemp("etcd"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def _nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    server = NatsServer(tmp_path_factory.mktemp("nats"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def _postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    server = PostgresServer(tmp_path_factory.mktemp("postgres"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def etcd_server(_etcd: EtcdServer) -> EtcdServer:
+    """A running, empty etcd: `.endpoint`, `.stop()`, `.start()`, `.kill()`, `.compact()`."""
+    _etcd.start()
+    _etcd.clear()
+    return _etcd
+
+
+@pytest.fixture
+def nats_server(_nats: NatsServer) -> NatsServer:
+    """A running nats-server with JetStream: `.url`, `.stop()`, `.start()`, `.kill()`."""
+    _nats.start()
+    return _nats
+
+
+@pytest.fixture
+def postgres_server(_postgres: PostgresServer) -> PostgresServer:
+    """A running PostgreSQL: `.database()`, `.sql()`, `.stop()`, `.start()`, `.kill()`."""
+    _postgres.start()
+    return _postgres
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """The URL of an empty database, dropped after the test."""
+    url = postgres_server.database()
+    yield url
+    postgres_server.start()
+    postgres_server.drop(url)
