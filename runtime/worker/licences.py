@@ -161,11 +161,15 @@ def _documents(installed: Iterable[Distribution], excerpt: int) -> Iterator[Row]
             "file": path,
             "excerpt": text[:excerpt],
             "declared": {
-                "expression": metadata.get("License-Expression") or "",
+                "expression": _first(metadata.get_all("License-Expression")),
                 "classifiers": [one for one in classifiers if one.startswith("License ::")],
-                "licence": (metadata.get("License") or "")[:_SHORTEST_TEXT],
+                "licence": _first(metadata.get_all("License"))[:_SHORTEST_TEXT],
             },
         }
+
+
+def _first(values: Sequence[str] | None) -> str:
+    return values[0] if values else ""
 
 
 def _licence_text(distribution: Distribution) -> tuple[str, str]:

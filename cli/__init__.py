@@ -1,0 +1,1 @@
+"""The command `seedbed`: where the parts are put together. Also `kubectl seedbed`."""

@@ -1,0 +1,122 @@
+"""Reads manifests and judges them as the API server and the admission webhook would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from seedbed.controllers.plan import Key, Raw
+from seedbed.crds.base import API_VERSION
+from seedbed.crds.errors import TerminalError
+from seedbed.crds.kinds import BY_NAME, INSTALLED
+
+_SUFFIXES = (".yaml", ".yml", ".json")
+
+
+class ManifestError(TerminalError):
+    """Manifests cannot be used.
+
+    Attributes:
+        problems: one sentence each: file, object, field, and what was expected.
+    """
+
+    code = "invalid_manifest"
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+def load(paths: Iterable[Path], namespace: str) -> list[Raw]:
+    """The objects of files and folders, with the defaults a server sets.
+
+    Args:
+        paths: YAML or JSON files, each with any number of documents, and folders of such files.
+        namespace: for objects that name none.
+
+    Raises:
+        ManifestError: with every problem there is.
+    """
+    problems: list[str] = []
+    found: dict[Key, Raw] = {}
+    for file in _files(paths, problems):
+        for document in _documents(file, problems):
+            try:
+                obj = admitted(document, namespace)
+            except ManifestError as error:
+                problems += [f"{file}: {problem}" for problem in error.problems]
+                continue
+            metadata = obj["metadata"]
+            key = Key(obj["kind"], metadata["namespace"], metadata["name"])
+            if key in found:
+                problems.append(f"{file}: {key}: the same object stands in the manifests twice")
+            found[key] = obj
+    if not found and not problems:
+        problems.append("no object in any of the manifests")
+    if problems:
+        raise ManifestError(problems)
+    return list(found.values())
+
+
+def admitted(document: Any, namespace: str) -> Raw:
+    """One object with its defaults.
+
+    Raises:
+        ManifestError: with every problem of the object.
+    """
+    if not isinstance(document, dict):
+        raise ManifestError([f"expected an object, not {document!r:.40}"])
+    name = document.get("kind")
+    kind = BY_NAME.get(str(name))
+    if kind is None or not kind.installed or document.get("apiVersion") != API_VERSION:
+        known = ", ".join(kind.name for kind in INSTALLED)
+        said = f"{document.get('apiVersion')} {name}"
+        raise ManifestError([f"{said}: expected apiVersion {API_VERSION} and one of {known}"])
+    metadata = document.get("metadata")
+    if not isinstance(metadata, dict):
+        raise ManifestError([f"{name}: metadata: expected an object with a name"])
+    document = {**document, "metadata": {"namespace": namespace, **metadata}}
+    label = f"{name} {document['metadata']['namespace']}/{metadata.get('name', '?')}"
+    try:
+        obj = kind.resource.model_validate(document)
+    except ValidationError as error:
+        raise ManifestError([f"{label}: {one}" for one in _sentences(error)]) from error
+    spec: Any = obj.spec  # type: ignore[attr-defined]  # every kind of the register has a spec
+    return {
+        "apiVersion": API_VERSION,
+        "kind": kind.name,
+        "metadata": document["metadata"],
+        "spec": spec.model_dump(mode="json", by_alias=True, exclude_none=True),
+    }
+
+
+def _files(paths: Iterable[Path], problems: list[str]) -> Iterator[Path]:
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
+            if not inside:
+                problems.append(f"{path}: no manifest in this folder")
+            yield from inside
+        elif path.exists():
+            yield path
+        else:
+            problems.append(f"{path}: no such file or folder")
+
+
+def _documents(file: Path, problems: list[str]) -> list[Any]:
+    try:
+        with file.open(encoding="utf-8") as stream:
+            return [one for one in yaml.safe_load_all(stream) if one is not None]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        problems.append(f"{file}: {' '.join(str(error).split())}")
+        return []
+
+
+def _sentences(error: ValidationError) -> Iterator[str]:
+    for one in error.errors():
+        path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in one["loc"])
+        yield f"{path.removeprefix('.')}: {one['msg']}"
