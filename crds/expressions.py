@@ -1,0 +1,320 @@
+"""Expressions and templates: CEL that a user writes in a Workflow, compiled once, evaluated often.
+
+An expression sees
+
+- `params`: the Workflow's parameters;
+- `steps`: what earlier steps left, as `steps.NAME` or `steps['NAME-WITH-HYPHEN']`, each with
+  `output`, `error` (null, or code and message) and `state`;
+- `item` and `index`: in a step with forEach, the item at hand and its place from 0;
+- `run`: `id`, `namespace` and `workflow`;
+- `flag('name')` and `flag('name', subject)`: whether a FeatureFlag is on, by default for the run.
+
+Beside CEL's own functions (`size`, `has`, `map`, `filter`, `all`, `exists`, `exists_one`, `int`,
+`double`, `string`, `contains`, `startsWith`, `endsWith`, `matches`, `timestamp`, `duration`, `type`)
+there are those of `FUNCTIONS`: text (`join`, `split`, `replace`, `trim`, `lowerAscii` ...), lists
+(`sort`, `distinct`, `flatten`, `slice`, `first`, `last`, `sum`, `min`, `max`, `lists.range`),
+`math.*`, and `toJson` and `parseJson`. CEL mixes no types: write `double(params.count) * 0.5`.
+
+Evaluation converts each variable that the expression names, and of `steps` only the steps it
+names; so its cost grows with what is read, not with the size of the run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import cel
+import orjson
+from cel.stdlib import EXTENSIONS
+
+from seedbed.crds.errors import InvalidError, SeedbedError
+from seedbed.crds.tokens import ExpressionError, Names, names
+
+VARIABLES = frozenset({"params", "steps", "item", "index", "run"})
+"""What an expression may name."""
+
+Flag = Callable[[str, str | None], bool]
+"""Tells whether the flag of this name is on for this subject; None means the run itself."""
+
+
+def _first(items: list[Any]) -> Any:
+    return items[0] if items else None
+
+
+def _last(items: list[Any]) -> Any:
+    return items[-1] if items else None
+
+
+def _to_json(value: Any) -> str:
+    return orjson.dumps(plain(value)).decode()
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    **{
+        name: function
+        for library in ("core", "strings", "math", "lists")
+        for name, function in EXTENSIONS[library].items()
+        if name != "contains"  # CEL's own is for text; for lists there is `in`
+    },
+    "first": _first,
+    "last": _last,
+    "toJson": _to_json,
+    "parseJson": orjson.loads,
+}
+"""Functions beside CEL's own, by name."""
+
+_NAMESPACES = frozenset(name.split(".")[0] for name in FUNCTIONS if "." in name)
+_TYPES = frozenset(
+    {
+        *("bool", "bytes", "double", "duration", "int", "list", "map", "null_type", "string"),
+        *("timestamp", "type", "uint"),
+    }
+)
+_CEL_FUNCTIONS = frozenset(
+    {
+        *("has", "size", "contains", "startsWith", "endsWith", "matches", "int", "uint", "double"),
+        *("string", "bytes", "timestamp", "duration", "dyn", "type", "getFullYear", "getMonth"),
+        *("getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear", "getHours", "getMinutes"),
+        *("getSeconds", "getMilliseconds"),
+    }
+)
+_KNOWN_FUNCTIONS = _CEL_FUNCTIONS | frozenset(FUNCTIONS) | {"flag"}
+
+
+_FAILURES = (ValueError, TypeError, LookupError, RuntimeError, ArithmeticError)
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What an expression is evaluated on. Values are plain JSON.
+
+    Attributes:
+        steps: by step name, a mapping with `output`, `error` and `state`; only those that the
+            expression names have to be there.
+        run: `id`, `namespace` and `workflow`.
+        flag: answers `flag(...)`; an error it raises comes out of `evaluate` unchanged.
+    """
+
+    params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    steps: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    run: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    flag: Flag | None = None
+    item: Any = None
+    index: int = 0
+
+    def at(self, index: int, item: Any) -> Scope:
+        """The same scope for one item of a forEach."""
+        return Scope(self.params, self.steps, self.run, self.flag, item, index)
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    program: cel.Program
+    names: Names
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """A CEL expression, compiled.
+
+    Attributes:
+        text: as the user wrote it.
+        field: where it stands in the object, for errors.
+        steps: names of the steps it reads.
+        flags: names of the flags it asks for.
+        variables: which of params, steps, item, index and run it reads.
+    """
+
+    text: str
+    field: str
+    steps: frozenset[str]
+    flags: frozenset[str]
+    variables: frozenset[str]
+    _functions: frozenset[str] = dataclasses.field(repr=False)
+    _program: cel.Program = dataclasses.field(repr=False, compare=False)
+
+    @classmethod
+    def parse(cls, text: str, field: str) -> Expression:
+        """Compile.
+
+        Raises:
+            InvalidError: for text that is no CEL, or that names something unknown.
+        """
+        try:
+            compiled = _compile(text)
+        except ExpressionError as problem:
+            raise InvalidError(field, str(problem)) from None
+        found = compiled.names
+        own = frozenset(found.functions & FUNCTIONS.keys())
+        variables = found.variables & VARIABLES
+        return cls(text, field, found.steps, found.flags, variables, own, compiled.program)
+
+    @property
+    def per_item(self) -> bool:
+        """Whether it reads `item` or `index`, and so makes sense only with forEach."""
+        return not self.variables.isdisjoint(("item", "index"))
+
+    def evaluate(self, scope: Scope) -> Any:
+        """The value, as plain JSON.
+
+        Raises:
+            InvalidError: where the values do not fit the expression.
+            SeedbedError: whatever the scope's `flag` raises.
+        """
+        failed: list[Exception] = []
+        context = cel.Context(self._variables(scope), self._bind_functions(scope, failed))
+        try:
+            value = plain(self._program.execute(context))
+        except _FAILURES as error:
+            failed.append(error)
+            value = None
+        if not failed:
+            return value
+        if isinstance(failed[0], SeedbedError):
+            raise failed[0]
+        raise InvalidError(
+            self.field, f"cannot evaluate `{_short(self.text)}`: {_reason(failed[0])}"
+        ) from failed[0]
+
+    def _variables(self, scope: Scope) -> dict[str, Any]:
+        read: dict[str, Any] = {}
+        for name in self.variables:
+            if name == "steps":
+                known = scope.steps
+                read[name] = {step: known[step] for step in self.steps if step in known}
+            else:
+                read[name] = getattr(scope, name)
+        return read
+
+    def _bind_functions(
+        self, scope: Scope, failed: list[Exception]
+    ) -> dict[str, Callable[..., Any]]:
+        functions = {name: _noting(FUNCTIONS[name], failed) for name in self._functions}
+        if self.flags:
+            functions["flag"] = _noting(functools.partial(_ask, scope.flag), failed)
+        return functions
+
+
+def _ask(flag: Flag | None, name: str, subject: Any = None) -> bool:
+    return flag is not None and flag(name, None if subject is None else as_text(subject))
+
+
+def _noting(function: Callable[..., Any], failed: list[Exception]) -> Callable[..., Any]:
+    """The function, with its errors noted: the library would print them and keep only their text."""
+
+    def call(*arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except (SeedbedError, *_FAILURES) as error:
+            failed.append(error)
+            return None
+
+    return call
+
+
+def plain(value: Any) -> Any:
+    """A CEL value as JSON: times and durations become text, bytes text, keys text.
+
+    Raises:
+        ValueError: for numbers that JSON cannot write (NaN and infinities) and bytes that are no text.
+    """
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"the result holds {value}, which JSON cannot write")
+        return value
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {as_text(key): plain(item) for key, item in value.items()}
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, timedelta):
+        return f"{value.total_seconds():g}s"
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, cel.OptionalValue):
+        return plain(value.value()) if value.has_value() else None
+    return str(value)
+
+
+def as_text(value: Any) -> str:
+    """A JSON value inside text: a string as it is, anything else as compact JSON."""
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
+
+
+@functools.lru_cache(maxsize=8192)
+def _compile(text: str) -> _Compiled:
+    try:
+        program = cel.compile(text)
+    except ValueError as error:
+        raise ExpressionError(_syntax(text, str(error))) from error
+    found = names(text, _NAMESPACES)
+    _check_names(found)
+    return _Compiled(program, found)
+
+
+def _check_names(found: Names) -> None:
+    for name in sorted(found.bound & (VARIABLES | _NAMESPACES)):
+        raise ExpressionError(
+            f"`{name}` has a meaning already: name the macro's variable otherwise"
+        )
+    for name in sorted(found.variables - VARIABLES - _TYPES):
+        raise ExpressionError(
+            f"unknown variable `{name}`{suggestion(name, VARIABLES)}; there are "
+            f"{', '.join(sorted(VARIABLES))}"
+        )
+    for name in sorted(found.functions - _KNOWN_FUNCTIONS):
+        raise ExpressionError(f"unknown function `{name}()`{suggestion(name, _KNOWN_FUNCTIONS)}")
+
+
+def suggestion(name: str, known: frozenset[str] | Mapping[str, Any]) -> str:
+    """`; did you mean X?` where a known name is near, else nothing."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"; did you mean `{near[0]}`?" if near else ""
+
+
+_SYNTAX = re.compile(r"ERROR: <input>:(\d+):(\d+): (?:Syntax error: )?(.*)")
+_UNEXPECTED = re.compile(r"(?:mismatched|extraneous) input (.*?) expecting|at(?: input)?:? (.*)$")
+
+
+def _syntax(text: str, message: str) -> str:
+    """The library's first complaint in plain words."""
+    complaints = [*_SYNTAX.finditer(message)]
+    if not complaints:
+        return f"`{_short(text)}` is not a CEL expression"
+    # "Incomplete" tells of the parser's inside; another complaint tells of the text.
+    found = next((each for each in complaints if "Incomplete" not in each[3]), complaints[0])
+    line, column, complaint = int(found[1]), int(found[2]), found[3]
+    if "Incomplete" in complaint:
+        complaint = "it ends too early, after what begins"
+    unexpected = _UNEXPECTED.search(complaint)
+    if unexpected is not None and not complaint.startswith("missing"):
+        sign = (unexpected[1] or unexpected[2]).strip()
+        complaint = "it ends too early" if "<EOF>" in sign else f"unexpected {sign}"
+    place = f"column {column}" if line == 1 else f"line {line}, column {column}"
+    return f"`{_short(text)}` is not a CEL expression: {complaint} at {place}"
+
+
+def _short(text: str, limit: int = 80) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"there is no {error.args[0]!r}"
+    message = str(error)
+    if message.startswith("Undefined variable or function"):
+        name = message.split("'")[1]
+        return f"{name}() does not take such values"
+    return message.split(". Check ")[0].split(". CEL does")[0].split(". Convert ")[0].rstrip(".")

@@ -1,0 +1,264 @@
+"""The graph of a Workflow: its steps, what each needs, and its expressions, compiled.
+
+The admission webhook builds it to refuse what cannot run, the engine to run it. Building is pure
+and takes time linear in steps plus edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from seedbed.crds.errors import InvalidError
+from seedbed.crds.expressions import Expression, suggestion
+from seedbed.crds.templates import Template
+from seedbed.crds.workflow import Step, WorkflowSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One step in the graph.
+
+    Attributes:
+        position: its place in `spec.steps`, from 0.
+        needs: steps that end first: those the user names, then those its expressions read.
+        body: template of what the step is given: the Agent's inputs, the call's arguments, or
+            `{"command": [...], "args": [...]}` of the container.
+    """
+
+    step: Step
+    position: int
+    needs: tuple[str, ...]
+    when: Expression | None
+    for_each: Expression | None
+    body: Template
+
+    @property
+    def name(self) -> str:
+        """The step's name."""
+        return self.step.name
+
+    @property
+    def flags(self) -> frozenset[str]:
+        """Names of the flags its expressions ask for."""
+        found = set(self.body.flags)
+        for expression in (self.when, self.for_each):
+            found |= expression.flags if expression else set()
+        return frozenset(found)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A Workflow's steps by name, in the order of the spec, without cycles.
+
+    Attributes:
+        dependents: for each step the steps that need it, in the order of the spec.
+        result: the expression of the run's result, where the Workflow has one.
+    """
+
+    nodes: Mapping[str, Node]
+    dependents: Mapping[str, tuple[str, ...]]
+    result: Expression | None
+
+    @classmethod
+    def build(cls, spec: WorkflowSpec) -> Graph:
+        """Compile a Workflow.
+
+        Raises:
+            InvalidError: naming the first thing that is wrong; see `problems` for all.
+        """
+        found = _Builder(spec)
+        if found.errors:
+            raise found.errors[0]
+        return found.graph()
+
+    @classmethod
+    def problems(cls, spec: WorkflowSpec) -> list[InvalidError]:
+        """All that keeps a Workflow from running; empty where it can."""
+        return _Builder(spec).errors
+
+    @cached_property
+    def levels(self) -> tuple[tuple[str, ...], ...]:
+        """Generations: every step stands in the first level after all that it needs."""
+        return tuple(_generations(self.nodes, self.dependents))
+
+    @cached_property
+    def roots(self) -> tuple[str, ...]:
+        """Steps that need nothing."""
+        return tuple(name for name, node in self.nodes.items() if not node.needs)
+
+    @cached_property
+    def leaves(self) -> tuple[str, ...]:
+        """Steps that no other step needs."""
+        return tuple(name for name in self.nodes if not self.dependents[name])
+
+    @cached_property
+    def flags(self) -> frozenset[str]:
+        """Names of all flags that the Workflow's expressions ask for."""
+        found = frozenset().union(*(node.flags for node in self.nodes.values()))
+        return found | (self.result.flags if self.result else frozenset())
+
+
+class _Builder:
+    """Compiles a spec and collects everything that is wrong with it, in the order of the spec."""
+
+    def __init__(self, spec: WorkflowSpec) -> None:
+        self.errors: list[InvalidError] = []
+        self._positions: dict[str, int] = {}
+        for position, step in enumerate(spec.steps):
+            first = self._positions.setdefault(step.name, position)
+            if first != position:
+                self._refuse(
+                    f"spec.steps[{position}].name",
+                    f"the name `{step.name}` is taken by spec.steps[{first}]",
+                )
+        self._nodes: dict[str, Node] = {}
+        for position, step in enumerate(spec.steps):
+            self._nodes.setdefault(step.name, self._node(step, position))
+        self._result = self._expression(spec.result, "spec.result")
+        if self._result:
+            self._check_known(self._result.steps, "spec.result")
+            self._check_item(self._result, "spec.result", for_each=False)
+        self._dependents = self._reverse()
+        if not self.errors:
+            self._check_cycles()
+
+    def graph(self) -> Graph:
+        return Graph(self._nodes, self._dependents, self._result)
+
+    def _refuse(self, field: str, expected: str) -> None:
+        self.errors.append(InvalidError(field, expected))
+
+    def _node(self, step: Step, position: int) -> Node:
+        field = f"spec.steps[{position}]"
+        when = self._expression(step.when, f"{field}.when")
+        for_each = self._expression(step.for_each, f"{field}.forEach")
+        body = self._body(step, field)
+        implied: set[str] = set()
+        for part, at in ((when, "when"), (for_each, "forEach")):
+            if part:
+                self._check_known(part.steps, f"{field}.{at}")
+                implied |= part.steps
+                per_item = at == "when" and for_each is not None
+                self._check_item(part, f"{field}.{at}", for_each=per_item)
+        for expression in body.expressions:
+            self._check_known(expression.steps, expression.field)
+            implied |= expression.steps
+            self._check_item(expression, expression.field, for_each=step.for_each is not None)
+        for place, need in enumerate(step.needs):
+            self._check_known((need,), f"{field}.needs[{place}]")
+        needs = dict.fromkeys((*step.needs, *sorted(implied)))
+        if step.name in needs:
+            self._refuse(field, f"the step `{step.name}` cannot need itself")
+        return Node(step, position, tuple(needs), when, for_each, body)
+
+    def _expression(self, text: str | None, field: str) -> Expression | None:
+        if text is None:
+            return None
+        try:
+            return Expression.parse(text, field)
+        except InvalidError as error:
+            self.errors.append(error)
+            return None
+
+    def _body(self, step: Step, field: str) -> Template:
+        kinds = [kind for kind in ("agent", "call", "container") if getattr(step, kind) is not None]
+        if len(kinds) != 1:
+            self._refuse(
+                field,
+                "a step has exactly one of agent, call and container; "
+                f"`{step.name}` has {' and '.join(kinds) or 'none'}",
+            )
+            return Template.parse(None, field)
+        try:
+            return _template(step, field)
+        except InvalidError as error:
+            self.errors.append(error)
+            return Template.parse(None, field)
+
+    def _check_known(self, steps: Iterable[str], field: str) -> None:
+        for name in sorted(steps):
+            if name not in self._positions:
+                self._refuse(field, f"there is no step `{name}`{suggestion(name, self._positions)}")
+
+    def _check_item(self, expression: Expression, field: str, *, for_each: bool) -> None:
+        if expression.per_item and not for_each:
+            name = "item" if "item" in expression.variables else "index"
+            where = (
+                "forEach itself cannot read it"
+                if field.endswith(".forEach")
+                else "add forEach to the step"
+            )
+            if field == "spec.result":
+                where = "the result cannot read it"
+            self._refuse(field, f"`{name}` exists only within a step that has forEach; {where}")
+
+    def _reverse(self) -> dict[str, tuple[str, ...]]:
+        dependents: dict[str, list[str]] = {name: [] for name in self._nodes}
+        for name, node in self._nodes.items():
+            for need in node.needs:
+                if need in dependents:
+                    dependents[need].append(name)
+        return {name: tuple(found) for name, found in dependents.items()}
+
+    def _check_cycles(self) -> None:
+        sorted_out = {
+            name for level in _generations(self._nodes, self._dependents) for name in level
+        }
+        if len(sorted_out) < len(self._nodes):
+            cycle = _cycle(self._nodes, sorted_out)
+            position = self._positions[cycle[0]]
+            self._refuse(
+                f"spec.steps[{position}].needs",
+                f"the steps wait for each other: {_drawn(cycle)}",
+            )
+
+
+def _template(step: Step, field: str) -> Template:
+    if step.agent is not None:
+        return Template.parse(step.agent.inputs, f"{field}.agent.inputs")
+    if step.call is not None:
+        return Template.parse(step.call.args, f"{field}.call.args")
+    assert step.container is not None
+    body = {"command": list(step.container.command), "args": list(step.container.args)}
+    return Template.parse(body, f"{field}.container")
+
+
+def _generations(
+    nodes: Mapping[str, Node], dependents: Mapping[str, tuple[str, ...]]
+) -> Iterable[tuple[str, ...]]:
+    """Kahn's algorithm by generations; what stands on a cycle, or behind one, is left out."""
+    waiting = {name: len(node.needs) for name, node in nodes.items()}
+    level = [name for name, count in waiting.items() if count == 0]
+    while level:
+        yield tuple(level)
+        following: list[str] = []
+        for name in level:
+            for dependent in dependents[name]:
+                waiting[dependent] -= 1
+                if waiting[dependent] == 0:
+                    following.append(dependent)
+        following.sort(key=lambda name: nodes[name].position)
+        level = following
+
+
+def _cycle(nodes: Mapping[str, Node], sorted_out: set[str]) -> list[str]:
+    """The names on one cycle, in the order of needing, the first one not repeated.
+
+    Every step that no generation took needs another such step; following one need after the other
+    must come back to a step seen before.
+    """
+    name = next(name for name in nodes if name not in sorted_out)
+    seen: dict[str, int] = {}
+    path: list[str] = []
+    while name not in seen:
+        seen[name] = len(path)
+        path.append(name)
+        name = next(need for need in nodes[name].needs if need not in sorted_out)
+    return path[seen[name] :]
+
+
+def _drawn(cycle: list[str], limit: int = 10) -> str:
+    shown = cycle if len(cycle) <= limit else [*cycle[: limit - 1], f"… {len(cycle)} steps …"]
+    return " → ".join([*shown, cycle[0]])
