@@ -282,9 +282,24 @@ def _healthy(port: int) -> Callable[[], bool]:
     return lambda: _answers(http.client.HTTPSConnection(LOOPBACK, port, timeout=5, context=context))
 
 
+def answers_http(port: int, path: str = "/healthz") -> Callable[[], bool]:
+    """Ask a plain HTTP health address on the loopback address."""
+    return lambda: _answers(http.client.HTTPConnection(LOOPBACK, port, timeout=5), path)
+
+
+def control_status(control: Control) -> tuple[bool, list[str]]:
+    """The processes that this cluster knows, and whether its API server serves."""
+    names = processes.started_here(control.run)
+    running = {name: processes.is_running(name, control.run) for name in names}
+    serves = running.get("kube-apiserver", False) and control.api.ready()
+    lines = [f"{name}: {'running' if running[name] else 'ended'}" for name in names]
+    lines.append(f"API server {control.url}: {'serves' if serves else 'does not serve'}")
+    return serves and all(running.values()), lines
+
+
 def _etcd_healthy(port: int, tls: Tls | None) -> Callable[[], bool]:
     if tls is None:
-        return lambda: _answers(http.client.HTTPConnection(LOOPBACK, port, timeout=5), "/health")
+        return answers_http(port, "/health")
     context = ssl.create_default_context(cafile=str(tls.authority.pair.cert))
     context.load_cert_chain(tls.pair.cert, tls.pair.key)
     return lambda: _answers(
