@@ -21,9 +21,13 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 NOBODY = 65534
+
+# The kernel ends a tied process with the thread that started it, so that thread has to stay.
+_SPAWNER = ThreadPoolExecutor(1, thread_name_prefix="spawner")
 
 
 class Server:
@@ -65,9 +69,14 @@ class Server:
         if self.running:
             return
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
-            )
+            self._process = _SPAWNER.submit(
+                subprocess.Popen,
+                self._argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,
+            ).result()
         deadline = time.monotonic() + limit
         while not self._ready():
             if not self.running or time.monotonic() > deadline:

@@ -1,0 +1,141 @@
+"""Connecting to SQLite and PostgreSQL, and telling their errors in Seedbed's words.
+
+Time limits stand at three places: the server ends a statement or an idle transaction (so that a
+paused owner cannot hold a partition's row lock), the driver gives up on a command, and the store on
+the whole operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import asyncpg  # type: ignore[import-untyped]  # it ships no types
+from sqlalchemy import event, exc
+from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+
+from seedbed.crds.errors import ConflictError, InvalidError, UnavailableError
+
+STATEMENT_SECONDS = 10
+IDLE_SECONDS = 5
+CONNECT_SECONDS = 5
+READ_ONLY = "seedbed_read_only"
+"""Execution option: single SELECTs that need no transaction."""
+
+# PostgreSQL's SQLSTATE classes that pass by themselves: connection, transaction rollback (deadlock),
+# insufficient resources, lock not available, operator intervention (restart, statement timeout).
+_PASSING = ("08", "25P03", "40", "53", "55P03", "57")
+
+
+def connect(url: str, connections: int) -> AsyncEngine:
+    """An engine for `sqlite:///PATH` or `postgresql://...` (with every option that libpq's URLs take).
+
+    Raises:
+        InvalidError: where the URL is neither.
+    """
+    try:
+        parsed = make_url(url)
+    except exc.ArgumentError as error:
+        raise InvalidError("store url", "expected sqlite:///PATH or postgresql://...") from error
+    backend = parsed.get_backend_name()
+    if backend == "sqlite" and parsed.database not in (None, "", ":memory:"):
+        return _sqlite(parsed, connections)
+    if backend == "postgresql":
+        return _postgresql(parsed, connections)
+    raise InvalidError("store url", "expected sqlite:///PATH or postgresql://...")
+
+
+def _sqlite(url: URL, connections: int) -> AsyncEngine:
+    engine = create_async_engine(
+        url.set(drivername="sqlite+aiosqlite"),
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=CONNECT_SECONDS,
+        connect_args={"timeout": STATEMENT_SECONDS},
+    )
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def prepare(connection: Any, _record: ConnectionPoolEntry) -> None:
+        # The driver's own transactions begin too late: after the first read.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Connection) -> None:
+        if not connection.get_execution_options().get(READ_ONLY):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _postgresql(url: URL, connections: int) -> AsyncEngine:
+    dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+    async def create() -> Any:
+        return await asyncpg.connect(
+            dsn,
+            timeout=CONNECT_SECONDS,
+            command_timeout=STATEMENT_SECONDS + 2,
+            server_settings={
+                "application_name": "seedbed",
+                "statement_timeout": f"{STATEMENT_SECONDS}s",
+                "idle_in_transaction_session_timeout": f"{IDLE_SECONDS}s",
+            },
+        )
+
+    engine = create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=create,
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=CONNECT_SECONDS,
+    )
+
+    @event.listens_for(engine.sync_engine, "checkout")
+    def discard_closed(
+        _connection: Any, record: ConnectionPoolEntry, _proxy: PoolProxiedConnection
+    ) -> None:
+        # The driver knows at once when the server has hung up, so no ping has to be sent.
+        driver = record.driver_connection
+        if driver is not None and driver.is_closed():
+            raise exc.InvalidatePoolError
+
+    return engine
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn what the drivers raise into UnavailableError and ConflictError; mistakes stay as they are."""
+    try:
+        yield
+    except exc.IntegrityError as error:
+        raise ConflictError("what was to be written exists already") from error
+    except exc.DBAPIError as error:
+        if error.connection_invalidated or _passes(error.orig):
+            raise UnavailableError(f"the database refused: {error.orig}") from error
+        raise
+    except asyncpg.PostgresError as error:
+        # Raised while connecting, where SQLAlchemy does not translate.
+        if _passes(error):
+            raise UnavailableError(f"the database refused: {error}") from error
+        raise
+    except (OSError, TimeoutError, exc.TimeoutError, asyncpg.InterfaceError) as error:
+        reason = str(error) or type(error).__name__
+        raise UnavailableError(f"the database does not answer: {reason}") from error
+
+
+def _passes(error: BaseException | None) -> bool:
+    state = getattr(error, "sqlstate", None)
+    if state is not None:
+        return str(state).startswith(_PASSING)
+    # SQLite: locked, disk full or unreadable; PostgreSQL without a state: the connection broke.
+    name = getattr(error, "sqlite_errorname", None)
+    if name is not None:
+        return str(name).startswith(("SQLITE_BUSY", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_LOCKED"))
+    return False

@@ -1,0 +1,78 @@
+"""The tables, the same on SQLite and PostgreSQL. A change here needs a revision in `migrations`."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    false,
+)
+
+metadata = MetaData()
+
+# Who may write to a partition: the largest fencing token that claimed it.
+partitions = Table(
+    "partitions",
+    metadata,
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("token", BigInteger, nullable=False),
+)
+
+# `position` gives the order of arrival, which no clock can turn around.
+runs = Table(
+    "runs",
+    metadata,
+    Column(
+        "position",
+        BigInteger().with_variant(Integer, "sqlite"),
+        primary_key=True,
+        autoincrement=True,
+    ),
+    Column("run", Text, nullable=False, unique=True),
+    Column("partition", Integer, nullable=False),
+    Column("namespace", Text, nullable=False),
+    Column("workflow", Text, nullable=False),
+    Column("request", LargeBinary, nullable=False),
+    Column("summary", LargeBinary, nullable=False),
+    Column("finished", Boolean, nullable=False),
+)
+_unfinished = runs.c.finished == false()
+Index(
+    "runs_unfinished",
+    runs.c.partition,
+    runs.c.position,
+    sqlite_where=_unfinished,
+    postgresql_where=_unfinished,
+)
+Index("runs_by_namespace", runs.c.namespace, runs.c.workflow, runs.c.position)
+
+journal = Table(
+    "journal",
+    metadata,
+    Column("run", Text, primary_key=True),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("records", LargeBinary, nullable=False),
+)
+
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("run", Text, primary_key=True),
+    Column("seq", Integer, nullable=False),
+    Column("records", LargeBinary, nullable=False),
+)
+
+# Values that are too large to stand in a journal, by content hash; runs may share one.
+large_values = Table(
+    "large_values",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    Column("data", LargeBinary, nullable=False),
+)

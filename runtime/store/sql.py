@@ -1,0 +1,270 @@
+"""The Store on SQLite and PostgreSQL.
+
+A commit is one transaction of few statements. The first raises the partition's token to the
+writer's, or finds a larger one and refuses; it also holds the row (on SQLite the database) until the
+end, so that no claim can slip in between. Each statement is built once and compiled once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import (
+    Connection,
+    Insert,
+    Table,
+    Update,
+    bindparam,
+    delete,
+    false,
+    insert,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from seedbed.crds.errors import FencedError
+from seedbed.runtime.store.database import READ_ONLY, connect, translated
+from seedbed.runtime.store.port import Commit, Entry, RunRow
+from seedbed.runtime.store.schema import journal, large_values, partitions, runs, snapshots
+
+OPERATION_SECONDS = 20.0
+MIGRATION_SECONDS = 300.0
+LISTED = 1000
+_MIGRATION_LOCK = 7_362_541_902
+
+_Rows = Sequence[Mapping[str, Any]]
+
+_RUN = (
+    runs.c.run,
+    runs.c.partition,
+    runs.c.namespace,
+    runs.c.workflow,
+    runs.c.request,
+    runs.c.summary,
+    runs.c.finished,
+)
+_FENCE = (
+    update(partitions)
+    .where(partitions.c.partition == bindparam("of"), partitions.c.token <= bindparam("mine"))
+    .values(token=bindparam("mine"))
+)
+_TOKEN = select(partitions.c.token).where(partitions.c.partition == bindparam("of"))
+_APPEND = insert(journal)
+_SUMMARISE = (
+    update(runs)
+    .where(runs.c.run == bindparam("of"))
+    .values(summary=bindparam("newest"), finished=bindparam("ended"))
+)
+_UNFINISHED = (
+    select(*_RUN)
+    .where(runs.c.partition == bindparam("of"), runs.c.finished == false())
+    .order_by(runs.c.position)
+)
+_BY_ID = select(*_RUN).where(runs.c.run == bindparam("of"))
+_LIST = (
+    select(*_RUN)
+    .where(runs.c.namespace == bindparam("namespace"))
+    .order_by(runs.c.position.desc())
+    .limit(LISTED)
+)
+_LIST_ONE = _LIST.where(runs.c.workflow == bindparam("workflow"))
+_JOURNAL = (
+    select(journal.c.run, journal.c.seq, journal.c.records)
+    .where(journal.c.run == bindparam("of"), journal.c.seq > bindparam("after"))
+    .order_by(journal.c.seq)
+)
+_SNAPSHOT = select(snapshots.c.run, snapshots.c.seq, snapshots.c.records).where(
+    snapshots.c.run == bindparam("of")
+)
+_VALUE = select(large_values.c.data).where(large_values.c.digest == bindparam("of"))
+_FORGET = tuple(delete(t).where(t.c.run == bindparam("of")) for t in (journal, snapshots, runs))
+
+
+class SqlStore:
+    """A Store on a database that SQLAlchemy speaks to; see `Store` for what each method promises.
+
+    When `commit` raises UnavailableError, the group may be written or not: its outcome is read back
+    with `journal`, or it is sent again and a ConflictError says that it was written.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._reading = engine.execution_options(**{READ_ONLY: True}).execution_options(
+            **({} if engine.dialect.name == "sqlite" else {"isolation_level": "AUTOCOMMIT"})
+        )
+        # SQLite has one writer; waiting here is fair, while its own busy handler sleeps and races.
+        self._writer = asyncio.Lock() if engine.dialect.name == "sqlite" else None
+        self._claim = self._upsert_claim()
+        self._start = self._insert_new(runs, "run")
+        self._keep = self._insert_new(large_values, "digest")
+        self._snapshot = self._upsert_snapshot()
+
+    @classmethod
+    def open(cls, url: str, connections: int = 8) -> SqlStore:
+        """A store on `sqlite:///PATH` or `postgresql://...`; it connects when first used.
+
+        Raises:
+            InvalidError: where the URL is neither.
+        """
+        return cls(connect(url, connections))
+
+    async def migrate(self) -> None:
+        """Bring the schema to this version; see `Store.migrate`."""
+        async with self._transaction(MIGRATION_SECONDS) as connection:
+            if connection.dialect.name == "postgresql":
+                for setting in ("statement_timeout", "idle_in_transaction_session_timeout"):
+                    await connection.execute(text(f"SET LOCAL {setting} = 0"))
+                lock = text("SELECT pg_advisory_xact_lock(:key)")
+                await connection.execute(lock, {"key": _MIGRATION_LOCK})
+            await connection.run_sync(_upgrade)
+
+    async def claim(self, partition: int, token: int) -> None:
+        """Take a partition over; see `Store.claim`."""
+        async with self._transaction() as connection:
+            result = await connection.execute(self._claim, {"partition": partition, "token": token})
+            if result.rowcount == 0:
+                raise await _fenced(connection, partition, token)
+
+    async def commit(self, partition: int, token: int, commit: Commit) -> None:
+        """Write a group durably; see `Store.commit`."""
+        async with self._transaction() as connection:
+            result = await connection.execute(_FENCE, {"of": partition, "mine": token})
+            if result.rowcount == 0:
+                raise await _fenced(connection, partition, token)
+            for statement, rows in self._statements(commit):
+                if rows:
+                    await connection.execute(statement, rows)
+
+    def _statements(self, commit: Commit) -> list[tuple[Insert | Update, _Rows]]:
+        summaries = commit.summaries or {}
+        values = commit.values or {}
+        return [
+            (self._start, [_run_values(row) for row in commit.runs]),
+            (_APPEND, [_entry_values(entry) for entry in commit.entries]),
+            (
+                _SUMMARISE,
+                [{"of": run, "newest": new, "ended": end} for run, (new, end) in summaries.items()],
+            ),
+            # In order of the digest, so that two writers of the same values never wait in a circle.
+            (self._keep, [{"digest": key, "data": values[key]} for key in sorted(values)]),
+            (self._snapshot, [_entry_values(entry) for entry in commit.snapshots]),
+        ]
+
+    async def unfinished(self, partition: int) -> list[RunRow]:
+        """The partition's runs that have not ended, oldest first."""
+        return [RunRow(*row) for row in await self._rows(_UNFINISHED, of=partition)]
+
+    async def run(self, run: str) -> RunRow | None:
+        """One run, or None."""
+        rows = await self._rows(_BY_ID, of=run)
+        return RunRow(*rows[0]) if rows else None
+
+    async def runs(self, namespace: str, workflow: str | None = None) -> list[RunRow]:
+        """Runs of a namespace, newest first; see `Store.runs`."""
+        if workflow is None:
+            rows = await self._rows(_LIST, namespace=namespace)
+        else:
+            rows = await self._rows(_LIST_ONE, namespace=namespace, workflow=workflow)
+        return [RunRow(*row) for row in rows]
+
+    async def journal(self, run: str, after: int = 0) -> list[Entry]:
+        """A run's journal entries behind position `after`, in order."""
+        return [Entry(*row) for row in await self._rows(_JOURNAL, of=run, after=after)]
+
+    async def snapshot(self, run: str) -> Entry | None:
+        """A run's newest snapshot, or None."""
+        rows = await self._rows(_SNAPSHOT, of=run)
+        return Entry(*rows[0]) if rows else None
+
+    async def value(self, digest: str) -> bytes | None:
+        """A large value by content hash, or None."""
+        rows = await self._rows(_VALUE, of=digest)
+        return bytes(rows[0][0]) if rows else None
+
+    async def delete_run(self, run: str) -> None:
+        """Forget a run and its journal; large values stay, since other runs may share them."""
+        async with self._transaction() as connection:
+            for statement in _FORGET:
+                await connection.execute(statement, {"of": run})
+
+    async def close(self) -> None:
+        """Release every connection."""
+        await self._engine.dispose()
+
+    @asynccontextmanager
+    async def _transaction(
+        self, limit: float = OPERATION_SECONDS
+    ) -> AsyncIterator[AsyncConnection]:
+        with translated():
+            async with asyncio.timeout(limit), AsyncExitStack() as stack:
+                if self._writer is not None:
+                    await stack.enter_async_context(self._writer)
+                yield await stack.enter_async_context(self._engine.begin())
+
+    async def _rows(self, statement: Any, **values: Any) -> list[tuple[Any, ...]]:
+        with translated():
+            async with asyncio.timeout(OPERATION_SECONDS), self._reading.connect() as connection:
+                return [tuple(row) for row in await connection.execute(statement, values)]
+
+    def _insert(self, table: Table) -> Any:
+        dialect = sqlite if self._engine.dialect.name == "sqlite" else postgresql
+        return dialect.insert(table)
+
+    def _insert_new(self, table: Table, key: str) -> Insert:
+        statement: Insert = self._insert(table).on_conflict_do_nothing(index_elements=[key])
+        return statement
+
+    def _upsert_claim(self) -> Insert:
+        new = self._insert(partitions)
+        statement: Insert = new.on_conflict_do_update(
+            index_elements=["partition"],
+            set_={"token": new.excluded.token},
+            where=partitions.c.token <= new.excluded.token,
+        )
+        return statement
+
+    def _upsert_snapshot(self) -> Insert:
+        new = self._insert(snapshots)
+        statement: Insert = new.on_conflict_do_update(
+            index_elements=["run"],
+            set_={"seq": new.excluded.seq, "records": new.excluded.records},
+            where=snapshots.c.seq < new.excluded.seq,
+        )
+        return statement
+
+
+async def _fenced(connection: AsyncConnection, partition: int, token: int) -> FencedError:
+    newest = (await connection.execute(_TOKEN, {"of": partition})).scalar_one_or_none()
+    return FencedError(f"partition/{partition}", token, newest)
+
+
+def _run_values(row: RunRow) -> dict[str, Any]:
+    return {
+        "run": row.run,
+        "partition": row.partition,
+        "namespace": row.namespace,
+        "workflow": row.workflow,
+        "request": row.request,
+        "summary": row.summary,
+        "finished": row.finished,
+    }
+
+
+def _entry_values(entry: Entry) -> dict[str, Any]:
+    return {"run": entry.run, "seq": entry.seq, "records": entry.records}
+
+
+def _upgrade(connection: Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
