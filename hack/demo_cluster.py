@@ -1,0 +1,90 @@
+"""`make demo-cluster`: the quickstart on a real cluster, by Helm and kubectl.
+
+Brings a cluster up (or finds one), brings the images into it, installs the chart, applies the
+examples, waits for the Workflow and shows objects and result. Every step says what it does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from hack.cluster import ClusterError, cluster
+from hack.cluster.modes import Mode
+from hack.cluster.progress import progress, say
+from hack.image import build
+
+ROOT = Path(__file__).resolve().parent.parent
+CHART = ROOT / "charts" / "seedbed"
+VALUES = ROOT / "hack" / "cluster" / "values-local.yaml"
+EXAMPLES = ROOT / "examples" / "quickstart"
+SYSTEM = "seedbed-system"
+WORKFLOW = "licence-audit"
+
+
+def environment(name: str) -> dict[str, str]:
+    """Variables under which kubectl and helm reach the cluster."""
+    kubeconfig, folders = cluster.environment(name)
+    path = os.pathsep.join([*map(str, folders), os.environ["PATH"]])
+    return {**os.environ, "KUBECONFIG": str(kubeconfig), "PATH": path}
+
+
+def install(env: dict[str, str], *, local_images: bool, timeout: str = "5m") -> None:
+    """Install or upgrade the chart and wait until everything in it is ready."""
+    values = ["--values", str(VALUES)] if local_images else []
+    command = ["helm", "upgrade", "--install", "seedbed", str(CHART), "--namespace", SYSTEM]
+    wait = ["--create-namespace", "--wait", "--timeout", timeout]
+    subprocess.run([*command, *wait, *values], env=env, check=True, stdout=subprocess.DEVNULL)
+
+
+def bring_images(name: str) -> None:
+    """Build the images that have changed and bring them into the cluster."""
+    with progress("building images"):
+        archives = build.all_images()
+    with progress("bringing the images into the cluster"):
+        cluster.load_images(name, archives)
+
+
+def run(name: str, mode: Mode | None, kubeconfig: Path | None) -> int:
+    """The whole demonstration; returns the exit status of the Workflow."""
+    began = time.monotonic()
+    cluster.up(name, mode, kubeconfig)
+    local = mode is not Mode.EXISTING
+    if local:
+        bring_images(name)
+    env = environment(name)
+    with progress("installing the chart"):
+        install(env, local_images=local)
+    say("applying examples/quickstart")
+    subprocess.run(["kubectl", "apply", "-f", str(EXAMPLES)], env=env, check=True)
+    seedbed = str(Path(sys.executable).parent / "seedbed")
+    watched = subprocess.run([seedbed, "watch", WORKFLOW], env=env, check=False).returncode
+    subprocess.run(["kubectl", "get", "seedbed", "-A"], env=env, check=False)
+    shown = subprocess.run([seedbed, "result", WORKFLOW], env=env, check=False).returncode
+    say(f"done after {time.monotonic() - began:.0f} s. Next, try:")
+    print(f'  eval "$(python -m hack.cluster env --name {name})"')
+    print(f"  kubectl describe sbworkflow {WORKFLOW}")
+    print(f"  seedbed logs {WORKFLOW}")
+    return watched or shown
+
+
+def main() -> int:
+    """Read the command line and run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--name", default="dev")
+    parser.add_argument("--mode", type=Mode, choices=list(Mode))
+    parser.add_argument("--kubeconfig", type=Path)
+    options = parser.parse_args()
+    try:
+        return run(options.name, options.mode, options.kubeconfig)
+    except (ClusterError, subprocess.CalledProcessError) as error:
+        say(f"error: {error}")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
