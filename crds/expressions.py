@@ -317,4 +317,4 @@ def _reason(error: Exception) -> str:
     if message.startswith("Undefined variable or function"):
         name = message.split("'")[1]
         return f"{name}() does not take such values"
-    return message.split(". Check ")[0].split(". CEL does")[0].split(". Convert ")[0].rstrip(".")
+    return re.split(r"\. (?:Check|CEL does|Convert) ", message, maxsplit=1)[0].rstrip(".")
