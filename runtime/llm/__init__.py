@@ -1,1 +1,1 @@
-"""The model service: one OpenAI-compatible endpoint before every model."""
+"""The model service: one OpenAI-compatible address in front of local and remote models."""
