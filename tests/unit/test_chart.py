@@ -1,0 +1,171 @@
+"""The chart: what it renders, and what its schema refuses. Needs helm; no cluster."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hack.cluster import binaries
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "charts" / "seedbed"
+LOCAL = ROOT / "hack" / "cluster" / "values-local.yaml"
+
+
+def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(binaries.path("helm")), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def render(*arguments: str) -> list[dict[str, Any]]:
+    done = helm("template", "seedbed", str(CHART), "--namespace", "seedbed-system", *arguments)
+    assert done.returncode == 0, done.stderr
+    return [obj for obj in yaml.safe_load_all(done.stdout) if obj]
+
+
+def pods(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    found = {}
+    for obj in objects:
+        if obj["kind"] == "Pod":
+            found[obj["metadata"]["name"]] = obj["spec"]
+        elif obj["kind"] in ("Deployment", "StatefulSet"):
+            found[obj["metadata"]["name"]] = obj["spec"]["template"]["spec"]
+    return found
+
+
+def names(objects: list[dict[str, Any]], kind: str) -> set[str]:
+    return {obj["metadata"]["name"] for obj in objects if obj["kind"] == kind}
+
+
+@pytest.mark.parametrize("values", [[], ["--values", str(LOCAL)]], ids=["default", "local"])
+def test_lint(values: list[str]) -> None:
+    done = helm("lint", "--strict", str(CHART), *values)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.req("COG-S4.1")
+def test_every_role_is_a_deployment_of_its_own_and_can_be_reached() -> None:
+    objects = render()
+    roles = {"operator", "engine", "gateway", "api"}
+    assert names(objects, "Deployment") == {f"seedbed-{role}" for role in roles}
+    assert {"seedbed-gateway", "seedbed-api"} <= names(objects, "Service")
+    images = {
+        pod["containers"][0]["image"]
+        for name, pod in pods(objects).items()
+        if name.removeprefix("seedbed-") in roles
+    }
+    assert len(images) == 1
+
+
+def test_two_operators_with_a_disruption_budget() -> None:
+    objects = render()
+    (operator,) = [
+        o
+        for o in objects
+        if o["metadata"]["name"] == "seedbed-operator" and o["kind"] == "Deployment"
+    ]
+    assert operator["spec"]["replicas"] == 2
+    assert "seedbed-operator" in names(objects, "PodDisruptionBudget")
+
+
+def test_every_pod_meets_the_restricted_standard_and_asks_for_resources() -> None:
+    for name, pod in pods(render()).items():
+        security = pod["securityContext"]
+        assert security["runAsNonRoot"] is True, name
+        assert security["runAsUser"] > 0, name
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        for container in pod["containers"]:
+            own = container["securityContext"]
+            assert own["allowPrivilegeEscalation"] is False, name
+            assert own["readOnlyRootFilesystem"] is True, name
+            assert own["capabilities"] == {"drop": ["ALL"]}, name
+            assert {"cpu", "memory"} <= set(container["resources"]["requests"]), name
+
+
+def test_rights_name_every_verb_and_resource() -> None:
+    for obj in render():
+        if obj["kind"] in ("ClusterRole", "Role"):
+            for rule in obj["rules"]:
+                assert "*" not in [*rule["verbs"], *rule["resources"], *rule["apiGroups"]]
+
+
+def test_only_the_operator_and_the_api_hold_a_token() -> None:
+    holders = {
+        name for name, pod in pods(render()).items() if pod.get("automountServiceAccountToken")
+    }
+    assert holders == {"seedbed-operator", "seedbed-api"}
+
+
+@pytest.mark.req("COG-S5.2")
+@pytest.mark.parametrize(
+    ("server", "value"),
+    [
+        ("etcd", "etcd.external.endpoint=etcd.example:2379"),
+        ("nats", "nats.external.url=nats://nats.example:4222"),
+        ("postgres", "postgres.external.url=postgresql+asyncpg://u@db.example:5432/x"),
+    ],
+)
+def test_an_external_server_replaces_the_bundled_one(server: str, value: str) -> None:
+    objects = render("--set", value, "--set", "postgres.external.passwordSecret.name=db")
+    assert f"seedbed-{server}" not in names(objects, "StatefulSet")
+    assert value.split("=", 1)[1] in yaml.safe_dump(objects)
+
+
+def test_an_external_database_needs_a_password_secret() -> None:
+    done = helm(
+        "template", "x", str(CHART), "--set", "postgres.external.url=postgresql+asyncpg://u@h:1/x"
+    )
+    assert done.returncode != 0
+    assert "postgres.external.passwordSecret.name is needed" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        ("operator.replicas=many", "/operator/replicas"),
+        ("webhook.failurePolicy=Maybe", "/webhook/failurePolicy"),
+        ("logLevel=loud", "/logLevel"),
+        ("gatewy.replicas=2", "gatewy"),
+        ("nats.external.url=redis://x", "/nats/external/url"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(value: str, named: str) -> None:
+    done = helm("template", "x", str(CHART), "--set", value)
+    assert done.returncode != 0
+    assert named in done.stderr
+
+
+def test_the_kinds_stay_when_the_release_goes() -> None:
+    crds = [obj for obj in render() if obj["kind"] == "CustomResourceDefinition"]
+    assert {crd["spec"]["names"]["kind"] for crd in crds} == {
+        "Pool",
+        "Agent",
+        "Workflow",
+        "FeatureFlag",
+    }
+    assert all(crd["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep" for crd in crds)
+    without = render("--set", "crds.install=false")
+    assert not names(without, "CustomResourceDefinition")
+
+
+def test_everything_of_the_product_is_denied_but_the_named_arrows() -> None:
+    policies = {o["metadata"]["name"]: o["spec"] for o in render() if o["kind"] == "NetworkPolicy"}
+    deny = policies["seedbed-default-deny"]
+    assert deny["policyTypes"] == ["Ingress", "Egress"]
+    assert "ingress" not in deny
+    assert [p["port"] for p in policies["seedbed-engine-to-postgres"]["egress"][0]["ports"]] == [
+        5432
+    ]
+    assert "seedbed-operator-to-postgres" not in policies
+
+
+def test_cert_manager_replaces_the_own_certificate() -> None:
+    objects = render("--set", "webhook.certManager.enabled=true")
+    assert "seedbed-webhook" in names(objects, "Certificate")
+    assert not names(objects, "Role")
+    (hook,) = [o for o in objects if o["kind"] == "ValidatingWebhookConfiguration"]
+    assert "cert-manager.io/inject-ca-from" in hook["metadata"]["annotations"]
