@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from hack.cluster import network
 from hack.cluster.errors import ClusterError
+from hack.cluster.progress import progress
 
 # Programs that a node needs, and the Debian packages that hold them.
 NODE_PROGRAMS = {
@@ -124,3 +125,24 @@ def docker_answers() -> bool:
         return subprocess.run(command, capture_output=True, timeout=10, check=False).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
+
+
+def install(packages: Sequence[str]) -> None:
+    """Install Debian packages; the package lists are refreshed only when that is needed.
+
+    Raises:
+        ClusterError: This is not Debian, not root, or the installation failed.
+    """
+    apt = shutil.which("apt-get", path=SYSTEM_PATH)
+    if apt is None or os.geteuid() != 0:
+        raise ClusterError(f"these packages are missing: {' '.join(packages)}")
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    install = [apt, "install", "--yes", "--no-install-recommends", *packages]
+    with progress(f"installing {' '.join(packages)}"):
+        for command in (install, [apt, "update"], install):
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, env=environment
+            )
+            if command is install and done.returncode == 0:
+                return
+    raise ClusterError(f"installing {' '.join(packages)} failed:\n{done.stderr.strip()}")

@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import socket
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -111,7 +110,7 @@ class Node:
         if os.geteuid() != 0:
             raise ClusterError("a cluster with a node is brought up and repaired by root")
         if missing := modes.missing_packages():
-            _install(missing)
+            modes.install(missing)
         facts = self.state.facts()
         if "node" not in facts:
             if obstacle := network.foreign_node():
@@ -273,23 +272,6 @@ def _settings(state: State, name: str, settings: dict[str, Any]) -> Path:
     path = state.path(name + "-config") / "config.json"
     path.write_text(json.dumps(settings, indent=2))
     return path
-
-
-def _install(packages: Sequence[str]) -> None:
-    """Install Debian packages; the package lists are refreshed only when that is needed."""
-    apt = shutil.which("apt-get", path=modes.SYSTEM_PATH)
-    if apt is None:
-        raise ClusterError(f"these packages are missing: {' '.join(packages)}")
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    install = [apt, "install", "--yes", "--no-install-recommends", *packages]
-    with progress(f"installing {' '.join(packages)}"):
-        for command in (install, [apt, "update"], install):
-            done = subprocess.run(
-                command, capture_output=True, text=True, check=False, env=environment
-            )
-            if command is install and done.returncode == 0:
-                return
-    raise ClusterError(f"installing {' '.join(packages)} failed:\n{done.stderr.strip()}")
 
 
 def _remove_cgroups() -> None:
