@@ -6,7 +6,16 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from seedbed.crds.base import OPEN, Duration, Model, ObjectMeta, Observation, Reference, Status
+from seedbed.crds.base import (
+    OPEN,
+    Duration,
+    FieldName,
+    Model,
+    ObjectMeta,
+    Observation,
+    Reference,
+    Status,
+)
 
 
 class AgentModel(Model):
@@ -84,13 +93,13 @@ class AgentSpec(Model):
 class AgentStatus(Status):
     """What the operator reports of an Agent."""
 
-    inputs: tuple[str, ...] = Field(
-        default=(), description="Names of the inputs.", max_length=64, examples=[["document"]]
+    inputs: tuple[FieldName, ...] = Field(
+        default=(), description="Names of the inputs.", max_length=65, examples=[["document"]]
     )
-    outputs: tuple[str, ...] = Field(
+    outputs: tuple[FieldName, ...] = Field(
         default=(),
         description="Names of the outputs, with those the strategy adds.",
-        max_length=64,
+        max_length=65,
         examples=[["reasoning", "kind"]],
     )
     workers: int = Field(
@@ -99,7 +108,7 @@ class AgentStatus(Status):
 
 
 class Agent(Observation):
-    """An Agent as the API server holds it."""
+    """A DSPy program with a signature and a reasoning strategy, hosted on a Pool's workers."""
 
     metadata: ObjectMeta
     spec: AgentSpec

@@ -43,7 +43,19 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN, min_length=1, max_length=63)]
 
 # Marks a field whose content the schema leaves open (x-kubernetes-preserve-unknown-fields).
 OPEN: dict[str, Any] = {"x-kubernetes-preserve-unknown-fields": True}
-JsonValue = Annotated[Any, Field(json_schema_extra=OPEN)]
+JsonValue = Annotated[Any, Field(json_schema_extra={**OPEN, "nullable": True})]
+# Marks a list of Kubernetes' own objects that carry a name, such as environment variables.
+NAMED: dict[str, Any] = {
+    "items": {
+        "type": "object",
+        "required": ["name"],
+        "properties": {"name": {"type": "string", "minLength": 1, "maxLength": 253}},
+        **OPEN,
+    }
+}
+Text = Annotated[str, Field(max_length=16_384)]
+FieldName = Annotated[str, Field(max_length=128)]
+Subject = Annotated[str, Field(min_length=1, max_length=128)]
 
 
 class Model(BaseModel):
@@ -123,14 +135,6 @@ class Status(Observation):
         description="Token of the operator that wrote this status; it never goes back.",
         ge=0,
         examples=[4711],
-        json_schema_extra={
-            "x-kubernetes-validations": [
-                {
-                    "rule": "self >= oldSelf",
-                    "message": "a newer operator leads: the writer of this status is fenced off",
-                }
-            ]
-        },
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from seedbed.crds.base import Model, ObjectMeta, Observation, Status
+from seedbed.crds.base import Model, ObjectMeta, Observation, Status, Subject
 
 
 class FeatureFlagSpec(Model):
@@ -30,17 +30,19 @@ class FeatureFlagSpec(Model):
         le=100.0,
         examples=[25],
     )
-    allow: tuple[str, ...] = Field(
+    allow: tuple[Subject, ...] = Field(
         default=(),
         description="Subjects for which it is on whatever the percentage.",
-        max_length=1000,
+        max_length=500,
         examples=[["team-legal"]],
+        json_schema_extra={"x-kubernetes-list-type": "set"},
     )
-    block: tuple[str, ...] = Field(
+    block: tuple[Subject, ...] = Field(
         default=(),
         description="Subjects for which it is off whatever the percentage.",
-        max_length=1000,
+        max_length=500,
         examples=[["team-audit"]],
+        json_schema_extra={"x-kubernetes-list-type": "set"},
     )
 
 
@@ -56,7 +58,7 @@ class FeatureFlagStatus(Status):
 
 
 class FeatureFlag(Observation):
-    """A FeatureFlag as the API server holds it."""
+    """A switch: on for everybody, for a share of subjects, or for nobody."""
 
     metadata: ObjectMeta
     spec: FeatureFlagSpec = Field(default_factory=FeatureFlagSpec)

@@ -27,13 +27,13 @@ class Column:
 class Rule:
     """A CEL rule on the spec: what must hold, and the sentence a user reads where it does not.
 
-    `path` is the field below `spec` that the rule stands on, in the schema's terms
-    (`steps[]` means each item); empty for the spec itself.
+    `path` is the field that the rule stands on, from the object's root, in the schema's terms
+    (`spec.steps[]` means each item). `field` is the field below it that the refusal names.
     """
 
     rule: str
     message: str
-    path: str = ""
+    path: str = "spec"
     field: str = ""
 
 
@@ -49,6 +49,7 @@ class Kind:
     status: type[Status]
     columns: tuple[Column, ...]
     rules: tuple[Rule, ...] = ()
+    conditions: tuple[tuple[str, str], ...] = ()
     scale: dict[str, Any] | None = None
     installed: bool = True
 
@@ -57,6 +58,28 @@ class Kind:
         """Group and version, as in `apiVersion`."""
         return API_VERSION
 
+
+# What holds of every kind, beside the rules of its own.
+COMMON_RULES = (
+    Rule(
+        "self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$')",
+        "metadata.name must have 1 to 63 lower-case letters, digits and hyphens, and no dot",
+        path="",
+    ),
+    Rule(
+        "!has(oldSelf.status) || !has(oldSelf.status.fencingToken) || (has(self.status) && "
+        "has(self.status.fencingToken) && "
+        "self.status.fencingToken >= oldSelf.status.fencingToken)",
+        "a newer operator leads: the writer of this status is fenced off",
+        path="",
+        field="status.fencingToken",
+    ),
+)
+COMMON_CONDITIONS = (
+    ("Ready", "The object does what its spec says: the one to wait for."),
+    ("Reconciling", "True while the operator still works towards the spec."),
+    ("Stalled", "True where only a change, of this object or of one it names, can help."),
+)
 
 _READY = Column("Ready", '.status.conditions[?(@.type=="Ready")].status')
 _REASON = Column("Reason", '.status.conditions[?(@.type=="Ready")].reason', priority=1)
@@ -79,8 +102,9 @@ POOL = Kind(
     ),
     rules=(
         Rule(
-            "self.__class__ == oldSelf.__class__",
+            "self == oldSelf",
             "spec.class is immutable: make another Pool",
+            path="spec.class",
         ),
     ),
     scale={
@@ -108,7 +132,7 @@ AGENT = Kind(
         Rule(
             "self.contains('->')",
             "signature must have the form `inputs -> outputs`",
-            path="signature",
+            path="spec.signature",
         ),
     ),
 )
@@ -131,7 +155,7 @@ WORKFLOW = Kind(
             "(has(self.agent) ? 1 : 0) + (has(self.call) ? 1 : 0) + (has(self.container) ? 1 : 0)"
             " == 1",
             "a step has exactly one of agent, call and container",
-            path="steps[]",
+            path="spec.steps[]",
         ),
     ),
 )
@@ -152,6 +176,7 @@ FEATURE_FLAG = Kind(
         Rule(
             "!has(self.allow) || !has(self.block) || self.allow.all(s, !(s in self.block))",
             "a subject cannot be both in spec.allow and in spec.block",
+            field="allow",
         ),
     ),
 )

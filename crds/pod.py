@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from seedbed.crds.base import OPEN, Model
+from seedbed.crds.base import NAMED, OPEN, Model
 
 
 class PodSettings(Model):
@@ -39,7 +39,7 @@ class PodSettings(Model):
         description="Environment variables of the container, also from Secrets.",
         max_length=64,
         examples=[[{"name": "TEAM", "value": "legal"}]],
-        json_schema_extra={"items": {"type": "object", **OPEN}},
+        json_schema_extra=NAMED,
     )
     node_selector: dict[str, str] = Field(
         default_factory=dict,
@@ -74,7 +74,7 @@ class PodSettings(Model):
         description="Claims for devices through dynamic resource allocation.",
         max_length=8,
         examples=[[{"name": "gpu", "resourceClaimTemplateName": "one-gpu"}]],
-        json_schema_extra={"items": {"type": "object", **OPEN}},
+        json_schema_extra=NAMED,
     )
     priority_class_name: str | None = Field(
         default=None,

@@ -77,7 +77,7 @@ class PoolStatus(Status):
 
 
 class Pool(Observation):
-    """A Pool as the API server holds it."""
+    """A set of worker pods of one class."""
 
     metadata: ObjectMeta
     spec: PoolSpec = Field(default_factory=PoolSpec)

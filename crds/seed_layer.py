@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from seedbed.crds.base import Model, ObjectMeta, Observation, Status
+from seedbed.crds.base import FieldName, Model, ObjectMeta, Observation, Status
 
 
 class SeedLayerSpec(Model):
@@ -20,7 +20,7 @@ class SeedLayerSpec(Model):
         max_length=512,
         examples=["team.models:load"],
     )
-    layers: tuple[str, ...] = Field(
+    layers: tuple[FieldName, ...] = Field(
         description="Patterns of the names of the layers that carry seeds.",
         min_length=1,
         max_length=256,
@@ -36,7 +36,7 @@ class SeedLayerStatus(Status):
 
 
 class SeedLayer(Observation):
-    """A SeedLayer as the API server holds it."""
+    """A frozen torch model whose layers carry seeds."""
 
     metadata: ObjectMeta
     spec: SeedLayerSpec

@@ -20,6 +20,7 @@ REASONING = "reasoning"
 """The output that ChainOfThought adds."""
 MAX_FIELDS = 64
 MAX_NESTING = 8
+MAX_NAME = 128
 
 _SCALARS: dict[str, tuple[type, ...]] = {
     "str": (str,),
@@ -204,6 +205,10 @@ class _Parser:
         if name in self._names:
             raise InvalidError(
                 self._field, f"the field `{name}` appears twice, again at column {self._start + 1}"
+            )
+        if len(name) > MAX_NAME:
+            raise InvalidError(
+                self._field, f"has a name of {len(name)} letters; at most {MAX_NAME}"
             )
         self._names.add(name)
         self._advance()

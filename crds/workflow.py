@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from seedbed.crds.base import (
+    NAMED,
     OPEN,
     Duration,
     JsonValue,
@@ -17,6 +18,7 @@ from seedbed.crds.base import (
     Observation,
     Reference,
     Status,
+    Text,
 )
 
 MAX_INLINE_STEPS = 2_000
@@ -40,7 +42,7 @@ class EntryCall(Model):
 
     entry: str = Field(
         description="Entry point: `package.module:function`.",
-        pattern=r"^[A-Za-z_@][\w./@-]*:[A-Za-z_]\w*$",
+        pattern=r"^[A-Za-z_@][A-Za-z0-9_./@-]*:[A-Za-z_][A-Za-z0-9_]*$",
         max_length=256,
         examples=["seedbed.runtime.worker.licences:collect"],
     )
@@ -61,13 +63,13 @@ class ContainerRun(Model):
     image: str = Field(
         description="Container image.", min_length=1, max_length=512, examples=["busybox:1.37"]
     )
-    command: tuple[str, ...] = Field(
+    command: tuple[Text, ...] = Field(
         default=(),
         description="Command, instead of the image's entry point. May hold `${ CEL }`.",
         max_length=64,
         examples=[["sh", "-c"]],
     )
-    args: tuple[str, ...] = Field(
+    args: tuple[Text, ...] = Field(
         default=(),
         description="Arguments. May hold `${ CEL }`.",
         max_length=64,
@@ -81,7 +83,7 @@ class ContainerRun(Model):
         description="Environment variables, also from Secrets.",
         max_length=64,
         examples=[[{"name": "LEVEL", "value": "info"}]],
-        json_schema_extra={"items": {"type": "object", **OPEN}},
+        json_schema_extra=NAMED,
     )
     resources: dict[str, Any] = Field(
         default_factory=dict,
@@ -192,6 +194,10 @@ class WorkflowSpec(Model):
         min_length=1,
         max_length=MAX_INLINE_STEPS,
         examples=[[{"name": "hello", "call": {"entry": "builtins:dict"}}]],
+        json_schema_extra={
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["name"],
+        },
     )
     result: str | None = Field(
         default=None,
@@ -237,8 +243,10 @@ class StepCounts(Observation):
 class RecentStep(Observation):
     """One of the steps that changed last."""
 
-    name: str = Field(description="Step, with the index of its item.", examples=["classify[3]"])
-    state: str = Field(description="Its state.", examples=["Failed"])
+    name: str = Field(
+        description="Step, with the index of its item.", max_length=128, examples=["classify[3]"]
+    )
+    state: str = Field(description="Its state.", max_length=32, examples=["Failed"])
     message: str = Field(
         default="", description="Why, where it failed.", max_length=512, examples=["timeout"]
     )
@@ -281,7 +289,7 @@ class WorkflowStatus(Status):
 
 
 class Workflow(Observation):
-    """A Workflow as the API server holds it."""
+    """A durable graph of steps, run on Pools."""
 
     metadata: ObjectMeta
     spec: WorkflowSpec
