@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from seedbed.controllers.plan import Key, Raw
-from seedbed.crds.base import API_VERSION
+from seedbed.crds.admission import validate
 from seedbed.crds.errors import TerminalError
-from seedbed.crds.kinds import BY_NAME, INSTALLED
+from seedbed.crds.kinds import BY_NAME
 
 _SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -70,28 +69,30 @@ def admitted(document: Any, namespace: str) -> Raw:
     """
     if not isinstance(document, dict):
         raise ManifestError([f"expected an object, not {document!r:.40}"])
-    name = document.get("kind")
-    kind = BY_NAME.get(str(name))
-    if kind is None or not kind.installed or document.get("apiVersion") != API_VERSION:
-        known = ", ".join(kind.name for kind in INSTALLED)
-        said = f"{document.get('apiVersion')} {name}"
-        raise ManifestError([f"{said}: expected apiVersion {API_VERSION} and one of {known}"])
     metadata = document.get("metadata")
-    if not isinstance(metadata, dict):
-        raise ManifestError([f"{name}: metadata: expected an object with a name"])
-    document = {**document, "metadata": {"namespace": namespace, **metadata}}
-    label = f"{name} {document['metadata']['namespace']}/{metadata.get('name', '?')}"
-    try:
-        obj = kind.resource.model_validate(document)
-    except ValidationError as error:
-        raise ManifestError([f"{label}: {one}" for one in _sentences(error)]) from error
-    spec: Any = obj.spec  # type: ignore[attr-defined]  # every kind of the register has a spec
+    if isinstance(metadata, dict):
+        document = {**document, "metadata": {"namespace": namespace, **metadata}}
+    label = _label(document)
+    problems = validate(document)
+    kind = BY_NAME.get(str(document.get("kind")))
+    if problems or kind is None:
+        raise ManifestError([f"{label}: {problem}" for problem in problems])
+    if not kind.installed:
+        raise ManifestError([f"{label}: kind: this version does not serve {kind.name}"])
+    spec = kind.spec.model_validate(document.get("spec", {}))
     return {
-        "apiVersion": API_VERSION,
+        "apiVersion": kind.api_version,
         "kind": kind.name,
         "metadata": document["metadata"],
         "spec": spec.model_dump(mode="json", by_alias=True, exclude_none=True),
     }
+
+
+def _label(document: dict[str, Any]) -> str:
+    """What the user knows the object by, however little of it there is."""
+    metadata = document.get("metadata")
+    name = metadata.get("name", "?") if isinstance(metadata, dict) else "?"
+    return f"{document.get('kind', 'object')} {name}"
 
 
 def _files(paths: Iterable[Path], problems: list[str]) -> Iterator[Path]:
@@ -114,9 +115,3 @@ def _documents(file: Path, problems: list[str]) -> list[Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         problems.append(f"{file}: {' '.join(str(error).split())}")
         return []
-
-
-def _sentences(error: ValidationError) -> Iterator[str]:
-    for one in error.errors():
-        path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in one["loc"])
-        yield f"{path.removeprefix('.')}: {one['msg']}"

@@ -1,0 +1,236 @@
+"""Reads a cluster for the command line, with the user's own kubeconfig and rights."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+from kubernetes.aio import client, config
+
+from seedbed.cli.output import age
+from seedbed.controllers.plan import Raw
+from seedbed.crds.base import GROUP, VERSION
+from seedbed.crds.errors import (
+    InvalidError,
+    NotFoundError,
+    SeedbedError,
+    TerminalError,
+    UnavailableError,
+)
+from seedbed.crds.kinds import Kind
+
+_WAIT = 15.0
+_PAGE = 500
+_WATCH_SECONDS = 240
+_UNAUTHORISED, _FORBIDDEN, _MISSING, _GONE, _TOO_MANY = 401, 403, 404, 410, 429
+_ERROR = 400
+
+
+@asynccontextmanager
+async def connected(
+    context: str | None = None, api: str | None = None, api_service: str = ""
+) -> AsyncIterator[ClusterSource]:
+    """Open the cluster that the kubeconfig names.
+
+    Args:
+        context: the kubeconfig's context; its current one where none is given.
+        api: URL of Seedbed's API; through the API server's service proxy where none is given.
+        api_service: `namespace/service:port` of Seedbed's API in the cluster.
+    """
+    settings = client.Configuration()
+    try:
+        loader = await config.load_kube_config(  # type: ignore[no-untyped-call]  # its own lack
+            context=context, client_configuration=settings, persist_config=False
+        )
+    except (config.ConfigException, OSError) as error:
+        raise InvalidError("kubeconfig", str(error)) from error
+    namespace = (loader.current_context.get("context") or {}).get("namespace") or "default"
+    async with client.ApiClient(settings) as opened:
+        yield ClusterSource(opened, namespace, api, api_service)
+
+
+class ClusterSource:
+    """A `Source` on a real API server."""
+
+    def __init__(
+        self, opened: client.ApiClient, namespace: str, api: str | None, api_service: str
+    ) -> None:
+        self._client = opened
+        self._namespace = namespace
+        self._api = api
+        self._api_service = api_service
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of the kubeconfig's context."""
+        return self._namespace
+
+    async def objects(self, kind: Kind, namespace: str | None) -> list[Raw]:
+        """Every object, page by page."""
+        found: list[Raw] = []
+        query: dict[str, Any] = {"limit": _PAGE}
+        while True:
+            page = await self._json(_path(kind, namespace), query)
+            # Lists leave out what their items are.
+            head = {"apiVersion": kind.api_version, "kind": kind.name}
+            found += [{**head, **one} for one in page["items"]]
+            if not page["metadata"].get("continue"):
+                return found
+            query["continue"] = page["metadata"]["continue"]
+
+    async def object(self, kind: Kind, namespace: str, name: str) -> Raw:
+        """One object, from the API server."""
+        try:
+            found: Raw = await self._json(_path(kind, namespace, name))
+        except NotFoundError as error:
+            raise NotFoundError(kind.name, f"{namespace}/{name}") from error
+        return found
+
+    async def events(self, obj: Raw) -> list[Mapping[str, Any]]:
+        """From the core API; Events written in the new form count there too."""
+        metadata = obj["metadata"]
+        query = {"fieldSelector": f"involvedObject.uid={metadata['uid']}", "limit": _PAGE}
+        page = await self._json(f"/api/v1/namespaces/{metadata['namespace']}/events", query)
+        return [_event(one) for one in sorted(page["items"], key=_last_seen)]
+
+    @asynccontextmanager
+    async def watch(
+        self, kind: Kind, namespace: str, name: str
+    ) -> AsyncIterator[AsyncIterator[Raw]]:
+        """A watch that is made anew when the server ends it."""
+        yield self._changes(kind, namespace, name)
+
+    async def steps(self, namespace: str, workflow: str) -> Sequence[Mapping[str, Any]]:
+        """From Seedbed's API."""
+        answer = await self._from_api(f"/api/v3/workflows/{namespace}/{workflow}/steps")
+        steps: Sequence[Mapping[str, Any]] = answer["steps"]
+        return steps
+
+    async def result(self, namespace: str, workflow: str) -> Any:
+        """From Seedbed's API."""
+        answer = await self._from_api(f"/api/v3/workflows/{namespace}/{workflow}/result")
+        return answer["result"]
+
+    async def pod_logs(self, namespace: str, selector: str, lines: int) -> dict[str, str]:
+        """The last lines that each pod under a label selector wrote, by pod."""
+        pods = f"/api/v1/namespaces/{namespace}/pods"
+        page = await self._json(pods, {"labelSelector": selector})
+        names = [one["metadata"]["name"] for one in page["items"]]
+        return {
+            name: (await self._text(f"{pods}/{name}/log", {"tailLines": lines})) for name in names
+        }
+
+    async def _changes(self, kind: Kind, namespace: str, name: str) -> AsyncIterator[Raw]:
+        while True:
+            current = await self.object(kind, namespace, name)
+            yield current
+            query = {
+                "watch": "true",
+                "fieldSelector": f"metadata.name={name}",
+                "resourceVersion": current["metadata"]["resourceVersion"],
+                "timeoutSeconds": _WATCH_SECONDS,
+            }
+            async with self._opened(
+                _path(kind, namespace), query, _WATCH_SECONDS + _WAIT
+            ) as answer:
+                async for line in answer.content:
+                    change = json.loads(line)
+                    if change["type"] == "DELETED":
+                        return
+                    if change["type"] == "ERROR":
+                        break  # too old: read it again
+                    yield change["object"]
+
+    async def _from_api(self, path: str) -> Any:
+        if self._api:
+            return await self._plain_json(f"{self._api.rstrip('/')}{path}")
+        namespace, _, service = self._api_service.partition("/")
+        proxy = f"/api/v1/namespaces/{namespace}/services/{service}/proxy"
+        return await self._json(proxy + path)
+
+    async def _plain_json(self, url: str) -> Any:
+        token = self._client.configuration.api_key.get("BearerToken", "")
+        headers = {"Authorization": token} if token else {}
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(_WAIT)) as session,
+                session.get(url, headers=headers) as answer,
+            ):
+                if answer.status >= _ERROR:
+                    raise _refusal(answer.status, await answer.text(), url)
+                return await answer.json()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise UnavailableError(f"{url} does not answer: {error}") from error
+
+    async def _json(self, path: str, query: Mapping[str, Any] | None = None) -> Any:
+        return json.loads(await self._text(path, query))
+
+    async def _text(self, path: str, query: Mapping[str, Any] | None = None) -> str:
+        async with self._opened(path, query or {}, _WAIT) as answer:
+            return await answer.text()
+
+    @asynccontextmanager
+    async def _opened(
+        self, path: str, query: Mapping[str, Any], wait: float
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        request = await self._client.param_serialize(
+            "GET",
+            path,
+            query_params=list(query.items()),
+            header_params={"Accept": "application/json"},
+            auth_settings=["BearerToken"],
+        )
+        try:
+            async with asyncio.timeout(wait):
+                made = await self._client.call_api(*request, _request_timeout=wait)
+                answer: aiohttp.ClientResponse = made.response
+                async with answer:
+                    if answer.status >= _ERROR:
+                        raise _refusal(answer.status, await answer.text(), path)
+                    yield answer
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            host = self._client.configuration.host
+            raise UnavailableError(f"the API server at {host} does not answer: {error}") from error
+
+
+def _path(kind: Kind, namespace: str | None, name: str | None = None) -> str:
+    where = f"/namespaces/{quote(namespace, safe='')}" if namespace else ""
+    tail = f"/{quote(name, safe='')}" if name else ""
+    return f"/apis/{GROUP}/{VERSION}{where}/{kind.plural}{tail}"
+
+
+def _refusal(status: int, body: str, path: str) -> SeedbedError:
+    """What the server said, as one of our errors."""
+    try:
+        told = json.loads(body)
+        message = str(told.get("message") or told.get("error", {}).get("message") or body)
+    except (ValueError, AttributeError):
+        message = body.strip()
+    if status == _MISSING:
+        return NotFoundError("path", path)
+    if status in (_UNAUTHORISED, _FORBIDDEN):
+        return TerminalError(message or "the server refuses: no right to do this")
+    if status in (_GONE, _TOO_MANY) or status >= 500:  # noqa: PLR2004 - the server's own failures
+        return UnavailableError(message or f"the server failed with {status}")
+    return TerminalError(message)
+
+
+def _last_seen(event: Raw) -> str:
+    metadata = event["metadata"]["creationTimestamp"]
+    return str(event.get("lastTimestamp") or event.get("eventTime") or metadata)
+
+
+def _event(event: Raw) -> Mapping[str, Any]:
+    series = event.get("series") or {}
+    return {
+        "type": event.get("type", ""),
+        "reason": event.get("reason", ""),
+        "age": age(_last_seen(event)),
+        "count": series.get("count") or event.get("count") or 1,
+        "message": event.get("message", ""),
+    }

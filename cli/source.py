@@ -1,0 +1,51 @@
+"""Where the reading commands look: a cluster, or the state folder of an embedded run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+from seedbed.controllers.plan import Raw
+from seedbed.crds.errors import InvalidError
+from seedbed.crds.kinds import INSTALLED, Kind
+
+
+class Source(Protocol):
+    """Reads objects and runs. Errors: NotFoundError, UnavailableError, TerminalError where refused."""
+
+    @property
+    def namespace(self) -> str:
+        """The namespace where the user names none."""
+
+    async def objects(self, kind: Kind, namespace: str | None) -> list[Raw]:
+        """The objects of a kind in a namespace, or in all, by namespace and name."""
+
+    async def object(self, kind: Kind, namespace: str, name: str) -> Raw:
+        """One object."""
+
+    async def events(self, obj: Raw) -> list[Mapping[str, Any]]:
+        """The object's Events, oldest first: `type`, `reason`, `age`, `count`, `message`."""
+
+    def watch(
+        self, kind: Kind, namespace: str, name: str
+    ) -> AbstractAsyncContextManager[AsyncIterator[Raw]]:
+        """One object as it is now, and again after each change, until it is deleted."""
+
+    async def steps(self, namespace: str, workflow: str) -> Sequence[Mapping[str, Any]]:
+        """The step log of the Workflow's newest run."""
+
+    async def result(self, namespace: str, workflow: str) -> Any:
+        """The result of the Workflow's newest run, of any size."""
+
+
+def kind_named(text: str) -> Kind:
+    """The kind that a user means by its name, plural or short name, in any case.
+
+    Raises:
+        InvalidError: where there is none.
+    """
+    for kind in INSTALLED:
+        if text.lower() in (kind.name.lower(), kind.plural, kind.short):
+            return kind
+    raise InvalidError("KIND", f"expected one of {', '.join(kind.plural for kind in INSTALLED)}")
