@@ -73,12 +73,12 @@ def admitted(document: Any, namespace: str) -> Raw:
     if isinstance(metadata, dict):
         document = {**document, "metadata": {"namespace": namespace, **metadata}}
     label = _label(document)
-    problems = validate(document)
     kind = BY_NAME.get(str(document.get("kind")))
+    if kind is not None and not kind.installed:
+        raise ManifestError([f"{label}: kind: this version does not serve {kind.name}"])
+    problems = validate(document)
     if problems or kind is None:
         raise ManifestError([f"{label}: {problem}" for problem in problems])
-    if not kind.installed:
-        raise ManifestError([f"{label}: kind: this version does not serve {kind.name}"])
     spec = kind.spec.model_validate(document.get("spec", {}))
     return {
         "apiVersion": kind.api_version,
