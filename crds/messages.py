@@ -186,6 +186,8 @@ class RunSummary:
     Attributes:
         revision: grows with each change of the run; an older summary never replaces a newer one.
         reason: one word for the phase, such as `StepFailed` or `DeadlineExceeded`.
+        parallelism: what the run is held to now; 0 where not told.
+        suspended: whether it starts no further step now.
         result: the run's result where it has at most 4 KiB, else None; `result_bytes` tells its size.
         containers: container steps that want a Pod now, at most 100.
     """
@@ -197,6 +199,8 @@ class RunSummary:
     phase: Phase
     reason: str
     message: str = ""
+    parallelism: int = 0
+    suspended: bool = False
     counts: Counts = field(default_factory=Counts)
     recent: tuple[Recent, ...] = ()
     started: float | None = None
