@@ -1,1 +1,1 @@
-"""The agent host: signatures, strategies, DSPy programs."""
+"""Agents: DSPy programs built from an Agent's spec, asked through the model service."""

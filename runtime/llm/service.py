@@ -224,10 +224,10 @@ def _error_body(error: SeedbedError) -> tuple[int, Json]:
 
 @web.middleware
 async def _in_openai_form(
-    http: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     try:
-        return await handler(http)
+        return await handler(request)
     except SeedbedError as error:
         status, body = _error_body(error)
         wait = error.retry_after if isinstance(error, RetryableError) else None
