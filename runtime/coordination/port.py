@@ -37,7 +37,7 @@ class Ownership:
     """A name held under a lease.
 
     Attributes:
-        token: the fencing token: larger than that of every earlier owner of any name.
+        token: the fencing token: larger than that of every earlier owner of the name.
     """
 
     name: str
