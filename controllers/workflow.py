@@ -197,7 +197,7 @@ def _moment(unix: float) -> str:
 
 
 def _events(run: RunSummary, before: str | None) -> Iterator[Event]:
-    if run.phase == before or run.phase == "Pending":
+    if run.phase in (before, "Pending"):
         return
     kind: Any = "Warning" if run.phase == "Failed" else "Normal"
     yield Event(kind, run.phase, run.message or f"the run is {run.phase.lower()}")

@@ -1,0 +1,119 @@
+"""What the watches have shown: objects by key, children by owner, dependents by reference.
+
+Kept by the operator itself because a framework's index is rebuilt on every event. An object that is
+older than the one held is ignored, so the answer to an own write may be stored at once and its echo on
+the watch does nothing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from seedbed.controllers.plan import Key, Raw
+from seedbed.operator.registration import CHILDREN, REGISTRATIONS
+
+_DROPPED_ANNOTATIONS = ("kubectl.kubernetes.io/last-applied-configuration",)
+
+
+def key_of(obj: Raw) -> Key:
+    """The key of a raw object."""
+    metadata = obj["metadata"]
+    return Key(str(obj["kind"]), str(metadata["namespace"]), str(metadata["name"]))
+
+
+def slim(obj: Raw) -> dict[str, Any]:
+    """The object without what no reconciler reads: it is held in memory for every object."""
+    metadata = {name: value for name, value in obj["metadata"].items() if name != "managedFields"}
+    if annotations := metadata.get("annotations"):
+        kept = {n: v for n, v in annotations.items() if n not in _DROPPED_ANNOTATIONS}
+        metadata["annotations"] = kept
+    return {**obj, "metadata": metadata}
+
+
+def owner_of(obj: Raw) -> Key | None:
+    """The object of ours that owns a child."""
+    for owner in obj["metadata"].get("ownerReferences") or ():
+        if owner.get("controller") and owner["kind"] in REGISTRATIONS:
+            return Key(owner["kind"], obj["metadata"]["namespace"], owner["name"])
+    return None
+
+
+class Cache:
+    """The newest known state of everything that is watched."""
+
+    def __init__(self) -> None:
+        self._objects: dict[Key, dict[str, Any]] = {}
+        self._children: dict[Key, set[Key]] = defaultdict(set)
+        self._references: dict[Key, tuple[Key, ...]] = {}
+        self._dependents: dict[Key, set[Key]] = defaultdict(set)
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def get(self, key: Key) -> Raw | None:
+        """The object, or None where none is known."""
+        return self._objects.get(key)
+
+    def keys(self) -> Iterator[Key]:
+        """Every key of our own kinds."""
+        return (key for key in list(self._objects) if key.kind in REGISTRATIONS)
+
+    def objects(self, kind: str) -> Iterator[Raw]:
+        """Every object of a kind."""
+        return (obj for key, obj in self._objects.items() if key.kind == kind)
+
+    def children(self, owner: Key) -> tuple[Raw, ...]:
+        """The objects that an object owns, by key."""
+        return tuple(self._objects[key] for key in sorted(self._children.get(owner, ())))
+
+    def references(self, key: Key) -> dict[Key, Raw | None]:
+        """The objects that an object names, None for those unknown."""
+        return {named: self.get(named) for named in self._references.get(key, ())}
+
+    def put(self, obj: Raw) -> set[Key]:
+        """Take an object in; returns the keys to look at, none where it is nothing new."""
+        key = key_of(obj)
+        known = self._objects.get(key)
+        if known is not None and not _newer(obj, known):
+            return set()
+        self._objects[key] = slim(obj)
+        if key.kind in CHILDREN:
+            owner = owner_of(obj)
+            if owner is not None:
+                self._children[owner].add(key)
+            return {owner} if owner is not None else set()
+        self._refer(key, REGISTRATIONS[key.kind].references(obj))
+        return {key, *self._dependents.get(key, ())}
+
+    def drop(self, key: Key) -> set[Key]:
+        """Forget an object; returns the keys to look at."""
+        known = self._objects.pop(key, None)
+        if known is None:
+            return set()
+        if key.kind in CHILDREN:
+            owner = owner_of(known)
+            if owner is None:
+                return set()
+            self._children[owner].discard(key)
+            return {owner}
+        self._refer(key, ())
+        return {key, *self._dependents.get(key, ())}
+
+    def _refer(self, key: Key, named: Iterable[Key]) -> None:
+        new = tuple(named)
+        for old in self._references.pop(key, ()):
+            self._dependents[old].discard(key)
+        if new:
+            self._references[key] = new
+        for each in new:
+            self._dependents[each].add(key)
+
+
+def _newer(obj: Raw, known: Raw) -> bool:
+    """Whether an object replaces the known one: another object of that name, or a later version."""
+    new, old = obj["metadata"], known["metadata"]
+    if new.get("uid") != old.get("uid"):
+        return True
+    return int(new.get("resourceVersion") or 0) > int(old.get("resourceVersion") or 0)

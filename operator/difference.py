@@ -1,0 +1,43 @@
+"""Whether what is there already is what should be. Pure; decides if a write is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from seedbed.controllers.plan import Raw
+
+TOKEN = "fencingToken"  # noqa: S105 -- the name of a field
+
+
+def covers(desired: Any, observed: Any) -> bool:
+    """Whether `observed` has everything of `desired`; what the server added does not count.
+
+    Empty values in `desired` and absent ones in `observed` are the same.
+    """
+    if isinstance(desired, Mapping):
+        if not isinstance(observed, Mapping):
+            return not desired and observed is None
+        return all(
+            covers(value, observed.get(name))
+            for name, value in desired.items()
+            if value is not None
+        )
+    if isinstance(desired, Sequence) and not isinstance(desired, str):
+        if not desired:
+            return not observed
+        if not isinstance(observed, Sequence) or len(desired) != len(observed):
+            return False
+        return all(map(covers, desired, observed))
+    if desired == observed and type(desired) is type(observed):
+        return True
+    # The server keeps quantities as text: a user's `1` becomes "1".
+    return not isinstance(desired, bool) and str(desired) == str(observed)
+
+
+def same_status(desired: Raw, observed: Raw | None) -> bool:
+    """Whether a status would change nothing; the fencing token alone is no change."""
+    known = {name: value for name, value in (observed or {}).items() if name != TOKEN}
+    if set(known) - {name for name, value in desired.items() if value is not None}:
+        return False
+    return covers(desired, known)

@@ -1,0 +1,68 @@
+"""One small registration per kind; all other machinery is written once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from seedbed.controllers import agent, feature_flag, pool, workflow
+from seedbed.controllers.plan import Defaults, Key, Observed, Plan, Raw
+from seedbed.crds.base import API_VERSION
+from seedbed.crds.messages import agent_setting, flag_setting, pool_setting
+
+
+def _none(obj: Raw) -> tuple[Key, ...]:  # noqa: ARG001 -- a kind that names nothing
+    return ()
+
+
+def _pool_of_agent(obj: Raw) -> tuple[Key, ...]:
+    return (Key("Pool", obj["metadata"]["namespace"], obj["spec"]["pool"]["name"]),)
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What the machinery must know of a kind.
+
+    Attributes:
+        reconcile: the pure decision.
+        references: the objects that an object names; a change of one of them is a reason to look.
+        setting: gives the live setting that an object publishes, by namespace and name.
+    """
+
+    kind: str
+    reconcile: Callable[[Observed, datetime, Defaults], Plan]
+    references: Callable[[Raw], tuple[Key, ...]] = _none
+    setting: Callable[[str, str], str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChildKind:
+    """A kind of object that Seedbed owns."""
+
+    kind: str
+    api_version: str
+    plural: str
+
+
+REGISTRATIONS: dict[str, Registration] = {
+    each.kind: each
+    for each in (
+        Registration("Pool", pool.reconcile, setting=pool_setting),
+        Registration("Agent", agent.reconcile, _pool_of_agent, agent_setting),
+        Registration("Workflow", workflow.reconcile, workflow.references),
+        Registration("FeatureFlag", feature_flag.reconcile, setting=flag_setting),
+    )
+}
+CHILDREN: dict[str, ChildKind] = {
+    each.kind: each
+    for each in (
+        ChildKind("Deployment", "apps/v1", "deployments"),
+        ChildKind("Pod", "v1", "pods"),
+    )
+}
+
+
+def api_version(kind: str) -> str:
+    """Group and version of a kind that the operator handles."""
+    return CHILDREN[kind].api_version if kind in CHILDREN else API_VERSION
