@@ -149,13 +149,22 @@ class NatsServer(Server):
         port, monitor = free_port(), free_port()
         self.url = f"nats://127.0.0.1:{port}"
         self.monitor = f"http://127.0.0.1:{monitor}"
+        config = folder / "nats.conf"
+        config.write_text("max_payload: 8MB\n")
         argv = [
             *tied(),
             str(Path(sys.executable).parent / "nats-server"),
+            *("-c", str(config)),
             *("-a", "127.0.0.1", "-p", str(port), "-m", str(monitor)),
             *("-js", "-sd", str(folder / "jetstream")),
         ]
+        self._data = folder / "jetstream"
         super().__init__(argv, folder / "log", self._healthy)
+
+    def wipe(self) -> None:
+        """Delete what it has on disk; only while it does not run."""
+        assert not self.running
+        shutil.rmtree(self._data, ignore_errors=True)
 
     def _healthy(self) -> bool:
         return fetch(f"{self.monitor}/healthz").get("status") == "ok"

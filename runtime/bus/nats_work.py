@@ -1,0 +1,331 @@
+"""Work queues in JetStream: one work-queue stream, one subject and one durable consumer per queue.
+
+Whoever finds the stream or a consumer missing makes it, so a server that comes back with an empty disk
+is usable at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
+from nats.errors import MaxPayloadError, MsgAlreadyAckdError, NoRespondersError
+from nats.errors import TimeoutError as NatsTimeoutError
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DiscardPolicy,
+    Header,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+)
+from nats.js.errors import APIError, NoStreamResponseError
+from nats.js.errors import NotFoundError as StreamNotFoundError
+
+from seedbed.crds.errors import InvalidError, QueueFullError, UnavailableError
+from seedbed.runtime.bus.port import Delivery
+
+STREAM = "SEEDBED_WORK"
+DUPLICATE_SECONDS = 120.0
+ANSWER_SECONDS = 5.0
+"""How long the server may take to answer, restarts included."""
+
+_ATTEMPT_SECONDS = 2.0
+_REPAIR_SECONDS = 0.1
+_MAX_WAITING = 16_384
+_PARTS = re.compile(r"[A-Za-z0-9_/=-]+(\.[A-Za-z0-9_/=-]+)*")
+
+# JetStream's error numbers.
+_STREAM_DIFFERS = 10058
+_SUBJECT_FULL = 10077
+
+_log = logging.getLogger(__name__)
+
+
+def subject_of(space: str, name: str, form: re.Pattern[str] = _PARTS) -> str:
+    """The NATS subject of a queue, address or topic.
+
+    Raises:
+        InvalidError: where the name would change the subject's meaning.
+    """
+    if not form.fullmatch(name):
+        raise InvalidError(space, f"expected letters, digits, - and _ parted by dots, not {name!r}")
+    return f"{space}.{name}"
+
+
+@contextmanager
+def answering(what: str) -> Iterator[None]:
+    """Turn the client's errors into the port's."""
+    try:
+        yield
+    except MaxPayloadError:
+        raise InvalidError("payload", f"larger than the bus takes: {what}") from None
+    except NoRespondersError:
+        raise UnavailableError(f"nobody serves {what}") from None
+    except (NatsError, TimeoutError, OSError) as error:
+        raise UnavailableError(f"the bus did not answer: {what}: {error}") from error
+
+
+class _Delivery:
+    """A JetStream message in a worker's hands."""
+
+    __slots__ = ("_message",)
+
+    def __init__(self, message: Msg) -> None:
+        self._message = message
+
+    @property
+    def payload(self) -> bytes:
+        return self._message.data
+
+    @property
+    def redelivered(self) -> bool:
+        return self._message.metadata.num_delivered > 1
+
+    async def ack(self) -> None:
+        with answering("ack"), suppress(MsgAlreadyAckdError):
+            await self._message.ack()
+
+    async def working(self) -> None:
+        with answering("working"):
+            await self._message.in_progress()
+
+    async def give_back(self, delay: float = 0.0) -> None:
+        with answering("give back"), suppress(MsgAlreadyAckdError):
+            await self._message.nak(delay or None)
+
+
+class WorkStream:
+    """The stream that holds all work, over one connection.
+
+    Attributes:
+        connected: set while the connection stands.
+    """
+
+    def __init__(self, client: Client, queue_limit: int) -> None:
+        self.client = client
+        self.connected = asyncio.Event()
+        self._queue_limit = queue_limit
+        self._stream = client.jetstream(timeout=ANSWER_SECONDS)
+        self._pullers: set[Puller] = set()
+
+    async def put(self, queue: str, item_id: str, payload: bytes) -> None:
+        """Queue an item; see the port."""
+        subject = subject_of("work", queue)
+        headers = {Header.MSG_ID.value: f"{queue}/{item_id}"}
+        deadline = time.monotonic() + ANSWER_SECONDS
+        # An attempt that was lost with a connection is safe to repeat: the id makes it count once.
+        while True:
+            with answering(f"queue {queue}"):
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    await self.connected.wait()
+                    try:
+                        await self._stream.publish(
+                            subject, payload, timeout=_ATTEMPT_SECONDS, headers=headers
+                        )
+                    except NoStreamResponseError:
+                        await self._ensure_stream()
+                    except APIError as error:
+                        if error.err_code == _SUBJECT_FULL:
+                            raise QueueFullError(queue, self._queue_limit) from None
+                        raise
+                    except NatsTimeoutError:
+                        _log.info("queue %s: no acknowledgement yet; sending again", queue)
+                    else:
+                        return
+                    await asyncio.sleep(0)
+
+    async def purge(self, queue: str) -> None:
+        """Drop a queue; see the port."""
+        subject = subject_of("work", queue)
+        with answering(f"queue {queue}"):
+            with suppress(StreamNotFoundError):
+                await self._stream.delete_consumer(STREAM, _consumer(queue))
+            with suppress(StreamNotFoundError):
+                await self._stream.purge_stream(STREAM, subject=subject)
+
+    def restored(self) -> None:
+        """The connection is back: what was asked over the old one will not be answered."""
+        for puller in self._pullers:
+            puller.ask_again()
+
+    def enter(self, puller: Puller) -> None:
+        """Tell the puller of restored connections from now on."""
+        self._pullers.add(puller)
+
+    def leave(self, puller: Puller) -> None:
+        """The puller has closed."""
+        self._pullers.discard(puller)
+
+    async def ensure_queue(self, queue: str, redeliver_after: float) -> None:
+        """Make the queue, and the stream, where they are missing."""
+        config = ConsumerConfig(
+            name=_consumer(queue),
+            durable_name=_consumer(queue),
+            filter_subject=subject_of("work", queue),
+            ack_policy=AckPolicy.EXPLICIT,
+            ack_wait=redeliver_after,
+            max_deliver=-1,
+            max_ack_pending=-1,
+            max_waiting=_MAX_WAITING,
+        )
+        try:
+            await self._stream.add_consumer(STREAM, config)
+        except StreamNotFoundError:
+            await self._ensure_stream()
+            await self._stream.add_consumer(STREAM, config)
+
+    async def _ensure_stream(self) -> None:
+        config = StreamConfig(
+            name=STREAM,
+            subjects=["work.>"],
+            retention=RetentionPolicy.WORK_QUEUE,
+            storage=StorageType.FILE,
+            duplicate_window=DUPLICATE_SECONDS,
+            discard=DiscardPolicy.NEW,
+            discard_new_per_subject=True,
+            max_msgs_per_subject=self._queue_limit,
+        )
+        try:
+            await self._stream.add_stream(config)
+        except APIError as error:
+            if error.err_code != _STREAM_DIFFERS:
+                raise
+            await self._stream.update_stream(config)
+
+
+def _consumer(queue: str) -> str:
+    return queue.replace(".", "_")
+
+
+class Puller:
+    """One open pull on a queue.
+
+    The server answers a pull request at the moment an item arrives. At most one request is out, and
+    an item that comes when nobody waits for it any more goes back to the queue at once.
+    """
+
+    def __init__(self, stream: WorkStream, queue: str, redeliver_after: float) -> None:
+        self._stream = stream
+        self._queue = queue
+        self._redeliver_after = redeliver_after
+        self._turn = asyncio.Lock()
+        self._reply: asyncio.Future[Msg | None] | None = None
+        self._request = 0
+
+    async def open(self) -> None:
+        """Make the queue where it is missing, and a place where its items arrive."""
+        await self._stream.ensure_queue(self._queue, self._redeliver_after)
+        self._inbox = self._stream.client.new_inbox()
+        self._subscription = await self._stream.client.subscribe(
+            f"{self._inbox}.*", cb=self._arrived, pending_msgs_limit=1024
+        )
+        self._stream.enter(self)
+
+    async def close(self) -> None:
+        """Stop: without interest in the inbox, the server drops the request that may be out."""
+        self._stream.leave(self)
+        # Draining gives back what is on its way here.
+        await drain(self._subscription)
+
+    def ask_again(self) -> None:
+        """The server forgot the request with the connection: ask again."""
+        if self._reply is not None and not self._reply.done():
+            self._reply.set_result(None)
+
+    async def pull(self, wait: float) -> Delivery | None:
+        """The next item, or None after `wait` seconds."""
+        deadline = time.monotonic() + wait
+        try:
+            async with asyncio.timeout(max(wait, 0.0) + ANSWER_SECONDS):
+                async with self._turn:
+                    return await self._next(deadline)
+        except TimeoutError:
+            return None
+
+    async def _next(self, deadline: float) -> Delivery | None:
+        while True:
+            if not self._stream.connected.is_set():
+                left = deadline - time.monotonic()
+                try:
+                    async with asyncio.timeout(left):
+                        await self._stream.connected.wait()
+                except TimeoutError:
+                    return None
+            message = await self._ask(deadline - time.monotonic())
+            if message is not None:
+                return _Delivery(message)
+            if time.monotonic() >= deadline:
+                return None
+
+    async def _ask(self, left: float) -> Msg | None:
+        """Send one request and wait for its answer; None where it brought no item."""
+        ask: dict[str, object] = {"batch": 1, "no_wait": True}
+        if left > 0:
+            ask = {"batch": 1, "expires": int(left * 1e9)}
+        reply = self._reply = asyncio.get_running_loop().create_future()
+        self._request += 1
+        with answering(f"queue {self._queue}"):
+            await self._stream.client.publish(
+                f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{_consumer(self._queue)}",
+                json.dumps(ask).encode(),
+                f"{self._inbox}.{self._request}",
+            )
+        try:
+            # The server ends the request itself; the second more is for when it does not.
+            await asyncio.wait({reply}, timeout=max(left, 0.0) + 1.0)
+        except asyncio.CancelledError:
+            if reply.done() and (unseen := reply.result()) is not None and not _status(unseen):
+                await unseen.nak()
+            raise
+        finally:
+            self._reply = None
+        message = reply.result() if reply.done() else None
+        if message is None or not (status := _status(message)):
+            return message
+        if status not in ("404", "408"):
+            await self._repair()
+        return None
+
+    async def _arrived(self, message: Msg) -> None:
+        reply, status = self._reply, _status(message)
+        if status:
+            current = message.subject == f"{self._inbox}.{self._request}"
+            if not current or status == "100":
+                return
+        if reply is not None and not reply.done():
+            reply.set_result(message)
+        elif not status:
+            await message.nak()
+
+    async def _repair(self) -> None:
+        """The consumer is gone, or its server: make it again and leave the server some air."""
+        try:
+            await self._stream.ensure_queue(self._queue, self._redeliver_after)
+        except (NatsError, TimeoutError) as error:
+            _log.info("queue %s is not back yet: %s", self._queue, error)
+        await asyncio.sleep(_REPAIR_SECONDS)
+
+
+async def drain(subscription: Subscription) -> None:
+    """End a subscription once what the server has sent it is processed."""
+    with suppress(NatsError, TimeoutError):
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await subscription.drain()  # type: ignore[no-untyped-call]  # nats-py leaves it untyped
+
+
+def _status(message: Msg) -> str:
+    """The status of a message from the server itself; empty for an item."""
+    if message.reply or not message.headers:
+        return ""
+    return str(message.headers.get(Header.STATUS.value, ""))
