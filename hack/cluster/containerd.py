@@ -71,11 +71,21 @@ class Containerd:
         return self._ctr("images", "list", "--quiet").split()
 
     def remove_containers(self) -> None:
-        """End every container at once and forget it."""
-        if tasks := self._ctr("tasks", "list", "--quiet").split():
-            self._ctr("tasks", "delete", "--force", *tasks)
-        if containers := self._ctr("containers", "list", "--quiet").split():
-            self._ctr("containers", "delete", *containers)
+        """End every container at once and forget it.
+
+        Raises:
+            ClusterError: Some are left after half a minute.
+        """
+        processes.wait_until("the end of all pods", self._without_containers, timeout=30)
+
+    def _without_containers(self) -> bool:
+        # The daemon removes ended tasks too, so one that was listed may be gone when its turn
+        # comes; what counts is that none is left.
+        for kind, delete in (("tasks", ["delete", "--force"]), ("containers", ["delete"])):
+            if found := self._ctr(kind, "list", "--quiet").split():
+                command = self._command(kind, *delete, *found)
+                subprocess.run(command, capture_output=True, check=False)
+        return not self._ctr("containers", "list", "--quiet").split()
 
     def end_shims(self) -> None:
         """End the shims that still serve this daemon, known by its socket in their arguments."""

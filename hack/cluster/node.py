@@ -22,7 +22,7 @@ from hack.cluster.containerd import PAUSE_IMAGE, Containerd, unmount_below
 from hack.cluster.control import DOMAIN, LOOPBACK, Control, Network, answers_http, control_status
 from hack.cluster.errors import ClusterError
 from hack.cluster.processes import Process
-from hack.cluster.progress import progress, say
+from hack.cluster.progress import say
 from hack.cluster.state import State, cache_root
 from hack.image import oci
 
@@ -80,8 +80,7 @@ class Node:
             processes.wait_ready(containerd, run)
         for name in ("kube-controller-manager", "kube-scheduler", *AGENTS):
             processes.stop(name, run, grace=5)
-        with progress("ending pods"):
-            self.containerd.remove_containers()
+        self.containerd.remove_containers()
         for name in reversed(processes.started_here(run)):
             processes.stop(name, run)
         self.containerd.end_shims()
@@ -288,6 +287,9 @@ def _remove_traces(folder: Path, state: Path) -> None:
     for link in Path("/var/log/containers").glob("*.log"):
         if link.is_symlink() and str(folder) in str(link.readlink()):
             link.unlink()
-    for cached in Path("/var/lib/cni/results").glob("seedbed-*"):
-        cached.unlink()
+    results = Path("/var/lib/cni/results")
+    for cached in results.glob("seedbed-*-eth0"):
+        sandbox = cached.name.removeprefix("seedbed-").removesuffix("-eth0")
+        for file in results.glob(f"*-{sandbox}-*"):
+            file.unlink()
     shutil.rmtree(state, ignore_errors=True)

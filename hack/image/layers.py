@@ -25,7 +25,8 @@ REQUIREMENTS = REPOSITORY / "requirements"
 SUITE = "bookworm"
 PYTHON = (3, 11)
 USER = 65532
-BASE_PACKAGES = ("ca-certificates", "python3")
+# libgomp1 is what llama.cpp computes with.
+BASE_PACKAGES = ("ca-certificates", "libgomp1", "python3")
 BUILD_PACKAGES = ("mmdebstrap", "debian-archive-keyring")
 LIBRARIES = "opt/seedbed/lib/python"
 PRODUCT = "opt/seedbed/app"
