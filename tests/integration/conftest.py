@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from hack.cluster import ControlPlane
+from tests.clusters import seedbed_control_plane
 from tests.servers import EtcdServer, NatsServer, PostgresServer
 
 
@@ -63,3 +65,10 @@ def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
     yield url
     postgres_server.start()
     postgres_server.drop(url)
+
+
+@pytest.fixture(scope="session")
+def control_plane() -> Iterator[ControlPlane]:
+    """A real API server with Seedbed's CRDs, without nodes: `.kubectl()`, `.kubeconfig`, `.url`."""
+    with seedbed_control_plane() as cluster:
+        yield cluster

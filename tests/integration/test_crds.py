@@ -1,0 +1,203 @@
+"""The CRDs on a real API server: what it takes, refuses, shows and fences."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hack.cluster import ClusterError, ControlPlane
+from seedbed.crds.base import API_VERSION
+from seedbed.crds.kinds import INSTALLED, KINDS, Kind
+from seedbed.crds.schema import definition
+from tests.clusters import apply, read, refusal
+from tests.invalid import Invalid, invalid
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "docs/reference/examples"
+QUICKSTART = sorted((ROOT / "examples/quickstart").glob("*.yaml"))
+
+
+@pytest.fixture
+def namespace(control_plane: ControlPlane, request: pytest.FixtureRequest) -> Iterator[str]:
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:40].strip("-")
+    name = f"{name}-{secrets.token_hex(3)}"
+    control_plane.kubectl("create", "namespace", name)
+    yield name
+    control_plane.kubectl("delete", "seedbed", "--all", "-n", name, "--wait=false")
+
+
+def example(kind: Kind) -> Path:
+    return EXAMPLES / f"{kind.name.lower()}.yaml"
+
+
+@pytest.mark.req("SNK-02")
+def test_every_crd_is_structural_and_established(control_plane: ControlPlane) -> None:
+    # SeedLayer's is not installed for users; the server must take it all the same.
+    seed_layer = next(kind for kind in KINDS if not kind.installed)
+    apply(control_plane, definition(seed_layer), "--server-side")
+    control_plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+    for crd in read(control_plane, "crd")["items"]:
+        conditions = {each["type"]: each["status"] for each in crd["status"]["conditions"]}
+        assert conditions == {"NamesAccepted": "True", "Established": "True"}, crd["metadata"]
+    control_plane.kubectl("delete", "crd", "seedlayers.seedbed.dev", "--wait=false")
+
+
+@pytest.mark.parametrize("kind", INSTALLED, ids=lambda kind: kind.name)
+def test_the_example_of_the_reference_is_taken_and_shown(
+    control_plane: ControlPlane, namespace: str, kind: Kind
+) -> None:
+    control_plane.kubectl("apply", "-n", namespace, "-f", str(example(kind)))
+    table = control_plane.kubectl("get", kind.short, "-n", namespace, "-o", "wide").splitlines()
+    assert table[0].split() == ["NAME", *(column.name.upper() for column in kind.columns)]
+    (stored,) = read(control_plane, kind.plural, "-n", namespace)["items"]
+    written = yaml.safe_load(example(kind).read_text())
+    kind.resource.model_validate(stored)
+    lost = missing(written["spec"], stored["spec"])
+    assert lost == [], "the schema drops what the example says"
+    assert control_plane.kubectl("diff", "-n", namespace, "-f", str(example(kind))) == ""
+
+
+@pytest.mark.parametrize("kind", INSTALLED, ids=lambda kind: kind.name)
+def test_server_side_apply_does_not_drift(
+    control_plane: ControlPlane, namespace: str, kind: Kind
+) -> None:
+    where = ("--server-side", "-n", namespace, "-f", str(example(kind)))
+    control_plane.kubectl("apply", *where)
+    assert control_plane.kubectl("diff", *where) == ""
+
+
+def missing(written: Any, stored: Any, path: str = "spec") -> list[str]:
+    """Paths of what was written and is not stored as it was."""
+    if isinstance(written, dict) and isinstance(stored, dict):
+        return [
+            lost
+            for key, value in written.items()
+            for lost in missing(value, stored.get(key), f"{path}.{key}")
+        ]
+    if isinstance(written, list) and isinstance(stored, list) and len(written) == len(stored):
+        pairs = enumerate(zip(written, stored, strict=True))
+        return [lost for at, (a, b) in pairs for lost in missing(a, b, f"{path}[{at}]")]
+    return [] if written == stored else [path]
+
+
+def test_the_quickstart_is_taken_and_does_not_drift(
+    control_plane: ControlPlane, namespace: str
+) -> None:
+    for path in QUICKSTART:
+        control_plane.kubectl("apply", "-n", namespace, "-f", str(path))
+    for path in QUICKSTART:
+        assert control_plane.kubectl("diff", "-n", namespace, "-f", str(path)) == ""
+
+
+def test_the_category_shows_every_kind(control_plane: ControlPlane, namespace: str) -> None:
+    for kind in INSTALLED:
+        control_plane.kubectl("apply", "-n", namespace, "-f", str(example(kind)))
+    names = control_plane.kubectl("get", "seedbed", "-n", namespace, "-o", "name").split()
+    assert sorted(name.split(".")[0] for name in names) == sorted(
+        kind.name.lower() for kind in INSTALLED
+    )
+
+
+def test_a_pool_is_scaled_through_its_subresource(
+    control_plane: ControlPlane, namespace: str
+) -> None:
+    apply(control_plane, pool("small"), "-n", namespace)
+    assert read(control_plane, "pool/small", "-n", namespace)["spec"]["replicas"] == 1
+    control_plane.kubectl("scale", "pool/small", "--replicas=5", "-n", namespace)
+    assert read(control_plane, "pool/small", "-n", namespace)["spec"]["replicas"] == 5
+    with pytest.raises(ClusterError, match=r"spec\.replicas"):
+        control_plane.kubectl("scale", "pool/small", "--replicas=5000", "-n", namespace)
+
+
+def test_the_class_of_a_pool_is_immutable(control_plane: ControlPlane, namespace: str) -> None:
+    apply(control_plane, pool("fixed"), "-n", namespace)
+    said = refusal(control_plane, pool("fixed", **{"class": "neural"}), "-n", namespace)
+    assert "spec.class: Invalid value" in said
+    assert "spec.class is immutable: make another Pool" in said
+
+
+def test_status_is_written_only_through_its_subresource(
+    control_plane: ControlPlane, namespace: str
+) -> None:
+    apply(control_plane, {**pool("p"), "status": {"replicas": 7}}, "-n", namespace)
+    assert "status" not in read(control_plane, "pool/p", "-n", namespace)
+    patch_status(control_plane, namespace, "pool/p", {"replicas": 7})
+    stored = read(control_plane, "pool/p", "-n", namespace)
+    assert stored["status"]["replicas"] == 7
+    assert stored["metadata"]["generation"] == 1, "a status makes no new generation"
+
+
+@pytest.mark.req("SNK-06")
+@pytest.mark.parametrize("kind", INSTALLED, ids=lambda kind: kind.name)
+def test_a_stale_writer_of_a_status_is_fenced_off(
+    control_plane: ControlPlane, namespace: str, kind: Kind
+) -> None:
+    control_plane.kubectl("apply", "-n", namespace, "-f", str(example(kind)))
+    name = f"{kind.plural}/{yaml.safe_load(example(kind).read_text())['metadata']['name']}"
+    patch_status(control_plane, namespace, name, {"fencingToken": 41})
+    patch_status(control_plane, namespace, name, {"fencingToken": 41, "observedGeneration": 1})
+    for stale in ({"fencingToken": 40}, {"fencingToken": None}):
+        with pytest.raises(ClusterError, match="a newer operator leads") as refused:
+            patch_status(control_plane, namespace, name, {**stale, "observedGeneration": 9})
+        assert "status.fencingToken" in str(refused.value)
+    with pytest.raises(ClusterError, match="a newer operator leads"):
+        control_plane.kubectl(
+            "patch", name, "-n", namespace, "--subresource=status", "--type=json",
+            "-p", '[{"op": "remove", "path": "/status"}]',
+        )  # fmt: skip
+    patch_status(control_plane, namespace, name, {"fencingToken": 42})
+    assert read(control_plane, name, "-n", namespace)["status"] == {
+        "fencingToken": 42,
+        "observedGeneration": 1,
+    }
+
+
+def test_the_user_may_edit_a_fenced_object(control_plane: ControlPlane, namespace: str) -> None:
+    apply(control_plane, pool("p"), "-n", namespace)
+    patch_status(control_plane, namespace, "pool/p", {"fencingToken": 3})
+    apply(control_plane, pool("p", replicas=4), "-n", namespace)
+    stored = read(control_plane, "pool/p", "-n", namespace)
+    assert (stored["spec"]["replicas"], stored["status"]["fencingToken"]) == (4, 3)
+
+
+def test_kubectl_explains_every_field(control_plane: ControlPlane) -> None:
+    for kind in INSTALLED:
+        explained = control_plane.kubectl("explain", f"{kind.plural}.spec", "--recursive")
+        for field in kind.spec.model_fields.values():
+            assert re.search(rf"^\s+{field.alias}\t<", explained, re.MULTILINE), field.alias
+    said = control_plane.kubectl("explain", "workflows.spec.steps.forEach")
+    assert "CEL list" in said
+    assert "<string>" in said
+
+
+@pytest.mark.req("DSX-05")
+@pytest.mark.parametrize("case", invalid("schema"))
+def test_the_schema_refuses(control_plane: ControlPlane, case: Invalid) -> None:
+    said = refusal(control_plane, case.object, "--validate=strict", "--dry-run=server")
+    assert case.field in said
+    assert case.says in said
+
+
+@pytest.mark.parametrize("case", invalid("webhook"))
+def test_the_schema_alone_takes_what_the_webhook_is_for(
+    control_plane: ControlPlane, case: Invalid
+) -> None:
+    assert refusal(control_plane, case.object, "--validate=strict", "--dry-run=server") == ""
+
+
+def pool(name: str, **spec: Any) -> dict[str, Any]:
+    return {"apiVersion": API_VERSION, "kind": "Pool", "metadata": {"name": name}, "spec": spec}
+
+
+def patch_status(cluster: ControlPlane, namespace: str, name: str, status: dict[str, Any]) -> None:
+    cluster.kubectl(
+        "patch", name, "-n", namespace, "--subresource=status", "--type=merge",
+        "-p", json.dumps({"status": status}),
+    )  # fmt: skip
