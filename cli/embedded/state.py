@@ -1,0 +1,209 @@
+"""The state folder of an embedded run: its objects, its Events and the journal of its runs.
+
+objects.json    objects with status, Events, and how often the folder was opened
+runs.db         the Store on SQLite
+lock            held by the process that runs on the folder
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from seedbed.cli.embedded.cluster import MemoryCluster
+from seedbed.cli.output import age
+from seedbed.controllers.plan import Raw
+from seedbed.crds.errors import InvalidError, NotFoundError, UnavailableError
+from seedbed.crds.kinds import Kind
+
+_KEPT = 10
+_SAVE_EVERY = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class StateFolder:
+    """A state folder.
+
+    Attributes:
+        path: where it is.
+        kept: whether the user named it, so that it is never removed.
+    """
+
+    path: Path
+    kept: bool
+
+    @property
+    def database(self) -> str:
+        """URL of the Store."""
+        return f"sqlite:///{(self.path / 'runs.db').absolute()}"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder.
+
+        Raises:
+            UnavailableError: where another process does.
+        """
+        with (self.path / "lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UnavailableError(f"{self.path}: another `seedbed run` uses it") from error
+            yield
+
+    def load(self) -> Mapping[str, Any]:
+        """`objects`, `events` and `opened`; empty where nothing was saved.
+
+        Raises:
+            InvalidError: where the file is not as written by `save`.
+        """
+        try:
+            content = orjson.loads((self.path / "objects.json").read_bytes())
+        except FileNotFoundError:
+            return {"objects": [], "events": [], "opened": 0}
+        except (OSError, orjson.JSONDecodeError) as error:
+            raise InvalidError(str(self.path / "objects.json"), str(error)) from error
+        loaded: Mapping[str, Any] = content
+        return loaded
+
+    def save(self, cluster: MemoryCluster, opened: int) -> None:
+        """Write everything; a reader sees the old or the new, never half."""
+        content = {
+            "objects": cluster.listed(),
+            "events": [_event(one) for one in cluster.events()],
+            "opened": opened,
+        }
+        fresh = self.path / "objects.json.new"
+        fresh.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2))
+        fresh.replace(self.path / "objects.json")
+
+    async def saving(self, cluster: MemoryCluster, opened: int) -> None:
+        """Save after changes until cancelled, and a last time then."""
+        changed = asyncio.Event()
+        cluster.listen(lambda *_: changed.set())
+        try:
+            while True:
+                await changed.wait()
+                changed.clear()
+                self.save(cluster, opened)
+                await asyncio.sleep(_SAVE_EVERY)  # many changes come together
+        finally:
+            self.save(cluster, opened)
+
+
+def folder(keep: Path | None) -> StateFolder:
+    """The folder the user names, or a new one; of those not named the last few are kept."""
+    if keep is not None:
+        try:
+            keep.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidError("--keep", f"cannot be used as a folder: {error}") from error
+        return StateFolder(keep, kept=True)
+    base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "seedbed"
+    path = base / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    path.mkdir(parents=True)
+    for old in sorted(one for one in base.iterdir() if one.is_dir())[:-_KEPT]:
+        _remove_unused(old)
+    return StateFolder(path, kept=False)
+
+
+@asynccontextmanager
+async def opened(path: Path) -> AsyncIterator[FolderSource]:
+    """Read a state folder, also while a run uses it.
+
+    Raises:
+        InvalidError: where it is none.
+    """
+    state = StateFolder(path, kept=True)
+    if not (path / "objects.json").exists():
+        raise InvalidError("--local", f"{path} is no state folder of `seedbed run`")
+    yield FolderSource(state)
+
+
+class FolderSource:
+    """A `Source` on a state folder."""
+
+    def __init__(self, state: StateFolder) -> None:
+        self._state = state
+
+    @property
+    def namespace(self) -> str:
+        """The one namespace of all objects where there is one, else `default`."""
+        spaces = {obj["metadata"]["namespace"] for obj in self._state.load()["objects"]}
+        return spaces.pop() if len(spaces) == 1 else "default"
+
+    async def objects(self, kind: Kind, namespace: str | None) -> list[Raw]:
+        """From the folder."""
+        return [
+            obj
+            for obj in self._state.load()["objects"]
+            if obj["kind"] == kind.name and namespace in (None, obj["metadata"]["namespace"])
+        ]
+
+    async def object(self, kind: Kind, namespace: str, name: str) -> Raw:
+        """From the folder."""
+        for obj in await self.objects(kind, namespace):
+            if obj["metadata"]["name"] == name:
+                return obj
+        raise NotFoundError(kind.name, f"{namespace}/{name}")
+
+    async def events(self, obj: Raw) -> list[Mapping[str, Any]]:
+        """From the folder."""
+        metadata = obj["metadata"]
+        about = [obj["kind"], metadata["namespace"], metadata["name"]]
+        found = [one for one in self._state.load()["events"] if one["about"] == about]
+        return [{**one, "age": age(one["last"])} for one in found]
+
+    @asynccontextmanager
+    async def watch(
+        self, kind: Kind, namespace: str, name: str
+    ) -> AsyncIterator[AsyncIterator[Raw]]:
+        """Reads the folder again and again."""
+        yield self._changes(kind, namespace, name)
+
+    async def _changes(self, kind: Kind, namespace: str, name: str) -> AsyncIterator[Raw]:
+        last = None
+        while True:
+            current = await self.object(kind, namespace, name)
+            if current["metadata"]["resourceVersion"] != last:
+                last = current["metadata"]["resourceVersion"]
+                yield current
+            await asyncio.sleep(_SAVE_EVERY)
+
+    async def steps(self, namespace: str, workflow: str) -> Sequence[Mapping[str, Any]]:
+        """From the journal."""
+        raise NotImplementedError
+
+    async def result(self, namespace: str, workflow: str) -> Any:
+        """From the journal."""
+        raise NotImplementedError
+
+
+def _event(recorded: Any) -> dict[str, Any]:
+    about, event = recorded.about, recorded.event
+    return {
+        "about": [about.kind, about.namespace, about.name],
+        "type": event.type,
+        "reason": event.reason,
+        "message": event.message,
+        "count": recorded.count,
+        "last": recorded.last.isoformat(),
+    }
+
+
+def _remove_unused(path: Path) -> None:
+    try:
+        with StateFolder(path, kept=False).locked():
+            shutil.rmtree(path)
+    except (UnavailableError, OSError):
+        return  # in use, or gone already
