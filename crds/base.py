@@ -55,6 +55,7 @@ NAMED: dict[str, Any] = {
 }
 Text = Annotated[str, Field(max_length=16_384)]
 FieldName = Annotated[str, Field(max_length=128)]
+LabelValue = Annotated[str, Field(max_length=63)]
 Subject = Annotated[str, Field(min_length=1, max_length=128)]
 
 

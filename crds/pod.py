@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from seedbed.crds.base import NAMED, OPEN, Model
+from seedbed.crds.base import NAMED, OPEN, LabelValue, Model
 
 
 class PodSettings(Model):
@@ -41,7 +41,7 @@ class PodSettings(Model):
         examples=[[{"name": "TEAM", "value": "legal"}]],
         json_schema_extra=NAMED,
     )
-    node_selector: dict[str, str] = Field(
+    node_selector: dict[str, LabelValue] = Field(
         default_factory=dict,
         description="Labels that a node must carry.",
         max_length=32,
