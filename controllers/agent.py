@@ -1,57 +1,57 @@
-"""`Agent`: publishes its program for the engine and says whether workers can host it."""
+"""Agent: its spec published to the workers that host it."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
-from seedbed.controllers.conditions import Claim, holds, ready, stalled, waiting
-from seedbed.controllers.objects import pool_key, status
-from seedbed.controllers.plan import Defaults, Observed, Plan, Raw, Withdraw
-from seedbed.controllers.pool import publish
+from seedbed.controllers.conditions import Verdict, condition, ready, resting, waiting
+from seedbed.controllers.plan import Defaults, Key, Observed, Plan, Raw
+from seedbed.controllers.reading import publish, read_spec, refused, told, withdraw
 from seedbed.crds.agent import AgentSpec
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.messages import agent_setting
 from seedbed.crds.signature import Signature
 
 
-def reconcile(observed: Observed, now: datetime, defaults: Defaults) -> Plan:  # noqa: ARG001 -- one signature for all kinds
-    """Decide what an Agent needs: its live setting and its status."""
-    key = observed.key
-    setting = agent_setting(key.namespace, key.name)
-    withdraw = (Withdraw(setting),) if setting in observed.settings else ()
-    if observed.object is None:
-        return Plan(effects=withdraw)
-    obj = observed.object
-    spec = AgentSpec.model_validate(obj["spec"])
+def reconcile(observed: Observed, now: datetime, defaults: Defaults) -> Plan:  # noqa: ARG001  # one form for all kinds
+    """Publishes the Agent where its Pool exists; ready when the Pool is."""
+    setting = agent_setting(observed.key.namespace, observed.key.name)
+    agent = observed.object
+    if agent is None:
+        return Plan(effects=withdraw(observed, setting))
     try:
+        spec = read_spec(AgentSpec, agent)
         signature = Signature.parse(spec.signature).with_strategy(spec.strategy)
     except InvalidError as error:
-        claims = _accepted(stalled("InvalidSignature", str(error)), accepted=False)
-        return Plan(effects=withdraw, status=status(obj, claims, now))
-    pool = observed.references.get(pool_key(obj, spec.pool.name))
-    return Plan(
-        effects=publish(setting, spec.model_dump_json(by_alias=True), observed),
-        status=status(
-            obj,
-            _accepted(_claims(spec, pool, observed.workers), accepted=True),
-            now,
-            inputs=[field.name for field in signature.inputs],
-            outputs=[field.name for field in signature.outputs],
-            workers=observed.workers,
-        ),
+        return refused(agent, error, now, effects=withdraw(observed, setting))
+    pool = observed.references.get(Key("Pool", observed.key.namespace, spec.pool.name))
+    workers = 0 if pool is None else int((pool.get("status") or {}).get("workers", 0))
+    return told(
+        agent,
+        {
+            **_verdicts(spec, pool, workers),
+            "Accepted": Verdict("True", "Valid", "the signature can be read"),
+        },
+        now,
+        fields={
+            "inputs": [field.name for field in signature.inputs],
+            "outputs": [field.name for field in signature.outputs],
+            "workers": workers,
+        },
+        effects=(withdraw(observed, setting) if pool is None else publish(observed, setting, spec)),
     )
 
 
-def _accepted(claims: tuple[Claim, ...], *, accepted: bool) -> tuple[Claim, ...]:
-    reason = "Accepted" if accepted else claims[0].reason
-    return (*claims, Claim("Accepted", accepted, reason))
-
-
-def _claims(spec: AgentSpec, pool: Raw | None, workers: int) -> tuple[Claim, ...]:
+def _verdicts(spec: AgentSpec, pool: Raw | None, workers: int) -> dict[str, Verdict]:
+    name = spec.pool.name
     if pool is None:
-        return waiting("PoolNotFound", f"spec.pool.name: Pool {spec.pool.name!r} does not exist")
+        return waiting("PoolNotFound", f"spec.pool.name: there is no Pool `{name}` yet")
     if spec.suspend:
-        return ready("Suspended", "suspended: steps that need the Agent wait")
-    if not holds(pool, "Ready"):
-        return waiting("PoolNotReady", f"Pool {spec.pool.name!r} is not ready")
-    return ready("Available", f"{workers} workers can host the Agent")
+        return resting("Suspended", "spec.suspend is set: steps that need the Agent wait")
+    state = condition(pool, "Ready")
+    if state.get("status") != "True":
+        reason = state.get("message") or "it has no status yet"
+        return waiting("PoolNotReady", f"Pool `{name}` is not ready: {reason}")
+    if workers == 0:
+        return ready("PoolScaledToZero", f"hosted on Pool `{name}`, which has no workers now")
+    return ready("Available", f"hosted on the {workers} workers of Pool `{name}`")

@@ -1,86 +1,113 @@
-"""Conditions that every Kubernetes tool understands (kstatus): Ready, Reconciling, Stalled and more.
+"""Conditions in the form that kubectl, Helm, Argo CD and Flux read: Ready, Reconciling, Stalled.
 
-A condition's time moves only when its status changes, so a pass that finds the same state writes
-nothing.
+`Ready` says whether the object does what its spec asks. `Reconciling` is True while it is on its way
+there by itself, `Stalled` while somebody has to change something first. Both are always present, so
+that a tool which waits for one of them to turn False sees it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from seedbed.controllers.plan import Raw
+from seedbed.controllers.plan import Event, Raw
 
 MESSAGE_LIMIT = 1024
+Truth = Literal["True", "False", "Unknown"]
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """What a reconciler says of an object now; the time is added by `conditions`."""
+class Verdict:
+    """What one condition says: whether it holds, one word for why, one sentence for people."""
 
-    type: str
-    holds: bool | None
+    status: Truth
     reason: str
-    message: str = ""
+    message: str
 
 
-def ready(reason: str, message: str = "") -> tuple[Claim, ...]:
-    """All is as the spec wants it."""
-    return _overall("ready", reason, message)
-
-
-def waiting(reason: str, message: str) -> tuple[Claim, ...]:
-    """Work goes on, or something else must come first; it resolves by itself."""
-    return _overall("waiting", reason, message)
-
-
-def stalled(reason: str, message: str) -> tuple[Claim, ...]:
-    """It cannot go on until the user changes the spec."""
-    return _overall("stalled", reason, message)
-
-
-def _overall(
-    state: Literal["ready", "waiting", "stalled"], reason: str, message: str
-) -> tuple[Claim, ...]:
-    return (
-        Claim("Ready", state == "ready", reason, message),
-        Claim("Reconciling", state == "waiting", reason, message),
-        Claim("Stalled", state == "stalled", reason, message),
-    )
-
-
-def conditions(
-    claims: Iterable[Claim], before: Sequence[Mapping[str, Any]], generation: int, now: datetime
-) -> list[dict[str, Any]]:
-    """Claims as conditions, keeping the time of those whose status is what it was."""
-    known = {str(condition["type"]): condition for condition in before}
-    return [_condition(claim, known.get(claim.type), generation, now) for claim in claims]
-
-
-def _condition(
-    claim: Claim, before: Mapping[str, Any] | None, generation: int, now: datetime
-) -> dict[str, Any]:
-    status = "Unknown" if claim.holds is None else str(claim.holds)
-    same = before is not None and before.get("status") == status
-    since = before["lastTransitionTime"] if before is not None and same else timestamp(now)
+def ready(reason: str, message: str) -> dict[str, Verdict]:
+    """The object does what its spec asks."""
     return {
-        "type": claim.type,
-        "status": status,
-        "reason": claim.reason,
-        "message": shortened(claim.message, MESSAGE_LIMIT),
-        "lastTransitionTime": since,
-        "observedGeneration": generation,
+        "Ready": Verdict("True", reason, message),
+        "Reconciling": Verdict("False", reason, message),
+        "Stalled": Verdict("False", reason, message),
     }
 
 
-def holds(obj: Raw | None, type_: str) -> bool:
-    """Whether an object's condition is True."""
-    if obj is None:
-        return False
-    found: Sequence[Mapping[str, Any]] = (obj.get("status") or {}).get("conditions") or ()
-    return any(each["type"] == type_ and each["status"] == "True" for each in found)
+def waiting(reason: str, message: str) -> dict[str, Verdict]:
+    """Not yet, and it will come by itself."""
+    return {
+        "Ready": Verdict("False", reason, message),
+        "Reconciling": Verdict("True", reason, message),
+        "Stalled": Verdict("False", reason, message),
+    }
+
+
+def stalled(reason: str, message: str) -> dict[str, Verdict]:
+    """No, and it needs somebody to change something."""
+    return {
+        "Ready": Verdict("False", reason, message),
+        "Reconciling": Verdict("False", reason, message),
+        "Stalled": Verdict("True", reason, message),
+    }
+
+
+def resting(reason: str, message: str) -> dict[str, Verdict]:
+    """No, because the user wants it so: neither on its way nor stuck."""
+    return {
+        "Ready": Verdict("False", reason, message),
+        "Reconciling": Verdict("False", reason, message),
+        "Stalled": Verdict("False", reason, message),
+    }
+
+
+def conditions(
+    previous: Raw, verdicts: Mapping[str, Verdict], generation: int, now: datetime
+) -> list[dict[str, Any]]:
+    """The `conditions` of a status.
+
+    Args:
+        previous: the status before; a condition whose status stays keeps its transition time.
+        verdicts: what each condition says now, by type.
+        generation: of the spec that was looked at.
+        now: the time, for conditions whose status changes.
+    """
+    before = {condition["type"]: condition for condition in previous.get("conditions", ())}
+    made = []
+    for name, verdict in verdicts.items():
+        known = before.get(name, {})
+        same = known.get("status") == verdict.status and "lastTransitionTime" in known
+        made.append(
+            {
+                "type": name,
+                "status": verdict.status,
+                "reason": verdict.reason,
+                "message": verdict.message[:MESSAGE_LIMIT],
+                "lastTransitionTime": known["lastTransitionTime"] if same else timestamp(now),
+                "observedGeneration": generation,
+            }
+        )
+    return made
+
+
+def condition(obj: Raw | None, name: str) -> Raw:
+    """One condition of an object, {} where it has none."""
+    status = (obj or {}).get("status") or {}
+    for found in status.get("conditions") or ():
+        if found.get("type") == name:
+            return dict(found)
+    return {}
+
+
+def news(previous: Raw, verdict: Verdict) -> tuple[Event, ...]:
+    """An Event where `Ready` says something else than before; nothing for waiting at the start."""
+    before = condition({"status": previous}, "Ready")
+    if (before.get("status"), before.get("reason")) == (verdict.status, verdict.reason):
+        return ()
+    kind: Literal["Normal", "Warning"] = "Normal" if verdict.status == "True" else "Warning"
+    return (Event(kind, verdict.reason, verdict.message[:MESSAGE_LIMIT]),)
 
 
 def timestamp(moment: datetime) -> str:
@@ -88,6 +115,6 @@ def timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def shortened(text: str, limit: int) -> str:
-    """A text of at most `limit` characters."""
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+def generation_of(obj: Raw) -> int:
+    """The generation of an object's spec."""
+    return int(obj["metadata"].get("generation", 1))

@@ -5,130 +5,132 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from seedbed.controllers.objects import MANAGED_BY, POOL_LABEL, QUEUE_LABEL, owner_reference
 from seedbed.controllers.plan import Defaults, Raw
+from seedbed.controllers.pods import (
+    CONTAINER_SECURITY,
+    MANAGED_BY,
+    POD_SECURITY,
+    POOL_LABEL,
+    SCRATCH_MOUNT,
+    SCRATCH_VOLUME,
+    owner_reference,
+    queue_labels,
+)
 from seedbed.crds.base import seconds
 from seedbed.crds.pod import PodSettings
 from seedbed.crds.pool import PoolSpec
 
 HEALTH_PORT = 8080
-USER = 65532
+# Seconds that a worker needs after its drain to give back what it holds and to sign off.
+_FAREWELL = 5
 
 
-def name_of(pool: str) -> str:
+def deployment_name(pool: str) -> str:
     """Name of the Deployment of a Pool."""
-    return f"seedbed-pool-{pool}"[:63].rstrip("-")
+    return f"{pool}-workers"
 
 
-def worker_deployment(obj: Raw, spec: PoolSpec, defaults: Defaults) -> dict[str, Any]:
-    """The worker pods of a Pool, under the restricted Pod Security Standard."""
-    metadata = obj["metadata"]
-    labels = {**MANAGED_BY, POOL_LABEL: metadata["name"]}
-    if queue := (metadata.get("labels") or {}).get(QUEUE_LABEL):
-        labels[QUEUE_LABEL] = queue
+def selector_of(pool: str) -> dict[str, str]:
+    """Labels that select the pods of a Pool."""
+    return {POOL_LABEL: pool}
+
+
+def worker_deployment(pool: Raw, spec: PoolSpec, defaults: Defaults) -> dict[str, Any]:
+    """The Deployment of a Pool as it should be.
+
+    Args:
+        pool: the Pool as the API server holds it; becomes the owner.
+        spec: its spec, read.
+        defaults: image and connections of the workers.
+    """
+    name = pool["metadata"]["name"]
+    labels = {**MANAGED_BY, "app.kubernetes.io/name": "seedbed-worker", **selector_of(name)}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": {
-            "name": name_of(metadata["name"]),
-            "namespace": metadata["namespace"],
-            "labels": labels,
-            "ownerReferences": [owner_reference(obj)],
+            "name": deployment_name(name),
+            "namespace": pool["metadata"]["namespace"],
+            "labels": {**labels, **queue_labels(pool)},
+            "ownerReferences": [owner_reference(pool)],
         },
         "spec": {
             "replicas": 0 if spec.suspend else spec.replicas,
-            "selector": {"matchLabels": {POOL_LABEL: metadata["name"]}},
+            "selector": {"matchLabels": selector_of(name)},
+            "strategy": {
+                "type": "RollingUpdate",
+                "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},
+            },
             "template": {
                 "metadata": {"labels": labels},
-                "spec": _pod(metadata["namespace"], metadata["name"], spec, defaults),
+                "spec": _pod(pool["metadata"], spec, defaults),
             },
         },
     }
 
 
-def _pod(namespace: str, pool: str, spec: PoolSpec, defaults: Defaults) -> dict[str, Any]:
+def _pod(metadata: Raw, spec: PoolSpec, defaults: Defaults) -> dict[str, Any]:
     template = spec.template
-    account = template.service_account_name or defaults.worker_service_account
-    return {
-        "serviceAccountName": account,
+    pod: dict[str, Any] = {
+        "serviceAccountName": template.service_account_name or defaults.worker_service_account,
         "automountServiceAccountToken": template.service_account_name is not None,
-        "terminationGracePeriodSeconds": math.ceil(seconds(spec.drain)) + 10,
-        "securityContext": pod_security(),
-        "containers": [_container(namespace, pool, spec, defaults)],
-        "volumes": [{"name": "tmp", "emptyDir": {}}],
-        **placement(template),
+        "terminationGracePeriodSeconds": math.ceil(seconds(spec.drain)) + _FAREWELL,
+        "securityContext": POD_SECURITY,
+        "containers": [_container(metadata, spec, defaults)],
+        "volumes": [SCRATCH_VOLUME],
     }
+    return pod | _passed_through(template)
 
 
-def _container(namespace: str, pool: str, spec: PoolSpec, defaults: Defaults) -> dict[str, Any]:
-    template = spec.template
-    probe = {"port": HEALTH_PORT, "scheme": "HTTP"}
-    own = {
-        "SEEDBED_NAMESPACE": namespace,
-        "SEEDBED_POOL": pool,
-        "SEEDBED_WORKERS": str(spec.workers_per_replica),
-        "SEEDBED_ADAPTER": spec.adapter,
-        "SEEDBED_DRAIN": spec.drain,
-    }
-    return {
-        "name": "worker",
-        "image": template.image or defaults.image,
-        "imagePullPolicy": template.image_pull_policy or defaults.image_pull_policy,
-        "args": ["serve", "worker"],
-        "env": [
-            {
-                "name": "POD_NAME",
-                "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}},
-            },
-            *({"name": name, "value": value} for name, value in own.items()),
-            *(dict(each) for each in defaults.environment),
-            *template.env,
-        ],
-        "ports": [{"name": "health", "containerPort": HEALTH_PORT, "protocol": "TCP"}],
-        "startupProbe": {
-            "httpGet": {"path": "/healthz", **probe},
-            "periodSeconds": 1,
-            "failureThreshold": 120,
-        },
-        "readinessProbe": {"httpGet": {"path": "/readyz", **probe}, "periodSeconds": 2},
-        "livenessProbe": {
-            "httpGet": {"path": "/healthz", **probe},
-            "periodSeconds": 10,
-            "timeoutSeconds": 5,
-            "failureThreshold": 6,
-        },
-        "securityContext": container_security(),
-        "resources": template.resources,
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 -- in the pod
-    }
-
-
-def pod_security() -> dict[str, Any]:
-    """A pod's security context under the restricted standard."""
-    return {
-        "runAsNonRoot": True,
-        "runAsUser": USER,
-        "runAsGroup": USER,
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
-
-
-def container_security() -> dict[str, Any]:
-    """A container's security context under the restricted standard."""
-    return {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
-
-
-def placement(template: PodSettings) -> dict[str, Any]:
-    """Fields that say where a pod may run; Kubernetes' own, passed through."""
-    wanted: dict[str, Any] = {
+def _passed_through(template: PodSettings) -> dict[str, Any]:
+    said = {
         "nodeSelector": template.node_selector,
         "tolerations": list(template.tolerations),
         "topologySpreadConstraints": list(template.topology_spread_constraints),
         "resourceClaims": list(template.resource_claims),
         "priorityClassName": template.priority_class_name,
     }
-    return {field: value for field, value in wanted.items() if value}
+    return {name: value for name, value in said.items() if value}
+
+
+def _container(metadata: Raw, spec: PoolSpec, defaults: Defaults) -> dict[str, Any]:
+    template = spec.template
+    container: dict[str, Any] = {
+        "name": "worker",
+        "image": template.image or defaults.image,
+        "imagePullPolicy": template.image_pull_policy or defaults.image_pull_policy,
+        "args": ["serve", "worker"],
+        "env": _environment(metadata, spec, defaults),
+        "ports": [{"name": "health", "containerPort": HEALTH_PORT, "protocol": "TCP"}],
+        "startupProbe": _probe("/healthz", period=2, failures=60),
+        "livenessProbe": _probe("/healthz", period=10, failures=3),
+        "readinessProbe": _probe("/readyz", period=2, failures=2),
+        "securityContext": CONTAINER_SECURITY,
+        "volumeMounts": [SCRATCH_MOUNT],
+    }
+    if template.resources:
+        container["resources"] = template.resources
+    return container
+
+
+def _environment(metadata: Raw, spec: PoolSpec, defaults: Defaults) -> list[dict[str, Any]]:
+    """What connects a worker; the user's own variables may not override what makes it one of ours."""
+    mine: list[dict[str, Any]] = [
+        {"name": "SEEDBED_NAMESPACE", "value": metadata["namespace"]},
+        {"name": "SEEDBED_POOL", "value": metadata["name"]},
+        {"name": "SEEDBED_WORKERS", "value": str(spec.workers_per_replica)},
+        {"name": "SEEDBED_ADAPTER", "value": spec.adapter},
+        {"name": "SEEDBED_DRAIN", "value": spec.drain},
+        *(dict(variable) for variable in defaults.environment),
+    ]
+    taken = {variable["name"] for variable in mine}
+    return [*mine, *(dict(one) for one in spec.template.env if one.get("name") not in taken)]
+
+
+def _probe(path: str, *, period: int, failures: int) -> dict[str, Any]:
+    return {
+        "httpGet": {"path": path, "port": "health", "scheme": "HTTP"},
+        "periodSeconds": period,
+        "timeoutSeconds": 2,
+        "failureThreshold": failures,
+    }

@@ -1,38 +1,41 @@
-"""`FeatureFlag`: publishes its rule for everybody who evaluates it."""
+"""FeatureFlag: its spec published to all who evaluate it."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
 from seedbed.controllers.conditions import ready
-from seedbed.controllers.objects import status
-from seedbed.controllers.plan import Defaults, Observed, Plan, Withdraw
-from seedbed.controllers.pool import publish
+from seedbed.controllers.plan import Defaults, Observed, Plan
+from seedbed.controllers.reading import publish, read_spec, refused, told, withdraw
+from seedbed.crds.errors import InvalidError
 from seedbed.crds.feature_flag import FeatureFlagSpec
 from seedbed.crds.messages import flag_setting
 
 
-def reconcile(observed: Observed, now: datetime, defaults: Defaults) -> Plan:  # noqa: ARG001 -- one signature for all kinds
-    """Decide what a FeatureFlag needs: its live setting and its status."""
-    key = observed.key
-    setting = flag_setting(key.namespace, key.name)
-    if observed.object is None:
-        return Plan(effects=(Withdraw(setting),) if setting in observed.settings else ())
-    spec = FeatureFlagSpec.model_validate(observed.object.get("spec") or {})
-    return Plan(
-        effects=publish(setting, spec.model_dump_json(by_alias=True), observed),
-        status=status(
-            observed.object,
-            ready("Published", "served to every evaluator"),
-            now,
-            state=_state(spec),
-        ),
+def reconcile(observed: Observed, now: datetime, defaults: Defaults) -> Plan:  # noqa: ARG001  # one form for all kinds
+    """Publishes the flag."""
+    setting = flag_setting(observed.key.namespace, observed.key.name)
+    flag = observed.object
+    if flag is None:
+        return Plan(effects=withdraw(observed, setting))
+    try:
+        spec = read_spec(FeatureFlagSpec, flag)
+    except InvalidError as error:
+        return refused(flag, error, now)
+    return told(
+        flag,
+        ready("Published", "the flag is served"),
+        now,
+        fields={"state": state(spec)},
+        effects=publish(observed, setting, spec),
     )
 
 
-def _state(spec: FeatureFlagSpec) -> str:
-    if not spec.enabled or spec.rollout_percentage == 0:
+def state(spec: FeatureFlagSpec) -> str:
+    """What the flag does now, as `kubectl get` shows it: On, Off, or the percentage."""
+    share = spec.rollout_percentage
+    if not spec.enabled or (share == 0 and not spec.allow):
         return "Off"
-    if spec.rollout_percentage == 100:  # noqa: PLR2004 -- all of a hundred percent
+    if share == 100 and not spec.block:  # noqa: PLR2004  # per cent
         return "On"
-    return f"{spec.rollout_percentage:g}%"
+    return f"{share:g}%"

@@ -1,72 +1,73 @@
-"""`Pool`: keeps a Deployment of workers and says how many of them serve."""
+"""Pool: a Deployment of workers, and the spec published for those who hand out work."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
-import orjson
-
-from seedbed.controllers.conditions import Claim, ready, waiting
-from seedbed.controllers.deployment import name_of, worker_deployment
-from seedbed.controllers.objects import POOL_LABEL, status
-from seedbed.controllers.plan import Defaults, Effect, Observed, Plan, Publish, Raw, Withdraw
+from seedbed.controllers.conditions import Verdict, ready, waiting
+from seedbed.controllers.deployment import selector_of, worker_deployment
+from seedbed.controllers.plan import Defaults, Observed, Plan, Raw
+from seedbed.controllers.reading import publish, read_spec, refused, told, withdraw
+from seedbed.crds.errors import InvalidError
 from seedbed.crds.messages import pool_setting
 from seedbed.crds.pool import PoolSpec
 
 
 def reconcile(observed: Observed, now: datetime, defaults: Defaults) -> Plan:
-    """Decide what a Pool needs: its Deployment, its live setting, its status."""
-    key = observed.key
-    setting = pool_setting(key.namespace, key.name)
-    if observed.object is None:
-        return Plan(effects=(Withdraw(setting),) if setting in observed.settings else ())
-    obj = observed.object
-    spec = PoolSpec.model_validate(obj.get("spec") or {})
-    deployment = _deployment(observed)
-    counts = (deployment or {}).get("status") or {}
-    replicas, ready_replicas = int(counts.get("replicas", 0)), int(counts.get("readyReplicas", 0))
-    return Plan(
-        apply=(worker_deployment(obj, spec, defaults),),
-        effects=publish(setting, spec.model_dump_json(by_alias=True), observed),
-        status=status(
-            obj,
-            _claims(spec, ready_replicas, observed.workers),
-            now,
-            replicas=replicas,
-            readyReplicas=ready_replicas,
-            workers=observed.workers,
-            selector=f"{POOL_LABEL}={key.name}",
-        ),
+    """Keeps the Deployment as the Pool says; tells how many workers there are."""
+    setting = pool_setting(observed.key.namespace, observed.key.name)
+    pool = observed.object
+    if pool is None:
+        return Plan(effects=withdraw(observed, setting))
+    try:
+        spec = read_spec(PoolSpec, pool)
+    except InvalidError as error:
+        return refused(pool, error, now)
+    deployment = worker_deployment(pool, spec, defaults)
+    there = _status_of(observed.children, deployment["metadata"]["name"])
+    selector = ",".join(f"{name}={value}" for name, value in selector_of(observed.key.name).items())
+    return told(
+        pool,
+        _verdicts(spec, there, observed.workers),
+        now,
+        fields={
+            "replicas": there.get("replicas", 0),
+            "readyReplicas": there.get("readyReplicas", 0),
+            "workers": observed.workers,
+            "selector": selector,
+        },
+        apply=(deployment,),
+        effects=publish(observed, setting, spec),
     )
 
 
-def publish(setting: str, value: str, observed: Observed) -> tuple[Effect, ...]:
-    """Set a live setting where it is not what it should be."""
-    current = observed.settings.get(setting)
-    if current is not None and orjson.loads(current) == orjson.loads(value):
-        return ()
-    return (Publish(setting, value.encode()),)
-
-
-def _deployment(observed: Observed) -> Raw | None:
-    name = name_of(observed.key.name)
-    for child in observed.children:
+def _status_of(children: tuple[Raw, ...], name: str) -> Raw:
+    for child in children:
         if child["kind"] == "Deployment" and child["metadata"]["name"] == name:
-            return child
-    return None
+            return child.get("status") or {}
+    return {}
 
 
-def _claims(spec: PoolSpec, ready_replicas: int, workers: int) -> tuple[Claim, ...]:
-    wanted = spec.replicas * spec.workers_per_replica
-    told = f"{workers} of {wanted} workers ready"
-    suspended = Claim("Suspended", spec.suspend, "Suspended" if spec.suspend else "NotSuspended")
+def _verdicts(spec: PoolSpec, there: Raw, workers: int) -> dict[str, Verdict]:
+    suspended = Verdict(
+        "True" if spec.suspend else "False",
+        "Suspended" if spec.suspend else "Active",
+        "spec.suspend is set" if spec.suspend else "spec.suspend is not set",
+    )
     if spec.suspend:
-        return (*ready("Suspended", "suspended: no worker runs"), suspended)
-    if spec.replicas == 0:
-        return (*ready("ScaledToZero", "scaled to zero: no worker runs"), suspended)
-    if ready_replicas < spec.replicas:
-        pods = f"{ready_replicas} of {spec.replicas} pods ready"
-        return (*waiting("PodsNotReady", pods), suspended)
-    if workers < wanted:
-        return (*waiting("WorkersNotRegistered", told), suspended)
-    return (*ready("Available", told), suspended)
+        verdicts = ready("Suspended", "suspended: no worker pods, the queue is kept")
+    elif spec.replicas == 0:
+        verdicts = ready("ScaledToZero", "no worker pods are wanted")
+    else:
+        verdicts = _progress(spec, there, workers)
+    return {**verdicts, "Suspended": suspended}
+
+
+def _progress(spec: PoolSpec, there: Raw, workers: int) -> dict[str, Verdict]:
+    pods, wanted = there.get("readyReplicas", 0), spec.replicas
+    expected = wanted * spec.workers_per_replica
+    if pods < wanted:
+        return waiting("PodsNotReady", f"{pods} of {wanted} pods ready")
+    if workers < expected:
+        return waiting("WorkersNotRegistered", f"{workers} of {expected} workers registered")
+    return ready("Available", f"{wanted} of {wanted} pods ready, {workers} workers registered")

@@ -1,203 +1,276 @@
-"""`Workflow`: hands its plan to the engine, makes Pods for container steps, reports the run."""
+"""Workflow: a run submitted to the engine once what it names exists; its state shown in the status.
+
+The engine holds the truth about a run. This reconciler tells it what is wanted (submit, adjust,
+cancel: each harmless when repeated) and shows what it last told.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from seedbed.controllers.conditions import Claim, ready, shortened, stalled, timestamp, waiting
-from seedbed.controllers.container_pod import pod_name, result_of, step_pod
-from seedbed.controllers.objects import status
+import orjson
+
+from seedbed.controllers.conditions import (
+    Verdict,
+    condition,
+    ready,
+    resting,
+    stalled,
+    timestamp,
+    waiting,
+)
+from seedbed.controllers.container_step import container_steps, surplus
 from seedbed.controllers.plan import (
     AdjustRun,
     CancelRun,
     Defaults,
     Effect,
-    Event,
     Key,
     Observed,
     Plan,
     Raw,
-    ReportStep,
     SubmitRun,
 )
+from seedbed.controllers.reading import read_spec, refused, status_of, told
+from seedbed.crds.admission import validate
 from seedbed.crds.errors import InvalidError
-from seedbed.crds.graph import Graph
-from seedbed.crds.messages import RunRequest, RunSummary, run_id
+from seedbed.crds.messages import RESULT_PREVIEW_LIMIT, RunRequest, RunSummary, run_id
 from seedbed.crds.workflow import WorkflowSpec
 
 FINISHED = ("Succeeded", "Failed")
-RECENT_LIMIT = 5
+_RECENT, _NAME, _MESSAGE = 5, 128, 512
 
 
-def references(obj: Raw) -> tuple[Key, ...]:
-    """Agents and Pools that a Workflow names."""
-    namespace = obj["metadata"]["namespace"]
-    spec = obj.get("spec") or {}
-    agents = {step["agent"]["name"] for step in spec.get("steps", ()) if step.get("agent")}
-    pools = {step["pool"]["name"] for step in spec.get("steps", ()) if step.get("pool")}
-    if any(step.get("call") and not step.get("pool") for step in spec.get("steps", ())):
-        pools.add((spec.get("pool") or {}).get("name", "general"))
-    return (
-        *(Key("Agent", namespace, name) for name in sorted(agents)),
-        *(Key("Pool", namespace, name) for name in sorted(pools)),
-    )
-
-
-def reconcile(observed: Observed, now: datetime, defaults: Defaults) -> Plan:  # noqa: ARG001 -- one signature for all kinds
-    """Decide what a Workflow needs: its run, the Pods of its container steps, its status."""
-    obj, run = observed.object, observed.run
-    if obj is None:
-        gone = run is not None and run.phase not in FINISHED
-        return Plan(
-            effects=(CancelRun(run.run, "the Workflow was deleted"),) if gone and run else ()
-        )
-    spec = WorkflowSpec.model_validate(obj["spec"])
-    current = run_id(obj["metadata"]["uid"], spec)
-    told = obj.get("status") or {}
-    superseded = _superseded(told, current)
-    if run is None or run.run != current:
-        if told.get("runId") == current and told.get("phase") in FINISHED:
-            return Plan()
-        return _start(observed, spec, current, superseded, now)
-    plan = _follow(observed, obj, spec, run, now)
-    return Plan(
-        apply=plan.apply,
-        delete=plan.delete,
-        status=plan.status,
-        effects=(*superseded, *plan.effects),
-        events=plan.events,
-    )
-
-
-def _superseded(told: Raw, current: str) -> tuple[Effect, ...]:
-    old = told.get("runId")
-    if old and old != current and told.get("phase") not in FINISHED:
-        return (CancelRun(old, "the plan was changed"),)
-    return ()
-
-
-def _start(
-    observed: Observed, spec: WorkflowSpec, run: str, superseded: tuple[Effect, ...], now: datetime
-) -> Plan:
-    obj = observed.object
-    assert obj is not None
+def reconcile(observed: Observed, now: datetime, defaults: Defaults) -> Plan:
+    """Submits the plan as a run, keeps the run as the spec says, shows its state."""
+    workflow = observed.object
+    if workflow is None:
+        return Plan(effects=_cancel(observed.run, "the Workflow was deleted"))
     try:
-        Graph.build(spec)
+        spec = _read(workflow)
     except InvalidError as error:
-        claims = _claims(stalled("InvalidSpec", str(error)), accepted=False)
-        return Plan(effects=superseded, status=status(obj, claims, now, phase="Pending"))
-    missing = [key for key, found in observed.references.items() if found is None]
-    if missing:
-        first = min(missing)
-        claims = _claims(
-            waiting(f"{first.kind}NotFound", f"{first.kind} {first.name!r} does not exist"),
-            accepted=False,
+        return refused(workflow, error, now)
+    run = run_id(workflow["metadata"]["uid"], spec)
+    before = status_of(workflow)
+    summary = observed.run if observed.run is not None and observed.run.run == run else None
+    goes_on = summary is not None or before.get("runId") == run
+    if not goes_on:
+        return _begin(observed, workflow, spec, run, now)
+    return _follow(observed, workflow, spec, run, summary, now, defaults)
+
+
+def references(workflow: Raw) -> Iterator[Key]:
+    """The Agents and Pools that a Workflow names, as its raw spec names them."""
+    namespace = workflow["metadata"]["namespace"]
+    spec = workflow.get("spec") or {}
+    yield Key("Pool", namespace, (spec.get("pool") or {}).get("name", "general"))
+    for step in spec.get("steps") or ():
+        if step.get("pool"):
+            yield Key("Pool", namespace, step["pool"].get("name", ""))
+        if step.get("agent"):
+            yield Key("Agent", namespace, step["agent"].get("name", ""))
+
+
+def _read(workflow: Raw) -> WorkflowSpec:
+    spec = read_spec(WorkflowSpec, workflow)
+    before = status_of(workflow)
+    generation = workflow["metadata"].get("generation", 1)
+    accepted = condition(workflow, "Accepted")
+    # Compiling a large graph takes a while: do it once for each generation of the spec.
+    if accepted.get("status") != "True" or before.get("observedGeneration") != generation:
+        plain = {name: workflow[name] for name in ("apiVersion", "kind", "metadata", "spec")}
+        problems = validate(plain)
+        if problems:
+            raise problems[0]
+    return spec
+
+
+def _begin(observed: Observed, workflow: Raw, spec: WorkflowSpec, run: str, now: datetime) -> Plan:
+    """A plan that has no run yet: wait for what it names, then submit."""
+    before = status_of(workflow)
+    effects = _cancel_previous(observed, before)
+    pods = surplus(observed.children)
+    missing = _missing(observed, workflow, spec)
+    if missing is not None:
+        verdicts = {**waiting(*missing), **_marks(spec, None)}
+        return told(
+            workflow, verdicts, now, fields={"phase": "Pending"}, effects=effects, delete=pods
         )
-        return Plan(effects=superseded, status=status(obj, claims, now, phase="Pending"))
-    request = RunRequest(
-        run,
-        observed.key.namespace,
-        observed.key.name,
-        spec.model_dump(mode="json", by_alias=True, exclude_none=True),
-    )
-    claims = _claims(waiting("WaitingForEngine", "the engine has not answered yet"), accepted=True)
-    return Plan(
-        effects=(*superseded, SubmitRun(request)),
-        status=status(obj, claims, now, phase="Pending", runId=run),
+    verdicts = {**waiting("Submitted", "the run was given to the engine"), **_marks(spec, None)}
+    return told(
+        workflow,
+        verdicts,
+        now,
+        fields={"phase": "Pending", "runId": run},
+        effects=(*effects, _submit(workflow, spec, run)),
+        delete=pods,
     )
 
 
 def _follow(
-    observed: Observed, obj: Raw, spec: WorkflowSpec, run: RunSummary, now: datetime
+    observed: Observed,
+    workflow: Raw,
+    spec: WorkflowSpec,
+    run: str,
+    summary: RunSummary | None,
+    now: datetime,
+    defaults: Defaults,
 ) -> Plan:
-    before = (obj.get("status") or {}).get("phase")
-    pods = {child["metadata"]["name"]: child for child in observed.children}
-    wanted = {pod_name(observed.key.name, run.run, task): task for task in run.containers}
-    reports: list[Effect] = []
-    for name, task in wanted.items():
-        result = result_of(pods[name], run.run, task) if name in pods else None
-        if result is not None:
-            reports.append(ReportStep(result))
-    return Plan(
-        apply=tuple(step_pod(obj, run.run, task) for n, task in wanted.items() if n not in pods),
-        delete=tuple(_needless(observed.key.namespace, pods, set(wanted))),
-        effects=(*_adjustments(spec, run), *reports),
-        status=_status(obj, run, now),
-        events=tuple(_events(run, before)),
+    """A plan whose run is known: show its state and keep it as the spec says."""
+    before = status_of(workflow)
+    previous = _cancel_previous(observed, before) if summary is None else ()
+    if summary is None:
+        # Nothing was heard of it since this process began: what the status says stands until then.
+        fields = {
+            name: value
+            for name, value in before.items()
+            if name not in ("conditions", "observedGeneration", "fencingToken")
+        }
+        finished = before.get("phase") in FINISHED
+        effects = () if finished else (*previous, _submit(workflow, spec, run))
+        return told(workflow, _as_before(workflow, spec), now, fields=fields, effects=effects)
+    if summary.phase in FINISHED:
+        return told(
+            workflow,
+            _verdicts(spec, summary),
+            now,
+            fields=_fields(summary),
+            delete=surplus(observed.children),
+        )
+    pods, gone, reports = container_steps(observed, workflow, summary, defaults)
+    return told(
+        workflow,
+        _verdicts(spec, summary),
+        now,
+        fields=_fields(summary),
+        apply=pods,
+        delete=gone,
+        effects=(AdjustRun(run, spec.suspend, spec.parallelism), *reports),
     )
 
 
-def _needless(namespace: str, pods: dict[str, Raw], wanted: set[str]) -> Iterator[Key]:
-    """Pods whose step waits for them no more; failed ones stay for their logs."""
-    for name, pod in pods.items():
-        if name not in wanted and (pod.get("status") or {}).get("phase") != "Failed":
-            yield Key("Pod", namespace, name)
+def _missing(observed: Observed, workflow: Raw, spec: WorkflowSpec) -> tuple[str, str] | None:
+    """Reason and sentence for the first thing that the plan names and that does not exist."""
+    namespace = observed.key.namespace
+    for at, step in enumerate(spec.steps):
+        if step.agent is not None:
+            agent = observed.references.get(Key("Agent", namespace, step.agent.name))
+            if agent is None:
+                where = f"spec.steps[{at}].agent.name"
+                return "AgentNotFound", f"{where}: there is no Agent `{step.agent.name}` yet"
+        elif step.container is not None:
+            continue  # its Pod is its own: no worker of a Pool is needed
+        pool = step.pool or (spec.pool if step.agent is None else None)
+        if pool is None:
+            continue
+        if observed.references.get(Key("Pool", namespace, pool.name)) is None:
+            where = f"spec.steps[{at}].pool.name" if step.pool else "spec.pool.name"
+            return "PoolNotFound", f"{where}: there is no Pool `{pool.name}` yet"
+    return _missing_pool_of_agents(observed, workflow)
 
 
-def _adjustments(spec: WorkflowSpec, run: RunSummary) -> tuple[Effect, ...]:
-    if run.phase in FINISHED:
-        return ()
-    if spec.suspend == run.suspended and run.parallelism in (0, spec.parallelism):
-        return ()
-    return (AdjustRun(run.run, spec.suspend, spec.parallelism),)
+def _missing_pool_of_agents(observed: Observed, workflow: Raw) -> tuple[str, str] | None:
+    for key in references(workflow):
+        agent = observed.references.get(key) if key.kind == "Agent" else None
+        state = condition(agent, "Ready")
+        if agent is not None and state.get("reason") in ("PoolNotFound", "InvalidSpec", None):
+            why = state.get("message") or "it has no status yet"
+            return "AgentNotReady", f"Agent `{key.name}` is not ready: {why}"
+    return None
 
 
-def _claims(overall: tuple[Claim, ...], *, accepted: bool) -> tuple[Claim, ...]:
-    reason = "Accepted" if accepted else overall[0].reason
-    return (*overall, Claim("Accepted", accepted, reason, "" if accepted else overall[0].message))
-
-
-def _run_claims(run: RunSummary) -> tuple[Claim, ...]:
-    ended = run.counts.succeeded + run.counts.failed + run.counts.skipped
-    told = run.message or f"{ended} of {run.counts.total} steps ended"
-    if run.phase == "Succeeded":
-        overall = ready(run.reason, told)
-    elif run.phase == "Failed":
-        overall = stalled(run.reason, told)
-    else:
-        overall = waiting(run.reason, told)
-    return (
-        *_claims(overall, accepted=True),
-        Claim("Suspended", run.suspended, "Suspended" if run.suspended else "NotSuspended"),
-        Claim("Finished", run.phase in FINISHED, run.reason),
-    )
-
-
-def _status(obj: Raw, run: RunSummary, now: datetime) -> dict[str, Any]:
+def _verdicts(spec: WorkflowSpec, run: RunSummary) -> dict[str, Verdict]:
     counts = run.counts
-    ended = counts.succeeded + counts.failed + counts.skipped
+    done = counts.succeeded + counts.failed + counts.skipped
+    progress = f"{done} of {counts.total} steps ended"
+    message = run.message or progress
+    reason = run.reason or run.phase
+    made = {
+        "Pending": waiting,
+        "Running": waiting,
+        "Suspended": resting,
+        "Succeeded": ready,
+        "Failed": stalled,
+    }[run.phase](reason, message)
+    return {**made, **_marks(spec, run)}
+
+
+def _marks(spec: WorkflowSpec, run: RunSummary | None) -> dict[str, Verdict]:
+    """The conditions beside Ready, Reconciling and Stalled."""
+    finished = run is not None and run.phase in FINISHED
+    word = run.phase if run is not None else "Pending"
+    suspended = spec.suspend and not finished
+    return {
+        "Accepted": Verdict("True", "Valid", "the plan can be run"),
+        "Finished": Verdict(
+            "True" if finished else "False",
+            word,
+            "the run has ended" if finished else "the run has not ended",
+        ),
+        "Suspended": Verdict(
+            "True" if suspended else "False",
+            "Suspended" if suspended else "Active",
+            "spec.suspend is set" if suspended else "further steps may start",
+        ),
+    }
+
+
+def _as_before(workflow: Raw, spec: WorkflowSpec) -> dict[str, Verdict]:
+    kept = {
+        one["type"]: Verdict(one["status"], one["reason"], one["message"])
+        for one in status_of(workflow).get("conditions") or ()
+    }
+    missing = {**waiting("Submitted", "the run was given to the engine"), **_marks(spec, None)}
+    return {**missing, **kept}
+
+
+def _fields(run: RunSummary) -> dict[str, Any]:
+    """The Workflow's own part of the status; small whatever the run's size."""
+    counts = run.counts
+    done = counts.succeeded + counts.failed + counts.skipped
     fields: dict[str, Any] = {
         "phase": run.phase,
         "runId": run.run,
-        "progress": f"{ended}/{counts.total}",
-        "steps": asdict(counts),
+        "progress": f"{done}/{counts.total}",
+        "steps": {
+            "total": counts.total,
+            "running": counts.running,
+            "succeeded": counts.succeeded,
+            "failed": counts.failed,
+            "skipped": counts.skipped,
+        },
         "recent": [
-            {
-                "name": shortened(each.name, 80),
-                "state": each.state,
-                "message": shortened(each.message, 512),
-            }
-            for each in run.recent[:RECENT_LIMIT]
+            {"name": one.name[:_NAME], "state": one.state[:32], "message": one.message[:_MESSAGE]}
+            for one in run.recent[:_RECENT]
         ],
     }
     if run.started is not None:
-        fields["startedAt"] = _moment(run.started)
+        fields["startedAt"] = timestamp(datetime.fromtimestamp(run.started, UTC))
     if run.finished is not None:
-        fields["finishedAt"] = _moment(run.finished)
-    if run.result is not None:
+        fields["finishedAt"] = timestamp(datetime.fromtimestamp(run.finished, UTC))
+    if run.result is not None and len(orjson.dumps(run.result)) <= RESULT_PREVIEW_LIMIT:
         fields["result"] = run.result
-    return status(obj, _run_claims(run), now, **fields)
+    return fields
 
 
-def _moment(unix: float) -> str:
-    return timestamp(datetime.fromtimestamp(unix, UTC))
+def _submit(workflow: Raw, spec: WorkflowSpec, run: str) -> SubmitRun:
+    metadata = workflow["metadata"]
+    plan = spec.model_dump(mode="json", by_alias=True)
+    return SubmitRun(RunRequest(run, metadata["namespace"], metadata["name"], plan))
 
 
-def _events(run: RunSummary, before: str | None) -> Iterator[Event]:
-    if run.phase in (before, "Pending"):
-        return
-    kind: Any = "Warning" if run.phase == "Failed" else "Normal"
-    yield Event(kind, run.phase, run.message or f"the run is {run.phase.lower()}")
+def _cancel(run: RunSummary | None, reason: str) -> tuple[Effect, ...]:
+    ongoing = run is not None and run.phase not in FINISHED
+    return (CancelRun(run.run, reason),) if run is not None and ongoing else ()
+
+
+def _cancel_previous(observed: Observed, before: Mapping[str, Any]) -> tuple[Effect, ...]:
+    """Ends the run of an earlier plan, which the status or the engine knows of."""
+    reason = "the plan was changed"
+    heard = _cancel(observed.run, reason)
+    shown = before.get("runId")
+    if heard or not shown or before.get("phase") in FINISHED:
+        return heard
+    return (CancelRun(shown, reason),)

@@ -56,7 +56,7 @@ class Cache:
         """The object, or None where none is known."""
         return self._objects.get(key)
 
-    def keys(self) -> Iterator[Key]:
+    def own_keys(self) -> Iterator[Key]:
         """Every key of our own kinds."""
         return (key for key in list(self._objects) if key.kind in REGISTRATIONS)
 
@@ -67,6 +67,10 @@ class Cache:
     def children(self, owner: Key) -> tuple[Raw, ...]:
         """The objects that an object owns, by key."""
         return tuple(self._objects[key] for key in sorted(self._children.get(owner, ())))
+
+    def dependents(self, key: Key) -> frozenset[Key]:
+        """The objects that name an object."""
+        return frozenset(self._dependents.get(key, ()))
 
     def references(self, key: Key) -> dict[Key, Raw | None]:
         """The objects that an object names, None for those unknown."""

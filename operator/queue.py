@@ -18,6 +18,10 @@ FIRST_RETRY = 0.05
 LONGEST_RETRY = 30.0
 
 
+def _spread() -> float:
+    return random.uniform(0.8, 1.2)  # noqa: S311 -- spreads retries, guards nothing
+
+
 class WorkQueue(Generic[K]):
     """A de-duplicating queue with delays.
 
@@ -25,8 +29,8 @@ class WorkQueue(Generic[K]):
         jitter: gives a factor around 1 for each wait; replaced in tests.
     """
 
-    def __init__(self, jitter: Callable[[], float] = lambda: random.uniform(0.8, 1.2)) -> None:  # noqa: S311 -- spreads retries, guards nothing
-        self._jitter = jitter
+    def __init__(self, jitter: Callable[[], float] | None = None) -> None:
+        self._jitter = jitter or _spread
         self._ready: deque[K] = deque()
         self._dirty: set[K] = set()
         self._busy: set[K] = set()
@@ -88,7 +92,7 @@ class WorkQueue(Generic[K]):
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         backoff = min(LONGEST_RETRY, FIRST_RETRY * 2 ** min(failures, 16)) * self._jitter()
-        wait = backoff if after is None else max(after, backoff)
+        wait: float = backoff if after is None else max(after, backoff)
         self.add_after(key, wait)
         return wait
 

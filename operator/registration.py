@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -32,7 +32,7 @@ class Registration:
 
     kind: str
     reconcile: Callable[[Observed, datetime, Defaults], Plan]
-    references: Callable[[Raw], tuple[Key, ...]] = _none
+    references: Callable[[Raw], Iterable[Key]] = _none
     setting: Callable[[str, str], str] | None = None
 
 

@@ -1,0 +1,86 @@
+"""What every reconciler begins and ends with: reading a spec, publishing it, writing a status."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, TypeVar
+
+import orjson
+from pydantic import ValidationError
+
+from seedbed.controllers.conditions import (
+    Verdict,
+    conditions,
+    generation_of,
+    news,
+    stalled,
+)
+from seedbed.controllers.plan import Effect, Observed, Plan, Publish, Raw, Withdraw
+from seedbed.crds.base import Model
+from seedbed.crds.errors import InvalidError
+
+S = TypeVar("S", bound=Model)
+
+
+def read_spec(form: type[S], obj: Raw) -> S:
+    """An object's spec.
+
+    Raises:
+        InvalidError: where it is not as its model wants it; possible when a CRD is older or newer.
+    """
+    try:
+        return form.model_validate(obj.get("spec") or {})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(["spec", *(str(part) for part in first["loc"])])
+        raise InvalidError(where, first["msg"]) from error
+
+
+def status_of(obj: Raw) -> Raw:
+    """An object's status, {} where it has none yet."""
+    found: Raw = obj.get("status") or {}
+    return found
+
+
+def publish(observed: Observed, key: str, spec: Model) -> tuple[Effect, ...]:
+    """Publishes a spec as a live setting, unless it stands there already."""
+    value = orjson.dumps(spec.model_dump(mode="json", by_alias=True), option=orjson.OPT_SORT_KEYS)
+    return () if observed.settings.get(key) == value else (Publish(key, value),)
+
+
+def withdraw(observed: Observed, key: str) -> tuple[Effect, ...]:
+    """Removes a live setting where there is one."""
+    return (Withdraw(key),) if key in observed.settings else ()
+
+
+def told(
+    obj: Raw,
+    verdicts: Mapping[str, Verdict],
+    now: datetime,
+    *,
+    fields: Mapping[str, Any] | None = None,
+    **plan: Any,
+) -> Plan:
+    """A plan that sets the status: the conditions, the kind's own fields, an Event where it is news."""
+    previous, generation = status_of(obj), generation_of(obj)
+    status = {
+        "observedGeneration": generation,
+        "conditions": conditions(previous, verdicts, generation, now),
+        **(fields or {}),
+    }
+    return Plan(status=status, events=news(previous, verdicts["Ready"]), **plan)
+
+
+def refused(
+    obj: Raw, error: InvalidError, now: datetime, *, reason: str = "InvalidSpec", **plan: Any
+) -> Plan:
+    """A plan for a spec that cannot work: it says so and leaves everything else as it is."""
+    verdicts = stalled(reason, str(error))
+    accepted = Verdict("False", reason, str(error))
+    kept = {
+        name: value
+        for name, value in status_of(obj).items()
+        if name not in ("conditions", "observedGeneration", "fencingToken")
+    }
+    return told(obj, {**verdicts, "Accepted": accepted}, now, fields=kept, **plan)

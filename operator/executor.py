@@ -1,0 +1,197 @@
+"""Executes a Plan: all I/O of the operator, and no decision but whether a write is needed.
+
+Order: live settings, children, status, requests to the engine, events. Right before each write the
+leadership is checked by the clock; the status carries the fencing token, so the API server refuses what
+slips through.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from seedbed.controllers.plan import (
+    AdjustRun,
+    CancelRun,
+    Effect,
+    Key,
+    Observed,
+    Plan,
+    Publish,
+    Raw,
+    ReportStep,
+    SubmitRun,
+    Withdraw,
+)
+from seedbed.controllers.reading import refused
+from seedbed.crds.base import API_VERSION
+from seedbed.crds.errors import FencedError, InvalidError
+from seedbed.crds.messages import (
+    Adjust,
+    Cancel,
+    Report,
+    RunSummary,
+    Submit,
+    decode,
+    encode,
+    engine_address,
+    partition_of,
+)
+from seedbed.operator.cache import key_of
+from seedbed.operator.cluster import Cluster
+from seedbed.operator.difference import TOKEN, covers, same_status
+from seedbed.runtime.bus.port import Bus
+from seedbed.runtime.coordination.port import Coordinator, Ownership
+
+ENGINE_WAIT = 5.0
+
+
+class Executor:
+    """Writes what differs, while this process leads.
+
+    Args:
+        changed: told each object as the server stored it.
+        summarised: told each RunSummary that the engine answers.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        bus: Bus,
+        coordinator: Coordinator,
+        ownership: Ownership,
+        *,
+        changed: Callable[[Raw], None],
+        summarised: Callable[[RunSummary], None],
+    ) -> None:
+        self._cluster = cluster
+        self._bus = bus
+        self._coordinator = coordinator
+        self._ownership = ownership
+        self._changed = changed
+        self._summarised = summarised
+        self._applied: dict[Key, tuple[str, int]] = {}
+
+    async def execute(self, observed: Observed, plan: Plan) -> None:
+        """Bring the world to the plan.
+
+        Raises:
+            FencedError: this process leads no more and must stop.
+            RetryableError, ConflictError: try the whole key again.
+        """
+        for effect in plan.effects:
+            if isinstance(effect, Publish | Withdraw):
+                await self.effect(effect)
+        status = plan.status
+        try:
+            await self._children(observed, plan)
+        except InvalidError as error:
+            status = self._refused(observed, plan, error)
+        if observed.object is not None and status is not None:
+            await self._status(observed.object, status)
+        for effect in plan.effects:
+            if not isinstance(effect, Publish | Withdraw):
+                await self.effect(effect)
+        if observed.object is not None:
+            for event in plan.events:
+                self._check()
+                await self._cluster.record(observed.object, event)
+
+    def _check(self) -> None:
+        if not self._ownership.held:
+            raise FencedError(self._ownership.name, self._ownership.token)
+
+    async def _children(self, observed: Observed, plan: Plan) -> None:
+        there = {key_of(child): child for child in observed.children}
+        for desired in plan.apply:
+            key = key_of(desired)
+            if not self._is_there(key, desired, there.get(key)):
+                self._check()
+                stored = await self._cluster.apply(_without_empty(desired))
+                generation = int(stored["metadata"].get("generation", 0))
+                self._applied[key] = (_digest(desired), generation)
+                self._changed(stored)
+        for key in plan.delete:
+            child = there.get(key)
+            if child is not None and not child["metadata"].get("deletionTimestamp"):
+                self._check()
+                await self._cluster.delete(key, child["metadata"]["uid"])
+                self._applied.pop(key, None)
+
+    def _is_there(self, key: Key, desired: Raw, child: Raw | None) -> bool:
+        """Whether a child is as desired, or is what the server made of just this desire."""
+        if child is None:
+            return False
+        if covers(_without_empty(desired), child):
+            return True
+        known = self._applied.get(key)
+        return known == (_digest(desired), int(child["metadata"].get("generation", 0)))
+
+    def _refused(self, observed: Observed, plan: Plan, error: InvalidError) -> Raw | None:
+        """The status of an object whose child the API server refuses."""
+        if observed.object is None or plan.status is None:
+            raise error
+        said = {
+            **observed.object,
+            "status": {**(observed.object.get("status") or {}), **plan.status},
+        }
+        return refused(said, error, datetime.now(UTC), reason="ChildRefused").status
+
+    async def _status(self, obj: Raw, status: Raw) -> None:
+        if same_status(status, obj.get("status")):
+            return
+        metadata = obj["metadata"]
+        self._check()
+        stored = await self._cluster.apply_status(
+            {
+                "apiVersion": API_VERSION,
+                "kind": obj["kind"],
+                "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]},
+                "status": {**status, TOKEN: self._ownership.token},
+            }
+        )
+        self._changed(stored)
+
+    async def effect(self, effect: Effect) -> None:
+        """Carry out one effect on the live settings or the engine."""
+        self._check()
+        match effect:
+            case Publish(key, value):
+                await self._coordinator.put(key, value, under=self._ownership)
+            case Withdraw(key):
+                await self._coordinator.delete(key, under=self._ownership)
+            case SubmitRun(request):
+                await self._ask(request.run, Submit(request))
+            case AdjustRun(run, suspend, parallelism):
+                await self._ask(run, Adjust(run, suspend, parallelism))
+            case CancelRun(run, reason):
+                await self._ask(run, Cancel(run, reason))
+            case ReportStep(result):
+                await self._request(result.run, Report(result))
+
+    async def _ask(self, run: str, message: Submit | Adjust | Cancel) -> None:
+        answer = await self._request(run, message)
+        if orjson.loads(answer):
+            self._summarised(decode(RunSummary, answer))
+
+    async def _request(self, run: str, message: Any) -> bytes:
+        address = engine_address(partition_of(run))
+        return await self._bus.request(address, encode(message), wait=ENGINE_WAIT)
+
+
+def _without_empty(desired: Any) -> Any:
+    """The desire without empty fields: the server drops them, and they would differ for ever."""
+    if isinstance(desired, dict):
+        slim = {name: _without_empty(value) for name, value in desired.items()}
+        return {name: value for name, value in slim.items() if value not in (None, [], ())}
+    if isinstance(desired, list | tuple):
+        return [_without_empty(value) for value in desired]
+    return desired
+
+
+def _digest(desired: Raw) -> str:
+    return hashlib.sha256(orjson.dumps(desired, option=orjson.OPT_SORT_KEYS)).hexdigest()

@@ -1,0 +1,274 @@
+"""The loop that every kind goes through: observe, reconcile, execute.
+
+Knows neither kopf nor a Kubernetes client: whoever watches a cluster calls `notice`, and `Cluster` takes
+the writes. So the same loop runs in the operator and in `seedbed run`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+import orjson
+
+from seedbed.controllers.plan import CancelRun, Defaults, Key, Observed, Raw, Withdraw
+from seedbed.crds.errors import ConflictError, FencedError, RetryableError, SeedbedError
+from seedbed.crds.messages import (
+    PARTITIONS,
+    ListActive,
+    RunSummary,
+    decode,
+    encode,
+    engine_address,
+)
+from seedbed.operator.cache import Cache, key_of
+from seedbed.operator.cluster import Cluster
+from seedbed.operator.executor import ENGINE_WAIT, Executor
+from seedbed.operator.metrics import Metrics
+from seedbed.operator.queue import WorkQueue
+from seedbed.operator.registration import CHILDREN, REGISTRATIONS
+from seedbed.runtime.bus.port import Bus, Message
+from seedbed.runtime.coordination.port import Change, Coordinator, Ownership
+
+log = logging.getLogger(__name__)
+
+WORKERS_PREFIX = "services/worker/"
+SETTING_PREFIXES = ("agents/", "flags/", "pools/")
+TERMINAL_RETRY = 60.0
+
+
+class Reconciler:
+    """Brings what users want and what is there together, while this process leads.
+
+    Args:
+        resync: seconds between looks at every object, and comparisons of live settings and runs
+            with the objects that exist.
+        concurrency: keys in work at the same time.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        bus: Bus,
+        coordinator: Coordinator,
+        ownership: Ownership,
+        defaults: Defaults,
+        *,
+        metrics: Metrics | None = None,
+        resync: float = 600.0,
+        concurrency: int = 16,
+    ) -> None:
+        self.cache = Cache()
+        self.queue: WorkQueue[Key] = WorkQueue()
+        self._bus = bus
+        self._coordinator = coordinator
+        self._ownership = ownership
+        self._defaults = defaults
+        self._metrics = metrics or Metrics()
+        self._resync = resync
+        self._concurrency = concurrency
+        self._settings: dict[str, bytes] = {}
+        self._workers: dict[str, tuple[str, str]] = {}
+        self._runs: dict[tuple[str, str], RunSummary] = {}
+        self._executor = Executor(
+            cluster,
+            bus,
+            coordinator,
+            ownership,
+            changed=self._stored,
+            summarised=self.summarised,
+        )
+
+    def notice(self, obj: Raw, *, deleted: bool = False) -> None:
+        """A watch has shown an object, or that it is gone."""
+        key = key_of(obj)
+        for affected in self.cache.drop(key) if deleted else self.cache.put(obj):
+            self.queue.add(affected)
+
+    def _stored(self, obj: Raw) -> None:
+        """The server's answer to an own write: known at once, no reason to look again."""
+        self.cache.put(obj)
+
+    def summarised(self, summary: RunSummary) -> None:
+        """The engine has told of a run."""
+        name = (summary.namespace, summary.workflow)
+        known = self._runs.get(name)
+        if known is not None and known.run == summary.run and known.revision >= summary.revision:
+            return
+        self._runs[name] = summary
+        self.queue.add(Key("Workflow", *name))
+
+    async def run(self) -> None:
+        """Work until cancelled.
+
+        Raises:
+            FencedError: another process leads.
+        """
+        async with self._coordinator.watch("") as changes, self._bus.hear("runs.*") as summaries:
+            self._settings.update(
+                {
+                    key: value
+                    for prefix in SETTING_PREFIXES
+                    for key, value in (await self._coordinator.settings(prefix)).items()
+                }
+            )
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._follow_settings(changes))
+                    tasks.create_task(self._follow_runs(summaries))
+                    tasks.create_task(self._look_again())
+                    for _ in range(self._concurrency):
+                        tasks.create_task(self._work())
+            except* FencedError as group:
+                raise group.exceptions[0] from None
+            finally:
+                self.queue.close()
+
+    async def _follow_settings(self, changes: AsyncIterator[Change]) -> None:
+        async for change in changes:
+            self._setting_changed(change)
+
+    async def _follow_runs(self, messages: AsyncIterator[Message]) -> None:
+        async for message in messages:
+            self.summarised(decode(RunSummary, message.payload))
+
+    def _setting_changed(self, change: Change) -> None:
+        if change.key.startswith(WORKERS_PREFIX):
+            self._worker_changed(change)
+        elif change.value is None:
+            self._settings.pop(change.key, None)
+        elif change.key.startswith(SETTING_PREFIXES):
+            self._settings[change.key] = change.value
+
+    def _worker_changed(self, change: Change) -> None:
+        before = self._workers.pop(change.key, None)
+        after = None
+        if change.value is not None:
+            metadata = orjson.loads(change.value).get("metadata") or {}
+            if metadata.get("status", "ready") == "ready":
+                after = (metadata.get("namespace", ""), metadata.get("pool", ""))
+                self._workers[change.key] = after
+        for pool in {before, after} - {None}:
+            assert pool is not None
+            key = Key("Pool", *pool)
+            for affected in (key, *self.cache.dependents(key)):
+                self.queue.add(affected)
+
+    async def _look_again(self) -> None:
+        while True:
+            try:
+                await self._clean_up()
+            except RetryableError as error:
+                log.info("clean-up waits: %s", error)
+            self._count_conditions()
+            await asyncio.sleep(self._resync)
+            for key in self.cache.own_keys():
+                self.queue.add(key)
+
+    async def _clean_up(self) -> None:
+        """Withdraw settings and cancel runs whose object is gone, seen or unseen."""
+        for setting in list(self._settings):
+            kind, namespace, name = setting.split("/", 2)
+            owner = {"agents": "Agent", "flags": "FeatureFlag", "pools": "Pool"}[kind]
+            if self.cache.get(Key(owner, namespace, name)) is None:
+                await self._executor.effect(Withdraw(setting))
+        living = {obj["metadata"]["uid"] for obj in self.cache.objects("Workflow")}
+        for partition in range(PARTITIONS):
+            address = engine_address(partition)
+            answer = await self._bus.request(address, encode(ListActive()), wait=ENGINE_WAIT)
+            for run in orjson.loads(answer).get("runs", ()):
+                if run.rpartition("-")[0] not in living:
+                    await self._executor.effect(CancelRun(run, "the Workflow is gone"))
+
+    async def _work(self) -> None:
+        while True:
+            key = await self.queue.take()
+            try:
+                await self._one(key)
+            finally:
+                self.queue.done(key)
+                self._metrics.queue_depth.set(len(self.queue))
+
+    async def _one(self, key: Key) -> None:
+        began = time.perf_counter()
+        result = "ok"
+        try:
+            after = await self._pass(key)
+            self.queue.forget(key)
+            if after is not None:
+                self.queue.add_after(key, after)
+        except FencedError:
+            raise
+        except ConflictError:
+            result = "conflict"
+            self.queue.retry(key)
+        except RetryableError as error:
+            result = "retry"
+            wait = self.queue.retry(key, error.retry_after)
+            log.info("%s: again in %.1f s: %s", key, wait, error)
+        except SeedbedError as error:
+            result = "error"
+            log.warning("%s: %s", key, error)
+            self.queue.retry(key, TERMINAL_RETRY)
+        except Exception:
+            # A mistake of ours with one object must not stop all others.
+            result = "error"
+            log.exception("%s: unexpected failure", key)
+            self.queue.retry(key, TERMINAL_RETRY)
+        self._metrics.reconciles.labels(key.kind, result).inc()
+        self._metrics.reconcile_seconds.labels(key.kind).observe(time.perf_counter() - began)
+
+    async def _pass(self, key: Key) -> float | None:
+        observed = self._observe(key)
+        registration = REGISTRATIONS[key.kind]
+        plan = registration.reconcile(observed, datetime.now(UTC), self._defaults)
+        await self._executor.execute(observed, plan)
+        if observed.object is None and key.kind == "Workflow":
+            self._runs.pop((key.namespace, key.name), None)
+        return plan.requeue_after
+
+    def _observe(self, key: Key) -> Observed:
+        obj = self.cache.get(key)
+        if obj is not None and obj["metadata"].get("deletionTimestamp"):
+            obj = None
+        registration = REGISTRATIONS[key.kind]
+        settings = {}
+        if registration.setting is not None:
+            setting = registration.setting(key.namespace, key.name)
+            if setting in self._settings:
+                settings[setting] = self._settings[setting]
+        return Observed(
+            key,
+            obj,
+            children=self.cache.children(key),
+            references=self.cache.references(key),
+            settings=settings,
+            run=self._runs.get((key.namespace, key.name)) if key.kind == "Workflow" else None,
+            workers=self._workers_for(key, obj),
+        )
+
+    def _workers_for(self, key: Key, obj: Raw | None) -> int:
+        if obj is None or key.kind not in ("Pool", "Agent"):
+            return 0
+        pool = key.name if key.kind == "Pool" else obj["spec"]["pool"]["name"]
+        wanted = (key.namespace, pool)
+        return sum(1 for each in self._workers.values() if each == wanted)
+
+    def _count_conditions(self) -> None:
+        counts: dict[tuple[str, str, str], int] = defaultdict(int)
+        for kind in REGISTRATIONS:
+            if kind in CHILDREN:
+                continue
+            for obj in self.cache.objects(kind):
+                found = (obj.get("status") or {}).get("conditions") or ()
+                for (type_, status), number in Counter(
+                    (c["type"], c["status"]) for c in found
+                ).items():
+                    counts[kind, type_, status] += number
+        self._metrics.conditions.clear()
+        for labels, number in counts.items():
+            self._metrics.conditions.labels(*labels).set(number)
