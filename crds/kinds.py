@@ -79,7 +79,9 @@ COMMON_CONDITIONS = (
     ("Ready", "The object does what its spec says: the one to wait for."),
     ("Reconciling", "True while the operator still works towards the spec."),
     ("Stalled", "True where only a change, of this object or of one it names, can help."),
+    ("Accepted", "Whether the spec can be read; where not, the message names the field."),
 )
+_SUSPENDED = ("Suspended", "Whether `spec.suspend` is in force.")
 
 _READY = Column("Ready", '.status.conditions[?(@.type=="Ready")].status')
 _REASON = Column("Reason", '.status.conditions[?(@.type=="Ready")].reason', priority=1)
@@ -107,6 +109,7 @@ POOL = Kind(
             path="spec.class",
         ),
     ),
+    conditions=(_SUSPENDED,),
     scale={
         "specReplicasPath": ".spec.replicas",
         "statusReplicasPath": ".status.replicas",
@@ -157,6 +160,10 @@ WORKFLOW = Kind(
             "a step has exactly one of agent, call and container",
             path="spec.steps[]",
         ),
+    ),
+    conditions=(
+        ("Finished", "True when the run has ended; the reason says whether it went well."),
+        _SUSPENDED,
     ),
 )
 FEATURE_FLAG = Kind(
