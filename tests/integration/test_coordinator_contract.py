@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -238,17 +239,17 @@ def test_a_campaign_is_won_in_order_of_arrival(connect: Connect) -> None:
     run_async(body())
 
 
-async def arrived(coordinator: Coordinator, number: int) -> None:
-    """Until so many stand in the queue for `name`."""
+async def arrived(coordinator: Coordinator, number: int, name: str = "name") -> None:
+    """Until so many stand in the queue for a name."""
     async with asyncio.timeout(20):
         while True:
             if isinstance(coordinator, MemoryCoordinator):
-                queue = len(coordinator._queues["name"])
+                queue = len(coordinator._queues[name])
             else:
                 from aetcd import rpc  # noqa: PLC0415  # only here the layout is looked into
 
                 assert isinstance(coordinator, EtcdCoordinator)
-                prefix = coordinator._queue("name")
+                prefix = coordinator._queue(name)
                 request = rpc.RangeRequest(key=prefix, range_end=prefix[:-1] + b"0")
                 queue = len((await coordinator._etcd.range(request)).kvs)
             if queue == number:
@@ -318,6 +319,9 @@ def test_a_singleton_runs_once_and_moves_when_its_holder_is_lost(connect: Connec
             first = asyncio.create_task(process(one, "one"))
             await until(lambda: running == ["one"])
             second = asyncio.create_task(process(two, "two"))
+            # The second has started and waits; only the first one's body runs.
+            await arrived(one, 2, "singleton/trace")
+            assert history == ["one"]
             await end_lease(one, leases["one"])
             await until(lambda: running == ["two"])
             assert history == ["one", "two"]
@@ -563,3 +567,50 @@ def test_a_paused_owner_is_succeeded_and_cannot_write(etcd_server: EtcdServer) -
             assert run_async(take_over()) > token
         finally:
             owner.kill()
+
+
+# Takes part in the singleton `trace` and says when it runs.
+SINGLETON = """
+import asyncio, sys
+from seedbed.runtime.coordination.etcd import EtcdCoordinator
+from seedbed.runtime.coordination.singleton import run_singleton
+async def body(ownership):
+    print("runs", flush=True)
+    await asyncio.Event().wait()
+async def main():
+    await run_singleton(EtcdCoordinator.open(sys.argv[1]), "trace", sys.argv[2], body, ttl=1)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.req("FND-02")
+def test_a_singleton_reappears_in_another_process_when_its_own_is_killed(
+    etcd_server: EtcdServer,
+) -> None:
+    def start(who: str) -> subprocess.Popen[str]:
+        argv = [sys.executable, "-c", SINGLETON, etcd_server.endpoint, who]
+        return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+
+    async def both_there() -> None:
+        async with connected(lambda: EtcdCoordinator.open(etcd_server.endpoint)) as (one,):
+            await arrived(one, 2, "singleton/trace")
+            found = await one.holder("singleton/trace")
+            assert found is not None
+            assert found[0] == "first"
+
+    with start("first") as first:
+        try:
+            assert first.stdout is not None
+            assert first.stdout.readline() == "runs\n"
+            with start("second") as second:
+                try:
+                    assert second.stdout is not None
+                    run_async(both_there())
+                    # It stands in the queue and has said nothing.
+                    assert select.select([second.stdout], [], [], 0)[0] == []
+                    first.kill()
+                    assert second.stdout.readline() == "runs\n"
+                finally:
+                    second.kill()
+        finally:
+            first.kill()
