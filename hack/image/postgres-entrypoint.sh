@@ -54,6 +54,8 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
     make_data
 fi
 unset POSTGRES_PASSWORD
+# A volume that is given to the pod's group comes with wider rights than PostgreSQL accepts.
+chmod 0700 "$PGDATA"
 
 sockets=/var/run/postgresql
 [ -w "$sockets" ] || sockets=
