@@ -7,6 +7,7 @@ that a tool which waits for one of them to turn False sees it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +15,9 @@ from typing import Any, Literal
 
 from seedbed.controllers.plan import Event, Raw
 
-MESSAGE_LIMIT = 1024
+MESSAGE_LIMIT = 700
+"""Bytes of a message: three conditions carry it, and a status has to stay under 16 KiB."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 Truth = Literal["True", "False", "Unknown"]
 
 
@@ -84,7 +87,7 @@ def conditions(
                 "type": name,
                 "status": verdict.status,
                 "reason": verdict.reason,
-                "message": verdict.message[:MESSAGE_LIMIT],
+                "message": shortened(verdict.message),
                 "lastTransitionTime": known["lastTransitionTime"] if same else timestamp(now),
                 "observedGeneration": generation,
             }
@@ -107,7 +110,7 @@ def news(previous: Raw, verdict: Verdict) -> tuple[Event, ...]:
     if (before.get("status"), before.get("reason")) == (verdict.status, verdict.reason):
         return ()
     kind: Literal["Normal", "Warning"] = "Normal" if verdict.status == "True" else "Warning"
-    return (Event(kind, verdict.reason, verdict.message[:MESSAGE_LIMIT]),)
+    return (Event(kind, verdict.reason, shortened(verdict.message)),)
 
 
 def timestamp(moment: datetime) -> str:
@@ -118,3 +121,11 @@ def timestamp(moment: datetime) -> str:
 def generation_of(obj: Raw) -> int:
     """The generation of an object's spec."""
     return int(obj["metadata"].get("generation", 1))
+
+
+def shortened(text: str, limit: int = MESSAGE_LIMIT) -> str:
+    """A text on one line, cut to `limit` bytes of UTF-8 between two characters."""
+    line = _CONTROL.sub(" ", text).strip().encode(errors="replace")
+    if len(line) <= limit:
+        return line.decode()
+    return line[: limit - 3].decode(errors="ignore") + "\u2026"

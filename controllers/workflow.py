@@ -17,6 +17,7 @@ from seedbed.controllers.conditions import (
     condition,
     ready,
     resting,
+    shortened,
     stalled,
     timestamp,
     waiting,
@@ -40,7 +41,8 @@ from seedbed.crds.messages import RESULT_PREVIEW_LIMIT, RunRequest, RunSummary, 
 from seedbed.crds.workflow import WorkflowSpec
 
 FINISHED = ("Succeeded", "Failed")
-_RECENT, _NAME, _MESSAGE = 5, 128, 512
+# Of the steps that changed last: how many, and the bytes of name and message that are shown.
+_RECENT, _NAME, _MESSAGE = 5, 128, 256
 
 
 def reconcile(observed: Observed, now: datetime, defaults: Defaults) -> Plan:
@@ -120,7 +122,6 @@ def _follow(
 ) -> Plan:
     """A plan whose run is known: show its state and keep it as the spec says."""
     before = status_of(workflow)
-    previous = _cancel_previous(observed, before) if summary is None else ()
     if summary is None:
         # Nothing was heard of it since this process began: what the status says stands until then.
         fields = {
@@ -129,7 +130,7 @@ def _follow(
             if name not in ("conditions", "observedGeneration", "fencingToken")
         }
         finished = before.get("phase") in FINISHED
-        effects = () if finished else (*previous, _submit(workflow, spec, run))
+        effects = () if finished else (_submit(workflow, spec, run),)
         return told(workflow, _as_before(workflow, spec), now, fields=fields, effects=effects)
     if summary.phase in FINISHED:
         return told(
@@ -242,7 +243,11 @@ def _fields(run: RunSummary) -> dict[str, Any]:
             "skipped": counts.skipped,
         },
         "recent": [
-            {"name": one.name[:_NAME], "state": one.state[:32], "message": one.message[:_MESSAGE]}
+            {
+                "name": shortened(one.name, _NAME),
+                "state": one.state[:32],
+                "message": shortened(one.message, _MESSAGE),
+            }
             for one in run.recent[:_RECENT]
         ],
     }
