@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -29,41 +30,60 @@ _PAGE = 500
 _WATCH_SECONDS = 240
 _UNAUTHORISED, _FORBIDDEN, _MISSING, _GONE, _TOO_MANY = 401, 403, 404, 410, 429
 _ERROR = 400
+# The API server's proxy takes `Authorization` out; Seedbed's API reads this one too.
+_TOKEN_HEADER = "X-Seedbed-Authorization"  # noqa: S105 - the name of a header
+
+
+class MissingError(TerminalError):
+    """The server has no such thing."""
+
+    code = "not_found"
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """Seedbed's own API.
+
+    Attributes:
+        url: its address; through the API server's service proxy where none is given.
+        service: `namespace/service:port` in the cluster, for the proxy.
+        token: bearer token; the kubeconfig's own where none is given.
+    """
+
+    url: str | None = None
+    service: str = ""
+    token: str | None = None
 
 
 @asynccontextmanager
 async def connected(
-    context: str | None = None, api: str | None = None, api_service: str = ""
+    context: str | None = None, api: Api | None = None
 ) -> AsyncIterator[ClusterSource]:
     """Open the cluster that the kubeconfig names.
 
     Args:
         context: the kubeconfig's context; its current one where none is given.
-        api: URL of Seedbed's API; through the API server's service proxy where none is given.
-        api_service: `namespace/service:port` of Seedbed's API in the cluster.
+        api: how to reach Seedbed's API, for what needs it.
     """
     settings = client.Configuration()
     try:
-        loader = await config.load_kube_config(  # type: ignore[no-untyped-call]  # its own lack
+        loader = await config.load_kube_config(
             context=context, client_configuration=settings, persist_config=False
         )
     except (config.ConfigException, OSError) as error:
         raise InvalidError("kubeconfig", str(error)) from error
     namespace = (loader.current_context.get("context") or {}).get("namespace") or "default"
     async with client.ApiClient(settings) as opened:
-        yield ClusterSource(opened, namespace, api, api_service)
+        yield ClusterSource(opened, namespace, api or Api())
 
 
 class ClusterSource:
     """A `Source` on a real API server."""
 
-    def __init__(
-        self, opened: client.ApiClient, namespace: str, api: str | None, api_service: str
-    ) -> None:
+    def __init__(self, opened: client.ApiClient, namespace: str, api: Api) -> None:
         self._client = opened
         self._namespace = namespace
         self._api = api
-        self._api_service = api_service
 
     @property
     def namespace(self) -> str:
@@ -87,7 +107,7 @@ class ClusterSource:
         """One object, from the API server."""
         try:
             found: Raw = await self._json(_path(kind, namespace, name))
-        except NotFoundError as error:
+        except MissingError as error:
             raise NotFoundError(kind.name, f"{namespace}/{name}") from error
         return found
 
@@ -147,19 +167,31 @@ class ClusterSource:
                     yield change["object"]
 
     async def _from_api(self, path: str) -> Any:
-        if self._api:
-            return await self._plain_json(f"{self._api.rstrip('/')}{path}")
-        namespace, _, service = self._api_service.partition("/")
+        bearer = await self._bearer()
+        if not bearer:
+            raise InvalidError(
+                "--token",
+                "Seedbed's API needs one and the kubeconfig has none; "
+                "try `kubectl create token` of a service account that may get workflows",
+            )
+        if self._api.url:
+            return await self._plain_json(f"{self._api.url.rstrip('/')}{path}", bearer)
+        namespace, _, service = self._api.service.partition("/")
         proxy = f"/api/v1/namespaces/{namespace}/services/{service}/proxy"
-        return await self._json(proxy + path)
+        return json.loads(await self._text(proxy + path, headers={_TOKEN_HEADER: bearer}))
 
-    async def _plain_json(self, url: str) -> Any:
-        token = self._client.configuration.api_key.get("BearerToken", "")
-        headers = {"Authorization": token} if token else {}
+    async def _bearer(self) -> str:
+        """`Bearer TOKEN`, or nothing for a user known by a client certificate."""
+        if self._api.token:
+            return f"Bearer {self._api.token}"
+        known = (await self._client.configuration.auth_settings()).get("BearerToken")
+        return str(known["value"]) if known else ""
+
+    async def _plain_json(self, url: str, bearer: str) -> Any:
         try:
             async with (
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(_WAIT)) as session,
-                session.get(url, headers=headers) as answer,
+                session.get(url, headers={"Authorization": bearer}) as answer,
             ):
                 if answer.status >= _ERROR:
                     raise _refusal(answer.status, await answer.text(), url)
@@ -170,19 +202,28 @@ class ClusterSource:
     async def _json(self, path: str, query: Mapping[str, Any] | None = None) -> Any:
         return json.loads(await self._text(path, query))
 
-    async def _text(self, path: str, query: Mapping[str, Any] | None = None) -> str:
-        async with self._opened(path, query or {}, _WAIT) as answer:
+    async def _text(
+        self,
+        path: str,
+        query: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> str:
+        async with self._opened(path, query or {}, _WAIT, headers) as answer:
             return await answer.text()
 
     @asynccontextmanager
     async def _opened(
-        self, path: str, query: Mapping[str, Any], wait: float
+        self,
+        path: str,
+        query: Mapping[str, Any],
+        wait: float,
+        headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         request = await self._client.param_serialize(
             "GET",
             path,
             query_params=list(query.items()),
-            header_params={"Accept": "application/json"},
+            header_params={"Accept": "application/json", **(headers or {})},
             auth_settings=["BearerToken"],
         )
         try:
@@ -212,7 +253,7 @@ def _refusal(status: int, body: str, path: str) -> SeedbedError:
     except (ValueError, AttributeError):
         message = body.strip()
     if status == _MISSING:
-        return NotFoundError("path", path)
+        return MissingError(message or f"{path}: there is no such page")
     if status in (_UNAUTHORISED, _FORBIDDEN):
         return TerminalError(message or "the server refuses: no right to do this")
     if status in (_GONE, _TOO_MANY) or status >= 500:  # noqa: PLR2004 - the server's own failures

@@ -51,17 +51,19 @@ app = typer.Typer(
 class Place:
     """Where the user wants to look."""
 
-    context: str | None
-    api: str | None
-    api_service: str
-    local: Path | None
+    context: str | None = None
+    local: Path | None = None
+    api: str | None = None
+    api_service: str = ""
+    token: str | None = None
 
     def open(self) -> AbstractAsyncContextManager[Source]:
         """Open it for reading."""
         if self.local is not None:
             return import_module("seedbed.cli.embedded.state").opened(self.local)  # type: ignore[no-any-return]  # a context manager of a Source
         module = import_module("seedbed.cli.cluster")
-        return module.connected(self.context, self.api, self.api_service)  # type: ignore[no-any-return]  # likewise
+        api = module.Api(self.api, self.api_service, self.token)
+        return module.connected(self.context, api)  # type: ignore[no-any-return]  # likewise
 
 
 Namespace = Annotated[
@@ -76,6 +78,12 @@ Api = Annotated[
 ]
 ApiService = Annotated[
     str, typer.Option(help="Seedbed's API in the cluster: NAMESPACE/SERVICE:PORT.")
+]
+Token = Annotated[
+    str | None,
+    typer.Option(
+        envvar="SEEDBED_TOKEN", help="Bearer token for Seedbed's API; the kubeconfig's by default."
+    ),
 ]
 Name = Annotated[str, typer.Argument(help="Name of the Workflow.")]
 
@@ -120,7 +128,7 @@ def get(
     """List objects."""
     commands = import_module("seedbed.cli.reading")
     wanted = commands.Selection(kind, name, namespace, all_namespaces)
-    _read(lambda source: commands.get(source, wanted, output), Place(context, None, "", local))
+    _read(lambda source: commands.get(source, wanted, output), Place(context, local))
 
 
 @app.command()
@@ -134,7 +142,7 @@ def describe(
 ) -> None:
     """Show one object with its conditions, recent steps and Events."""
     commands = import_module("seedbed.cli.reading")
-    place = Place(context, None, "", local)
+    place = Place(context, local)
     _read(lambda source: commands.describe(source, kind, name, namespace), place)
 
 
@@ -150,11 +158,12 @@ def logs(
     context: Context = None,
     api: Api = None,
     api_service: ApiService = API_SERVICE,
+    token: Token = None,
     local: Local = None,
 ) -> None:
     """Show the step log of a Workflow's newest run."""
     commands = import_module("seedbed.cli.reading")
-    place = Place(context, api, api_service, local)
+    place = Place(context, local, api, api_service, token)
     _read(lambda source: commands.logs(source, workflow, namespace, step, workers), place)
 
 
@@ -162,7 +171,7 @@ def logs(
 def watch(workflow: Name, namespace: Namespace = None, context: Context = None) -> None:
     """Follow a Workflow until its run ends; the exit code is 0 where it succeeded."""
     commands = import_module("seedbed.cli.reading")
-    place = Place(context, None, "", None)
+    place = Place(context)
     _read(lambda source: commands.watch(source, workflow, namespace), place)
 
 
@@ -175,11 +184,12 @@ def result(
     context: Context = None,
     api: Api = None,
     api_service: ApiService = API_SERVICE,
+    token: Token = None,
     local: Local = None,
 ) -> None:
     """Print the result of a Workflow's newest run."""
     commands = import_module("seedbed.cli.reading")
-    place = Place(context, api, api_service, local)
+    place = Place(context, local, api, api_service, token)
     _read(lambda source: commands.result(source, workflow, namespace, output), place)
 
 

@@ -1,0 +1,206 @@
+"""Puts the parts together in one process: reconciler, engine, workers and, for agents, a model service."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal
+
+from seedbed.cli.embedded.cluster import MemoryCluster, key_of
+from seedbed.cli.embedded.kubelet import Kubelet, Replica
+from seedbed.cli.embedded.state import StateFolder
+from seedbed.cli.output import at
+from seedbed.cli.progress import Display, ended
+from seedbed.controllers.plan import Defaults, Raw
+from seedbed.crds.base import seconds
+from seedbed.crds.errors import SeedbedError, UnavailableError
+from seedbed.crds.kinds import BY_NAME
+from seedbed.operator.reconciler import Reconciler
+from seedbed.runtime.bus.memory import MemoryBus
+from seedbed.runtime.coordination.memory import MemoryCoordinator
+from seedbed.runtime.llm.models import Models
+from seedbed.runtime.store.sql import SqlStore
+from seedbed.runtime.worker.worker import serve_workers
+from seedbed.runtime.workflow.engine import Engine
+
+State = Literal["done", "waiting", "hopeless"]
+
+_TOKENS_A_START = 1 << 32
+_GRACE = 2.0
+_HOLDER = "embedded"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the parts share."""
+
+    cluster: MemoryCluster
+    bus: MemoryBus
+    coordinator: MemoryCoordinator
+    store: SqlStore
+
+
+async def play(
+    objects: Sequence[Raw], state: StateFolder, models: Models, display: Display, limit: float
+) -> tuple[MemoryCluster, Mapping[str, Any]]:
+    """Run the objects until every Workflow has ended and everything else is ready, or cannot be.
+
+    Returns:
+        The cluster as it is then, and the results of the Workflows that succeeded, by name.
+
+    Raises:
+        UnavailableError: when it is not over within `limit` seconds.
+    """
+    saved = state.load()
+    opened = int(saved["opened"]) + 1
+    cluster = MemoryCluster(saved["objects"])
+    store = SqlStore.open(state.database)
+    # Tokens of this start are larger than all of earlier ones, as the store has seen those.
+    coordinator = MemoryCoordinator(after=opened * _TOKENS_A_START)
+    parts = Parts(cluster, MemoryBus(), coordinator, store)
+    try:
+        await store.migrate()
+        await _apply_all(cluster, objects)
+        state.save(cluster, opened)
+        async with _everything(parts, models, display, lambda: state.saving(cluster, opened)):
+            async with asyncio.timeout(limit):
+                await _until_over(cluster, display)
+        return cluster, await _results(parts)
+    except TimeoutError as error:
+        raise UnavailableError(
+            f"not over within {limit:.0f} s; the state is in {state.path}"
+        ) from error
+    finally:
+        await parts.bus.close()
+        await store.close()
+
+
+def state_of(obj: Raw) -> State:
+    """Whether an object is as it should be, may become so, or cannot without other manifests."""
+    conditions = {one["type"]: one for one in at(obj, ".status.conditions") or ()}
+    if at(obj, ".status.observedGeneration") != obj["metadata"]["generation"]:
+        return "waiting"
+    ready = conditions.get("Ready", {})
+    if ended(obj) if obj["kind"] == "Workflow" else ready.get("status") == "True":
+        return "done"
+    stalled = conditions.get("Stalled", {}).get("status") == "True"
+    missing = str(ready.get("reason", "")).endswith("NotFound")
+    suspended = at(obj, ".status.phase") == "Suspended"
+    return "hopeless" if stalled or missing or suspended else "waiting"
+
+
+def succeeded(obj: Raw) -> bool:
+    """Whether an object is as the user wanted it."""
+    if obj["kind"] == "Workflow":
+        return ended(obj) and at(obj, ".status.phase") == "Succeeded"
+    return state_of(obj) == "done"
+
+
+def users_objects(cluster: MemoryCluster) -> list[Raw]:
+    """The objects of Seedbed's own kinds."""
+    return [obj for obj in cluster.listed() if obj["kind"] in BY_NAME]
+
+
+async def _apply_all(cluster: MemoryCluster, objects: Sequence[Raw]) -> None:
+    """Make the cluster hold these objects and no others of the user."""
+    wanted = {key_of(obj) for obj in objects}
+    for obj in users_objects(cluster):
+        if key_of(obj) not in wanted:
+            await cluster.delete(key_of(obj), obj["metadata"]["uid"])
+    for obj in objects:
+        await cluster.apply(obj)
+
+
+@asynccontextmanager
+async def _everything(
+    parts: Parts, models: Models, display: Display, saving: Callable[[], Any]
+) -> AsyncIterator[None]:
+    """Everything runs while the context is open; what fails in one part ends all."""
+    async with AsyncExitStack() as stack:
+        gateway = ""
+        if parts.cluster.listed("Agent"):
+            display.note(f"starting the model {models.default}")
+            gateway = await stack.enter_async_context(_model_service(models))
+        lease = await stack.enter_async_context(parts.coordinator.lease())
+        ownership = await parts.coordinator.campaign("operator", _HOLDER, lease)
+        reconciler = Reconciler(parts.cluster, parts.bus, parts.coordinator, ownership, Defaults())
+        parts.cluster.listen(lambda how, obj: reconciler.notice(obj, deleted=how == "DELETED"))
+        engine = Engine(
+            store=parts.store, bus=parts.bus, coordinator=parts.coordinator, holder=_HOLDER
+        )
+        kubelet = Kubelet(parts.cluster, lambda replica: _work(parts, gateway, replica))
+        try:
+            async with asyncio.TaskGroup() as group:
+                running = (reconciler.run(), engine.run(), kubelet.run(), saving())
+                tasks = [group.create_task(one) for one in running]
+                yield
+                await kubelet.drain()
+                for task in tasks:
+                    task.cancel()
+        except* SeedbedError as errors:
+            raise _first(errors) from None
+
+
+@asynccontextmanager
+async def _model_service(models: Models) -> AsyncIterator[str]:
+    """The model service on a loopback port; gives its address. Only agents need what it imports."""
+    serving = (await asyncio.to_thread(import_module, "seedbed.runtime.llm.service")).serving
+    # Workers import the agents' libraries in the event loop: it takes seconds, so better here.
+    importing = asyncio.create_task(asyncio.to_thread(import_module, "seedbed.runtime.agents.host"))
+    async with serving(models, "127.0.0.1", 0) as port:
+        await importing
+        yield f"http://127.0.0.1:{port}"
+
+
+async def _work(parts: Parts, gateway: str, replica: Replica) -> None:
+    env = replica.env
+    await serve_workers(
+        bus=parts.bus,
+        coordinator=parts.coordinator,
+        gateway_url=gateway,
+        namespace=env["SEEDBED_NAMESPACE"],
+        pool=env["SEEDBED_POOL"],
+        count=int(env["SEEDBED_WORKERS"]),
+        adapter=env["SEEDBED_ADAPTER"],
+        drain=seconds(env["SEEDBED_DRAIN"]),
+        node=replica.name,
+        stopping=replica.stop,
+    )
+
+
+async def _until_over(cluster: MemoryCluster, display: Display) -> None:
+    changed = asyncio.Event()
+
+    def heard(_: str, obj: Raw) -> None:
+        if obj["kind"] == "Workflow":
+            display.workflow(obj)
+        changed.set()
+
+    cluster.listen(heard)
+    while True:
+        changed.clear()
+        states = {state_of(obj) for obj in users_objects(cluster)}
+        if states <= {"done"}:
+            return
+        try:
+            # What cannot be yet may be on its way: nothing must change for a moment.
+            async with asyncio.timeout(None if "waiting" in states else _GRACE):
+                await changed.wait()
+        except TimeoutError:
+            return
+
+
+async def _results(parts: Parts) -> Mapping[str, Any]:
+    return {
+        obj["metadata"]["name"]: at(obj, ".status.result")
+        for obj in parts.cluster.listed("Workflow")
+        if succeeded(obj)
+    }
+
+
+def _first(errors: BaseExceptionGroup[SeedbedError]) -> SeedbedError:
+    first = errors.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
