@@ -1,0 +1,293 @@
+"""`seedbed serve ROLE`: puts the parts of one role together on the adapters that its environment names.
+
+Every role writes structured logs, tells its health on a port of its own, and ends in good order on
+SIGTERM. What a role needs is imported when it runs, so that each one loads only its own packages.
+"""
+# ruff: noqa: PLC0415 -- see above
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+import typer
+
+from seedbed.cli.settings import Settings
+from seedbed.crds.errors import InvalidError, RetryableError, SeedbedError, UnavailableError
+
+if TYPE_CHECKING:
+    from seedbed.runtime.bus.nats import NatsBus
+    from seedbed.runtime.coordination.etcd import EtcdCoordinator
+    from seedbed.runtime.store.sql import SqlStore
+
+START_SECONDS = 300.0
+"""How long a role waits for its servers; then it ends, and Kubernetes starts it again."""
+END_SECONDS = 10.0
+"""How long a role that has nothing to drain may take to end."""
+
+_RETRY_SECONDS = 1.0
+_EVERYWHERE = "0.0.0.0"  # noqa: S104  # pods are reached from outside; NetworkPolicies say by whom
+_FAILED, _MISUSED = 1, 2
+
+_log = logging.getLogger("seedbed.cli.serve")
+
+_T = TypeVar("_T")
+
+app = typer.Typer(
+    name="serve",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Run one role as a server. It is configured by environment variables, SEEDBED_*.",
+)
+
+
+def _yes() -> bool:
+    return True
+
+
+@dataclass(slots=True)
+class Process:
+    """What a role is given.
+
+    Attributes:
+        stopping: set when the process is to end.
+        drain: seconds that the role may take from then on; after that it is cancelled.
+        waiting: tells what it waits for, by name; it is ready when all of them say no.
+    """
+
+    settings: Settings
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    drain: float = 0.0
+    waiting: dict[str, Callable[[], bool]] = field(default_factory=lambda: {"its start": _yes})
+
+    def started(self) -> None:
+        """The role serves from now on."""
+        self.waiting.pop("its start", None)
+
+    def reason(self) -> str:
+        """What it waits for now, empty when it is ready."""
+        if self.stopping.is_set():
+            return "its end"
+        return ", ".join(name for name, waits in self.waiting.items() if waits())
+
+
+Role = Callable[[Process], Awaitable[None]]
+
+
+@app.command()
+def operator() -> None:
+    """Watch the kinds, decide, apply. Replicas elect a leader; all serve admission."""
+    _serve("operator", _operator, "nats_url", "etcd_endpoint", "gateway_url", "pod_namespace")
+
+
+@app.command()
+def engine() -> None:
+    """Own partitions of runs: journal every transition, hand out steps."""
+    _serve("engine", _engine, "nats_url", "etcd_endpoint", "database_url")
+
+
+@app.command()
+def gateway() -> None:
+    """Serve the models of the models file in OpenAI's form."""
+    _serve("gateway", _gateway)
+
+
+@app.command()
+def api() -> None:
+    """Serve results, step logs and feature flags over HTTP."""
+    _serve("api", _api, "etcd_endpoint", "database_url")
+
+
+@app.command()
+def worker() -> None:
+    """Execute the steps of one Pool."""
+    _serve("worker", _worker, "nats_url", "etcd_endpoint", "gateway_url", "namespace", "pool")
+
+
+async def _operator(process: Process) -> None:
+    from seedbed.operator.process import run_operator
+
+    async with AsyncExitStack() as stack:
+        bus = await _bus(process, stack, "operator")
+        coordinator = await _coordinator(process, stack)
+        await run_operator(bus=bus, coordinator=coordinator, settings=process.settings)
+
+
+async def _engine(process: Process) -> None:
+    from seedbed.runtime.workflow.engine import Engine
+
+    async with AsyncExitStack() as stack:
+        store = await _store(process, stack)
+        bus = await _bus(process, stack, "engine")
+        coordinator = await _coordinator(process, stack)
+        holder = process.settings.holder
+        process.started()
+        await Engine(store=store, bus=bus, coordinator=coordinator, holder=holder).run()
+
+
+async def _gateway(process: Process) -> None:
+    from seedbed.runtime.llm.models import load
+    from seedbed.runtime.llm.service import serving
+
+    models = load(process.settings.models)
+    async with serving(models, _EVERYWHERE, process.settings.port):
+        process.started()
+        await process.stopping.wait()
+
+
+async def _api(process: Process) -> None:
+    from seedbed.runtime.api.access import kubernetes_access
+    from seedbed.runtime.api.app import serve
+    from seedbed.runtime.api.flags import LiveFlags
+    from seedbed.runtime.workflow.history import StoredHistory
+
+    flags = LiveFlags()
+    process.waiting["the flags"] = lambda: not flags.loaded
+    async with AsyncExitStack() as stack:
+        store = await _store(process, stack)
+        await serve(
+            store=store,
+            history=StoredHistory(store),
+            coordinator=await _coordinator(process, stack),
+            access=await stack.enter_async_context(kubernetes_access()),
+            host=_EVERYWHERE,
+            port=process.settings.port,
+            flags=flags,
+            started=lambda _: process.started(),
+        )
+
+
+async def _worker(process: Process) -> None:
+    from seedbed.runtime.worker.worker import serve_workers
+
+    settings = process.settings
+    process.drain = settings.drain + END_SECONDS
+    async with AsyncExitStack() as stack:
+        bus = await _bus(process, stack, f"worker {settings.namespace}/{settings.pool}")
+        coordinator = await _coordinator(process, stack)
+        # The agents' libraries take seconds: they are loaded beside the event loop, before any step.
+        await asyncio.to_thread(_load_agents)
+        process.started()
+        await serve_workers(
+            bus=bus,
+            coordinator=coordinator,
+            gateway_url=settings.gateway_url,
+            namespace=settings.namespace,
+            pool=settings.pool,
+            count=settings.workers,
+            adapter=settings.adapter,
+            drain=settings.drain,
+            node=settings.holder,
+            stopping=process.stopping,
+        )
+
+
+def _load_agents() -> None:
+    # An image without them is right for Pools that only execute entry points.
+    with suppress(ModuleNotFoundError):
+        import seedbed.runtime.agents.host  # noqa: F401
+
+
+async def _bus(process: Process, stack: AsyncExitStack, name: str) -> NatsBus:
+    from seedbed.runtime.bus.nats import NatsBus
+
+    url = process.settings.nats_url
+    process.waiting["NATS"] = _yes
+    bus = await _patiently("NATS", lambda: NatsBus.open(url, name=name, wait=10.0))
+    stack.push_async_callback(bus.close)
+    process.waiting["NATS"] = lambda: not bus.connected
+    return bus
+
+
+async def _coordinator(process: Process, stack: AsyncExitStack) -> EtcdCoordinator:
+    from seedbed.runtime.coordination.etcd import EtcdCoordinator
+
+    coordinator = EtcdCoordinator.open(process.settings.etcd_endpoint)
+    stack.push_async_callback(coordinator.close)
+    await _patiently("etcd", lambda: coordinator.holder("operator"))
+    return coordinator
+
+
+async def _store(process: Process, stack: AsyncExitStack) -> SqlStore:
+    from seedbed.runtime.store.sql import SqlStore
+
+    store = SqlStore.open(process.settings.store_url())
+    stack.push_async_callback(store.close)
+    await _patiently("the database", store.migrate)
+    return store
+
+
+async def _patiently(name: str, attempt: Callable[[], Awaitable[_T]]) -> _T:
+    """Try until the server answers: in a cluster everything starts at once."""
+    try:
+        async with asyncio.timeout(START_SECONDS):
+            while True:
+                try:
+                    return await attempt()
+                except RetryableError as error:
+                    _log.warning("waiting for %s: %s", name, error)
+                    await asyncio.sleep(error.retry_after or _RETRY_SECONDS)
+    except TimeoutError:
+        raise UnavailableError(f"{name} did not answer within {START_SECONDS:g} s") from None
+
+
+def _serve(name: str, role: Role, *needed: str) -> None:
+    """Run a role until it is told to stop; the exit code tells why it ended."""
+    from seedbed.runtime.telemetry.logs import configure
+
+    configure(name)
+    try:
+        settings = Settings.read(os.environ, *needed)
+        configure(name, settings.log_level)
+        asyncio.run(_run(Process(settings), role))
+    except InvalidError as error:
+        _log.error("%s", error)
+        raise typer.Exit(_MISUSED) from None
+    except SeedbedError as error:
+        _log.error("%s", error, extra={"code": error.code})
+        raise typer.Exit(_FAILED) from None
+    except Exception:  # noqa: BLE001  # the process's last word is a log line, not a bare traceback
+        _log.exception("%s failed", name)
+        raise typer.Exit(_FAILED) from None
+
+
+async def _run(process: Process, role: Role) -> None:
+    from seedbed.runtime.telemetry.health import serving_health
+
+    async with (
+        _signals(process.stopping),
+        serving_health(process.reason, port=process.settings.health_port),
+    ):
+        running = asyncio.ensure_future(role(process))
+        stopping = asyncio.ensure_future(process.stopping.wait())
+        try:
+            await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if process.stopping.is_set() and process.drain:
+                await asyncio.wait({running}, timeout=process.drain)
+        finally:
+            stopping.cancel()
+            running.cancel()
+            await asyncio.wait({running}, timeout=END_SECONDS)
+        _log.info("ended")
+        if running.done() and not running.cancelled():
+            running.result()
+        if not process.stopping.is_set():
+            raise UnavailableError("the role ended by itself")
+
+
+@asynccontextmanager
+async def _signals(stopping: asyncio.Event) -> AsyncIterator[None]:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)

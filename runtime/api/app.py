@@ -1,0 +1,115 @@
+"""The HTTP API as one application.
+
+    /ofrep/v1/...                  FeatureFlags (ofrep.py)
+    /api/v3/workflows/...          runs (runs.py)
+    GET /api/v3/services           the live services, of `?namespace=` or of all
+    GET /healthz                   for anybody
+
+Errors are `{"error": {"code", "message"}}`; those of a flag's evaluation have OFREP's form.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from aiohttp import web
+
+from seedbed.crds.errors import RetryableError
+from seedbed.runtime.api.access import Access, Action
+from seedbed.runtime.api.answers import ACCESS, answer, errors_as_answers, require, with_caller
+from seedbed.runtime.api.flags import LiveFlags
+from seedbed.runtime.api.ofrep import FlagPages
+from seedbed.runtime.api.runs import History, RunPages
+from seedbed.runtime.coordination.port import Coordinator
+from seedbed.runtime.coordination.registry import discover
+from seedbed.runtime.store.port import Store
+from seedbed.runtime.telemetry.health import serving_app
+
+_LARGEST_BODY = 256 * 1024
+_RETRY_SECONDS = 1.0
+
+
+def create_app(
+    *,
+    store: Store,
+    history: History,
+    coordinator: Coordinator,
+    access: Access,
+    flags: LiveFlags,
+) -> web.Application:
+    """The application; `flags` is kept up to date by whoever calls."""
+
+    async def services(request: web.Request) -> web.Response:
+        # A service belongs to the Pool it works for.
+        namespace = request.query.get("namespace", "")
+        await require(request, Action("list", "pools", namespace))
+        wanted = {"namespace": namespace} if namespace else None
+        found = await discover(coordinator, metadata=wanted)
+        return answer(
+            {
+                "services": [
+                    {
+                        "name": each.name,
+                        "instance": each.instance,
+                        "capabilities": sorted(each.capabilities),
+                        "metadata": dict(each.metadata),
+                    }
+                    for each in found
+                ]
+            }
+        )
+
+    async def alive(_: web.Request) -> web.Response:
+        return answer({"status": "ok"})
+
+    app = web.Application(
+        client_max_size=_LARGEST_BODY, middlewares=[errors_as_answers, with_caller]
+    )
+    app[ACCESS] = access
+    app.add_routes(
+        [
+            web.get("/healthz", alive),
+            web.get("/api/v3/services", services),
+            *FlagPages(flags).routes(),
+            *RunPages(store, history).routes(),
+        ]
+    )
+    return app
+
+
+async def serve(
+    *,
+    store: Store,
+    history: History,
+    coordinator: Coordinator,
+    access: Access,
+    host: str,
+    port: int,
+    flags: LiveFlags | None = None,
+    started: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Serve until cancelled.
+
+    Args:
+        store: where the runs are.
+        history: reads step logs and results.
+        coordinator: where live settings and services are.
+        access: says who may do what.
+        host: address to listen on.
+        port: port to listen on; 0 for any.
+        flags: where the flags are kept; for readiness.
+        started: told the port once it serves.
+    """
+    live = flags or LiveFlags()
+    app = create_app(
+        store=store, history=history, coordinator=coordinator, access=access, flags=live
+    )
+    async with serving_app(app, host, port) as bound:
+        started(bound)
+        while True:
+            try:
+                await live.follow(coordinator)
+            except RetryableError as error:
+                # Flags stay as they were last known; decisions go on.
+                await asyncio.sleep(error.retry_after or _RETRY_SECONDS)

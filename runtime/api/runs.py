@@ -1,0 +1,72 @@
+"""Runs over HTTP: what has become of a Workflow's newest run.
+
+GET /api/v3/workflows/{namespace}/{name}          its summary
+GET /api/v3/workflows/{namespace}/{name}/steps    its step log
+GET /api/v3/workflows/{namespace}/{name}/result   its result, of any size
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from seedbed.crds.errors import NotFoundError
+from seedbed.runtime.api.access import Action
+from seedbed.runtime.api.answers import answer, require
+from seedbed.runtime.store.port import RunRow, Store
+
+
+class History(Protocol):
+    """Reads what a run has left in the store."""
+
+    async def steps(self, run: str) -> Sequence[Mapping[str, Any]]:
+        """Each execution unit with `name`, `state`, `attempt`, `started`, `finished`, `worker`, `error`."""
+
+    async def result(self, run: str) -> Any:
+        """The run's result.
+
+        Raises:
+            NotFoundError: while there is none.
+        """
+
+
+class RunPages:
+    """The three pages. Whoever may get the Workflow may read its runs."""
+
+    def __init__(self, store: Store, history: History) -> None:
+        self._store = store
+        self._history = history
+
+    def routes(self) -> list[web.RouteDef]:
+        """Where they stand."""
+        base = "/api/v3/workflows/{namespace}/{name}"
+        return [
+            web.get(base, self.summary),
+            web.get(f"{base}/steps", self.steps),
+            web.get(f"{base}/result", self.result),
+        ]
+
+    async def summary(self, request: web.Request) -> web.Response:
+        """The newest RunSummary."""
+        row = await self._newest(request)
+        return web.Response(body=row.summary, content_type="application/json")
+
+    async def steps(self, request: web.Request) -> web.Response:
+        """Each execution unit, in order of the journal."""
+        row = await self._newest(request)
+        return answer({"run": row.run, "steps": await self._history.steps(row.run)})
+
+    async def result(self, request: web.Request) -> web.Response:
+        """The result; an error of the code `not_found` while there is none."""
+        row = await self._newest(request)
+        return answer({"run": row.run, "result": await self._history.result(row.run)})
+
+    async def _newest(self, request: web.Request) -> RunRow:
+        namespace, name = request.match_info["namespace"], request.match_info["name"]
+        await require(request, Action("get", "workflows", namespace, name))
+        rows = await self._store.runs(namespace, name)
+        if not rows:
+            raise NotFoundError("Run", f"of Workflow {namespace}/{name}")
+        return rows[0]
