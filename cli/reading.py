@@ -151,7 +151,8 @@ def _log_line(step: Mapping[str, Any]) -> str:
         took = f" {step['finished'] - step['started']:.2f}s"
     attempt = f" attempt {step['attempt']}" if step.get("attempt", 1) > 1 else ""
     worker = f" on {step['worker']}" if step.get("worker") else ""
-    error = f": {step['error']}" if step.get("error") else ""
+    why = step.get("error")
+    error = f": {why['message'] if isinstance(why, Mapping) else why}" if why else ""
     return f"{clock} {step['state']:<9} {step['name']}{attempt}{took}{worker}{error}"
 
 

@@ -25,6 +25,7 @@ from seedbed.runtime.llm.models import Models
 from seedbed.runtime.store.sql import SqlStore
 from seedbed.runtime.worker.worker import serve_workers
 from seedbed.runtime.workflow.engine import Engine
+from seedbed.runtime.workflow.history import StoredHistory
 
 State = Literal["done", "waiting", "hopeless"]
 
@@ -65,9 +66,10 @@ async def play(
         await store.migrate()
         await _apply_all(cluster, objects)
         state.save(cluster, opened)
+        changed = _shown_changes(cluster, display)
         async with _everything(parts, models, display, lambda: state.saving(cluster, opened)):
             async with asyncio.timeout(limit):
-                await _until_over(cluster, display)
+                await _until_over(cluster, changed)
         return cluster, await _results(parts)
     except TimeoutError as error:
         raise UnavailableError(
@@ -134,11 +136,15 @@ async def _everything(
         kubelet = Kubelet(parts.cluster, lambda replica: _work(parts, gateway, replica))
         try:
             async with asyncio.TaskGroup() as group:
-                running = (reconciler.run(), engine.run(), kubelet.run(), saving())
-                tasks = [group.create_task(one) for one in running]
+                deciding, *others = [
+                    group.create_task(one)
+                    for one in (reconciler.run(), engine.run(), kubelet.run(), saving())
+                ]
                 yield
+                # First, so that the objects stay as they are while the workers leave.
+                deciding.cancel()
                 await kubelet.drain()
-                for task in tasks:
+                for task in others:
                     task.cancel()
         except* SeedbedError as errors:
             raise _first(errors) from None
@@ -171,7 +177,8 @@ async def _work(parts: Parts, gateway: str, replica: Replica) -> None:
     )
 
 
-async def _until_over(cluster: MemoryCluster, display: Display) -> None:
+def _shown_changes(cluster: MemoryCluster, display: Display) -> asyncio.Event:
+    """Show every Workflow, now and after each change; the event is set after each change."""
     changed = asyncio.Event()
 
     def heard(_: str, obj: Raw) -> None:
@@ -180,6 +187,10 @@ async def _until_over(cluster: MemoryCluster, display: Display) -> None:
         changed.set()
 
     cluster.listen(heard)
+    return changed
+
+
+async def _until_over(cluster: MemoryCluster, changed: asyncio.Event) -> None:
     while True:
         changed.clear()
         states = {state_of(obj) for obj in users_objects(cluster)}
@@ -194,8 +205,10 @@ async def _until_over(cluster: MemoryCluster, display: Display) -> None:
 
 
 async def _results(parts: Parts) -> Mapping[str, Any]:
+    """Results stand in the status where they are small, else in the store."""
+    history = StoredHistory(parts.store)
     return {
-        obj["metadata"]["name"]: at(obj, ".status.result")
+        obj["metadata"]["name"]: await history.result(at(obj, ".status.runId"))
         for obj in parts.cluster.listed("Workflow")
         if succeeded(obj)
     }

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -25,6 +25,9 @@ from seedbed.cli.output import age
 from seedbed.controllers.plan import Raw
 from seedbed.crds.errors import InvalidError, NotFoundError, UnavailableError
 from seedbed.crds.kinds import Kind
+
+if TYPE_CHECKING:
+    from seedbed.runtime.workflow.history import StoredHistory
 
 _KEPT = 10
 _SAVE_EVERY = 0.25
@@ -182,11 +185,31 @@ class FolderSource:
 
     async def steps(self, namespace: str, workflow: str) -> Sequence[Mapping[str, Any]]:
         """From the journal."""
-        raise NotImplementedError
+        async with self._history(namespace, workflow) as (history, run):
+            return await history.steps(run)
 
     async def result(self, namespace: str, workflow: str) -> Any:
         """From the journal."""
-        raise NotImplementedError
+        async with self._history(namespace, workflow) as (history, run):
+            return await history.result(run)
+
+    @asynccontextmanager
+    async def _history(
+        self, namespace: str, workflow: str
+    ) -> AsyncIterator[tuple[StoredHistory, str]]:
+        """What the store tells, and the id of the Workflow's newest run."""
+        # Lists of objects need no database.
+        from seedbed.runtime.store.sql import SqlStore  # noqa: PLC0415
+        from seedbed.runtime.workflow.history import StoredHistory  # noqa: PLC0415
+
+        store = SqlStore.open(self._state.database)
+        try:
+            rows = await store.runs(namespace, workflow)
+            if not rows:
+                raise NotFoundError("Run", f"of Workflow {namespace}/{workflow}")
+            yield StoredHistory(store), rows[0].run
+        finally:
+            await store.close()
 
 
 def _event(recorded: Any) -> dict[str, Any]:
