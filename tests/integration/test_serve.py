@@ -1,0 +1,153 @@
+"""Roles as real processes: they come up with their servers, tell their health, and drain on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+
+from seedbed.crds.messages import (
+    Report,
+    StepKey,
+    StepTask,
+    decode_request,
+    encode,
+    engine_address,
+    partition_of,
+    work_queue,
+)
+from seedbed.runtime.bus.nats import NatsBus
+from tests.conftest import run_async
+from tests.servers import EtcdServer, NatsServer, free_port
+
+
+class Role:
+    """A role's process and its health page."""
+
+    def __init__(self, process: asyncio.subprocess.Process, port: int) -> None:
+        self.process = process
+        self._page = f"http://127.0.0.1:{port}"
+
+    async def page(self, path: str) -> tuple[int, str]:
+        """Status and text of a page; 0 while it does not answer."""
+        try:
+            async with aiohttp.ClientSession() as http, http.get(self._page + path) as answer:
+                return answer.status, await answer.text()
+        except aiohttp.ClientError:
+            return 0, ""
+
+    async def until(self, path: str, status: int, text: str = "") -> None:
+        while True:
+            found, told = await self.page(path)
+            if found == status and text in told:
+                return
+            assert self.process.returncode is None, await self.output()
+            await asyncio.sleep(0.05)
+
+    async def output(self) -> str:
+        assert self.process.stdout is not None
+        return (await self.process.stdout.read()).decode()
+
+
+@asynccontextmanager
+async def a_role(name: str, **settings: str) -> AsyncIterator[Role]:
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        "from seedbed.cli.main import app; app()",
+        "serve",
+        name,
+        env=os.environ | {"SEEDBED_HEALTH_PORT": str(port), **settings},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        yield Role(process, port)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+def worker(nats: str, etcd: str, namespace: str) -> dict[str, str]:
+    return {
+        "SEEDBED_NATS_URL": nats,
+        "SEEDBED_ETCD_ENDPOINT": etcd,
+        "SEEDBED_GATEWAY_URL": "http://127.0.0.1:9",
+        "SEEDBED_NAMESPACE": namespace,
+        "SEEDBED_POOL": "general",
+        "SEEDBED_WORKERS": "2",
+        "SEEDBED_DRAIN": "20s",
+    }
+
+
+@pytest.mark.req("COG-S7.3")
+def test_a_worker_drains_on_sigterm_and_logs_json(
+    nats_server: NatsServer, etcd_server: EtcdServer
+) -> None:
+    async def body() -> None:
+        namespace = f"ns-{uuid.uuid4().hex[:8]}"
+        run = f"run-{namespace}"
+        reports: asyncio.Queue[Report] = asyncio.Queue()
+
+        async def engine(payload: bytes) -> bytes:
+            request = decode_request(payload)
+            assert isinstance(request, Report)
+            reports.put_nowait(request)
+            return b"{}"
+
+        settings = worker(nats_server.url, etcd_server.endpoint, namespace)
+        bus = await NatsBus.open(nats_server.url)
+        async with (
+            bus.serve(engine_address(partition_of(run)), engine),
+            a_role("worker", **settings) as role,
+        ):
+            await role.until("/readyz", 200)
+            assert "python_info" in (await role.page("/metrics"))[1]
+            program = {"entry": "asyncio:sleep"}
+            for n, inputs in enumerate(({"delay": 0}, {"delay": 1.5})):
+                task = StepTask(
+                    run, namespace, "w", StepKey(f"s{n}"), 1, "call", program, inputs, 30.0
+                )
+                await bus.put_work(work_queue(namespace, "general"), str(n), encode(task))
+            first = await reports.get()
+            assert first.result.key == StepKey("s0")
+            role.process.send_signal(signal.SIGTERM)
+            await role.until("/readyz", 503, "its end")
+            second = await reports.get()
+            assert second.result.key == StepKey("s1")
+            assert (first.result.error, second.result.error) == (None, None)
+            output = await role.output()
+            assert await role.process.wait() == 0, output
+        await bus.close()
+        lines = [json.loads(line) for line in output.splitlines()]
+        assert lines
+        assert {line["service"] for line in lines} == {"worker"}
+
+    run_async(body(), limit=90)
+
+
+def test_a_role_waits_for_its_servers(nats_server: NatsServer, etcd_server: EtcdServer) -> None:
+    async def body() -> None:
+        nats_server.stop()
+        settings = worker(nats_server.url, etcd_server.endpoint, "waiting")
+        async with a_role("worker", **settings) as role:
+            await role.until("/livez", 200)
+            await role.until("/readyz", 503, "NATS")
+            await asyncio.to_thread(nats_server.start)
+            await role.until("/readyz", 200)
+            await asyncio.to_thread(nats_server.stop)
+            await role.until("/readyz", 503, "NATS")
+            await asyncio.to_thread(nats_server.start)
+            await role.until("/readyz", 200)
+
+    run_async(body(), limit=90)
