@@ -1,0 +1,158 @@
+"""The engine process: owns its share of the 16 partitions, by leases, and serves requests to them.
+
+Each engine registers itself and takes free partitions up to its fair share of the live engines; it hands
+back what is above it. When its lease is lost everything it owns stops at once, and it begins anew with
+another lease. A partition that meets a newer owner's writes stops alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, suppress
+
+from seedbed.crds.errors import FencedError, SeedbedError, UnavailableError
+from seedbed.crds.messages import PARTITIONS, decode_request, engine_address
+from seedbed.runtime.bus.port import Bus
+from seedbed.runtime.coordination.lease import LeaseLostError, while_held
+from seedbed.runtime.coordination.port import Change, Coordinator, Lease, Ownership
+from seedbed.runtime.coordination.registry import discover, register
+from seedbed.runtime.store.port import Store
+from seedbed.runtime.workflow import metrics
+from seedbed.runtime.workflow.partition import Partition
+from seedbed.runtime.workflow.world import World
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY = 1.0
+RESTART_AFTER = 0.5
+SETTINGS = ("agents/", "flags/", "pools/")
+
+
+def partition_name(number: int) -> str:
+    """The name that an owner of a partition holds."""
+    return f"partition/{number}"
+
+
+class Engine:
+    """Runs workflows.
+
+    Args:
+        holder: says who this is, unique among live engines.
+        lease_ttl: seconds after which others may take over when this process does not answer.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        bus: Bus,
+        coordinator: Coordinator,
+        holder: str,
+        lease_ttl: float = 8.0,
+    ) -> None:
+        self._store = store
+        self._bus = bus
+        self._coordinator = coordinator
+        self._holder = holder
+        self._ttl = lease_ttl
+        self._world = World()
+        self._owned: dict[int, tuple[Partition, asyncio.Task[None]]] = {}
+
+    @property
+    def partitions(self) -> frozenset[int]:
+        """The partitions that this process owns now."""
+        return frozenset(self._owned)
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        self._bus.on_restore(self._restored)
+        while True:
+            try:
+                async with self._coordinator.lease(self._ttl) as lease:
+                    await while_held(lease, self._serve(lease))
+            except (LeaseLostError, UnavailableError) as error:
+                log.warning("the engine begins anew: %s", error)
+            except FencedError as error:
+                metrics.REFUSED.inc()
+                log.warning("the engine begins anew: %s", error)
+            await asyncio.sleep(RESTART_AFTER)
+
+    def _restored(self) -> None:
+        for partition, _ in self._owned.values():
+            partition.look_again(resend=True)
+
+    async def _serve(self, lease: Lease) -> None:
+        metadata = {"status": "ready"}
+        await register(self._coordinator, "engine", self._holder, ("partitions",), metadata, lease)
+        async with AsyncExitStack() as stack:
+            changes = await stack.enter_async_context(self._coordinator.watch(""))
+            for prefix in SETTINGS:
+                for key, value in (await self._coordinator.settings(prefix)).items():
+                    self._world.change(Change(key, value))
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._follow(changes))
+                    await self._share(lease, tasks)
+            except* SeedbedError as group:
+                raise group.exceptions[0] from None
+            finally:
+                self._owned.clear()
+                metrics.PARTITIONS_OWNED.set(0)
+
+    async def _follow(self, changes: AsyncIterator[Change]) -> None:
+        async for change in changes:
+            if change.key.startswith(SETTINGS):
+                self._world.change(change)
+                for partition, _ in self._owned.values():
+                    partition.look_again()
+
+    async def _share(self, lease: Lease, tasks: asyncio.TaskGroup) -> None:
+        """Take free partitions up to the fair share, give back what is above it, for ever."""
+        while True:
+            engines = len(await discover(self._coordinator, "engine"))
+            share = math.ceil(PARTITIONS / max(1, engines))
+            for number in sorted(self._owned)[share:]:
+                await self._give_back(number)
+            for number in range(PARTITIONS):
+                if len(self._owned) >= share:
+                    break
+                if number not in self._owned:
+                    await self._take(number, lease, tasks)
+            metrics.PARTITIONS_OWNED.set(len(self._owned))
+            await asyncio.sleep(LOOK_EVERY)
+
+    async def _take(self, number: int, lease: Lease, tasks: asyncio.TaskGroup) -> None:
+        name = partition_name(number)
+        ownership = await self._coordinator.acquire(name, self._holder, lease)
+        if ownership is None:
+            return
+        partition = Partition(number, ownership, self._store, self._bus, self._world)
+        task = tasks.create_task(self._own(partition, ownership))
+        self._owned[number] = (partition, task)
+
+    async def _give_back(self, number: int) -> None:
+        _, task = self._owned[number]
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    async def _own(self, partition: Partition, ownership: Ownership) -> None:
+        """Run a partition and answer for it; it is given back when this ends."""
+        address = engine_address(partition.number)
+
+        async def answer(payload: bytes) -> bytes:
+            return await partition.ask(decode_request(payload))
+
+        try:
+            async with self._bus.serve(address, answer):
+                await partition.run()
+        except FencedError as error:
+            metrics.REFUSED.inc()
+            log.warning("%s: stops: %s", ownership.name, error)
+        finally:
+            self._owned.pop(partition.number, None)
+            with suppress(SeedbedError):
+                await asyncio.shield(self._coordinator.resign(ownership))

@@ -1,0 +1,22 @@
+"""What the engine measures, for Prometheus."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+STEPS = Counter("seedbed_engine_steps_total", "Attempts that ended, by result.", ["result"])
+COMMIT_SECONDS = Histogram(
+    "seedbed_engine_commit_seconds",
+    "Time of one group commit.",
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.0),
+)
+GROUP_SIZE = Histogram(
+    "seedbed_engine_group_records",
+    "Records in one group commit.",
+    buckets=(1, 2, 5, 10, 20, 50, 100, 500, 2000),
+)
+RUNS = Gauge("seedbed_engine_runs", "Runs that have not finished, by partition.", ["partition"])
+PARTITIONS_OWNED = Gauge("seedbed_engine_partitions", "Partitions that this process owns.")
+REFUSED = Counter(
+    "seedbed_engine_refused_writes_total", "Writes refused because a newer owner exists."
+)

@@ -1,0 +1,295 @@
+"""What a run's journal holds: one record for each transition, and their form on disk.
+
+A run's state is the fold of its records and nothing else, so a resumed run is the same as one that
+was never disturbed. On disk a group of records is `[VERSION, [[TAG, field, ...], ...]]` in JSON.
+
+Values (outputs, inputs, items, programs, results) stand inline up to a limit. Larger ones are put
+aside under the SHA-256 of their JSON, to be committed together with the records, and the record
+keeps the digest; equal values are kept once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+
+from seedbed.crds.errors import InvalidError
+from seedbed.crds.messages import INLINE_LIMIT, StepError, StepKey
+from seedbed.crds.workflow import Phase
+
+VERSION = 1
+PROGRAM_INLINE_LIMIT = 512
+"""Bytes up to which a program stands inline; a run's many steps share few programs."""
+
+StepKind = Literal["agent", "call", "container"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """The run exists. First record of every journal."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunAdjusted:
+    """What may change while a run goes on has changed."""
+
+    at: float
+    suspend: bool
+    parallelism: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunHeld:
+    """Steps wait for something that is not there, such as a Pool; an empty reason: no longer."""
+
+    at: float
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepExpanded:
+    """A forEach step's list is known: one execution unit for each item."""
+
+    step: str
+    at: float
+    items: list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StepScheduled:
+    """An attempt may now be handed to a worker.
+
+    Attributes:
+        pool: whose workers take it; empty for a container step.
+        timeout: seconds for this attempt.
+        inputs: None where they are those of the attempt before.
+        program: None where it is that of the attempt before.
+    """
+
+    key: StepKey
+    attempt: int
+    at: float
+    kind: StepKind
+    pool: str
+    timeout: float
+    inputs: dict[str, Any] | None
+    program: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepSucceeded:
+    """An attempt's output counts."""
+
+    key: StepKey
+    attempt: int
+    at: float
+    worker: str
+    started: float
+    finished: float
+    output: Any
+
+
+@dataclass(frozen=True, slots=True)
+class StepFailed:
+    """An attempt failed; the step too, where `retry_at` is None. Attempt 0: it could not start."""
+
+    key: StepKey
+    attempt: int
+    at: float
+    worker: str
+    started: float
+    finished: float
+    error: StepError
+    retry_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepSkipped:
+    """The step's condition is false."""
+
+    key: StepKey
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    """The run is over. Last record of every journal."""
+
+    at: float
+    phase: Phase
+    reason: str
+    message: str
+    result: Any
+
+
+Record = (
+    RunStarted
+    | RunAdjusted
+    | RunHeld
+    | StepExpanded
+    | StepScheduled
+    | StepSucceeded
+    | StepFailed
+    | StepSkipped
+    | RunFinished
+)
+
+
+def digest_of(data: bytes) -> str:
+    """The content hash under which a value is kept."""
+    return hashlib.sha256(data).hexdigest()
+
+
+class _Aside:
+    """Puts large values aside while records are encoded."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, bytes] = {}
+
+    def put(self, value: Any, limit: int = INLINE_LIMIT) -> Any:
+        data = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
+        if len(data) <= limit:
+            return [orjson.Fragment(data)]
+        digest = digest_of(data)
+        self.values[digest] = data
+        return digest
+
+
+class _Values:
+    """Gives values back while records are decoded; collects what is missing."""
+
+    def __init__(self, values: Mapping[str, bytes]) -> None:
+        self._raw = values
+        self._known: dict[str, Any] = {}
+        self.missing: set[str] = set()
+
+    def get(self, stored: Any) -> Any:
+        if isinstance(stored, list):
+            return stored[0]
+        if stored not in self._known:
+            if stored not in self._raw:
+                self.missing.add(stored)
+                return None
+            self._known[stored] = orjson.loads(self._raw[stored])
+        return self._known[stored]
+
+
+def _optional(aside: _Aside, value: Any, limit: int = INLINE_LIMIT) -> Any:
+    return None if value is None else aside.put(value, limit)
+
+
+def _row(record: Record, aside: _Aside) -> list[Any]:
+    match record:
+        case StepSucceeded(key, attempt, at, worker, started, finished, output):
+            value = aside.put(output)
+            return ["ok", key.step, key.index, attempt, at, worker, started, finished, value]
+        case StepScheduled(key, attempt, at, kind, pool, timeout, inputs, program):
+            given = _optional(aside, inputs)
+            code = _optional(aside, program, PROGRAM_INLINE_LIMIT)
+            return ["go", key.step, key.index, attempt, at, kind, pool, timeout, given, code]
+        case StepFailed(key, attempt, at, worker, started, finished, error, retry_at):
+            why = [error.code, error.message, error.retryable]
+            times = [at, worker, started, finished]
+            return ["no", key.step, key.index, attempt, *times, why, retry_at]
+        case StepSkipped(key, at):
+            return ["skip", key.step, key.index, at]
+        case StepExpanded(step, at, items):
+            return ["each", step, at, aside.put(items)]
+        case RunStarted(at):
+            return ["start", at]
+        case RunAdjusted(at, suspend, parallelism):
+            return ["adjust", at, suspend, parallelism]
+        case RunHeld(at, reason, message):
+            return ["held", at, reason, message]
+        case RunFinished(at, phase, reason, message, result):
+            return ["end", at, phase, reason, message, aside.put(result)]
+
+
+def _succeeded(row: list[Any], values: _Values) -> Record:
+    _, step, index, attempt, at, worker, started, finished, output = row
+    key = StepKey(step, index)
+    return StepSucceeded(key, attempt, at, worker, started, finished, values.get(output))
+
+
+def _scheduled(row: list[Any], values: _Values) -> Record:
+    _, step, index, attempt, at, kind, pool, timeout, inputs, program = row
+    given = None if inputs is None else values.get(inputs)
+    code = None if program is None else values.get(program)
+    return StepScheduled(StepKey(step, index), attempt, at, kind, pool, timeout, given, code)
+
+
+def _failed(row: list[Any], _: _Values) -> Record:
+    _, step, index, attempt, at, worker, started, finished, why, retry_at = row
+    key = StepKey(step, index)
+    return StepFailed(key, attempt, at, worker, started, finished, StepError(*why), retry_at)
+
+
+_READERS: dict[str, Callable[[list[Any], _Values], Record]] = {
+    "ok": _succeeded,
+    "go": _scheduled,
+    "no": _failed,
+    "skip": lambda row, _: StepSkipped(StepKey(row[1], row[2]), row[3]),
+    "each": lambda row, values: StepExpanded(row[1], row[2], values.get(row[3])),
+    "start": lambda row, _: RunStarted(row[1]),
+    "adjust": lambda row, _: RunAdjusted(row[1], row[2], row[3]),
+    "held": lambda row, _: RunHeld(row[1], row[2], row[3]),
+    "end": lambda row, values: RunFinished(row[1], row[2], row[3], row[4], values.get(row[5])),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Records as bytes, and the large values they refer to, by digest."""
+
+    data: bytes
+    values: Mapping[str, bytes]
+
+
+def encode_records(records: Sequence[Record]) -> Encoded:
+    """Records in the form that goes into the journal."""
+    aside = _Aside()
+    rows = [_row(record, aside) for record in records]
+    return Encoded(orjson.dumps([VERSION, rows]), aside.values)
+
+
+def decode_records(data: bytes, values: Mapping[str, bytes] | None = None) -> list[Record]:
+    """Records from the journal.
+
+    Args:
+        data: as `encode_records` made it.
+        values: the large values, at least those that `missing_values` names.
+
+    Raises:
+        InvalidError: the data is not of a version that this code knows, or a value is missing.
+    """
+    known = _Values(values or {})
+    records = list(_read(data, known))
+    if known.missing:
+        raise InvalidError("journal", f"value {min(known.missing)} is missing")
+    return records
+
+
+def missing_values(data: bytes) -> set[str]:
+    """Digests of the large values that the records refer to."""
+    known = _Values({})
+    for _ in _read(data, known):
+        pass
+    return known.missing
+
+
+def _read(data: bytes, values: _Values) -> Iterable[Record]:
+    try:
+        version, rows = orjson.loads(data)
+    except ValueError as error:
+        raise InvalidError("journal", f"expected records in JSON: {error}") from error
+    if version != VERSION:
+        raise InvalidError("journal", f"version {version} is not known, expected {VERSION}")
+    for row in rows:
+        yield _READERS[row[0]](row, values)

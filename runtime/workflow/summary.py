@@ -1,0 +1,73 @@
+"""The RunSummary of a run: what the operator and the user are told."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+import orjson
+
+from seedbed.crds.messages import (
+    RESULT_PREVIEW_LIMIT,
+    ContainerTask,
+    Counts,
+    Recent,
+    RunSummary,
+)
+from seedbed.crds.workflow import Phase
+from seedbed.runtime.workflow.state import RunState
+
+CONTAINERS_TOLD = 100
+
+
+def summarise(state: RunState) -> RunSummary:
+    """The summary of a run as it stands."""
+    phase, reason, message = _phase(state)
+    size, preview = _result(state)
+    return RunSummary(
+        run=state.request.run,
+        namespace=state.request.namespace,
+        workflow=state.request.workflow,
+        revision=state.revision,
+        phase=phase,
+        reason=reason,
+        message=message,
+        parallelism=state.parallelism,
+        suspended=state.suspended,
+        counts=Counts(**state.counts),
+        recent=tuple(Recent(str(key), told, text[:512]) for key, told, text in state.recent),
+        started=state.started,
+        finished=state.finished.at if state.finished else None,
+        result=preview,
+        result_bytes=size,
+        containers=tuple(_containers(state)),
+    )
+
+
+def _phase(state: RunState) -> tuple[Phase, str, str]:
+    if state.finished is not None:
+        return state.finished.phase, state.finished.reason, state.finished.message[:1000]
+    if state.started is None:
+        return "Pending", "Accepted", ""
+    if state.suspended:
+        return "Suspended", "Suspended", "starts no further step"
+    if state.held is not None:
+        return "Running", state.held.reason, state.held.message
+    return "Running", "Running", ""
+
+
+def _result(state: RunState) -> tuple[int, Any]:
+    if state.finished is None or state.finished.result is None:
+        return 0, None
+    data = orjson.dumps(state.finished.result, option=orjson.OPT_NON_STR_KEYS)
+    return len(data), state.finished.result if len(data) <= RESULT_PREVIEW_LIMIT else None
+
+
+def _containers(state: RunState) -> list[ContainerTask]:
+    told = []
+    for unit in islice(state.containers(), CONTAINERS_TOLD):
+        assert unit.task is not None
+        told.append(
+            ContainerTask(unit.key, unit.attempt, unit.task.program or {}, unit.task.timeout)
+        )
+    return told

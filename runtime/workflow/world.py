@@ -1,0 +1,104 @@
+"""What a run needs to know of the world around it: Agents, Pools and flags as they are now."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from seedbed.crds.agent import AgentSpec
+from seedbed.crds.base import seconds
+from seedbed.crds.feature_flag import FeatureFlagSpec
+from seedbed.crds.messages import agent_setting, flag_setting, pool_setting
+from seedbed.crds.pool import PoolSpec
+from seedbed.crds.workflow import Step, WorkflowSpec
+from seedbed.runtime.coordination.port import Change
+from seedbed.runtime.flags.evaluate import evaluate
+
+DEFAULT_TIMEOUT = 3600.0
+"""Seconds for an attempt of a step that sets no time limit."""
+
+Hands = Counter[tuple[str, str]]
+"""Steps handed to a Pool and not ended, by namespace and Pool."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a step can run now. `pool` is empty for a container step."""
+
+    pool: str
+    program: dict[str, Any]
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """Why a step cannot run now. `missing` where something does not exist or is suspended."""
+
+    reason: str
+    message: str
+    missing: bool = True
+
+
+class World:
+    """The live settings, read once and kept; and how many steps each Pool has in hand."""
+
+    def __init__(self) -> None:
+        self.hands: Hands = Counter()
+        self._agents: dict[str, AgentSpec] = {}
+        self._pools: dict[str, PoolSpec] = {}
+        self._flags: dict[str, FeatureFlagSpec] = {}
+
+    def change(self, change: Change) -> None:
+        """A live setting has changed."""
+        forms: dict[str, tuple[dict[str, Any], Any]] = {
+            "agents": (self._agents, AgentSpec),
+            "pools": (self._pools, PoolSpec),
+            "flags": (self._flags, FeatureFlagSpec),
+        }
+        kept = forms.get(change.key.split("/", 1)[0])
+        if kept is None:
+            return
+        known, form = kept
+        if change.value is None:
+            known.pop(change.key, None)
+        else:
+            known[change.key] = form.model_validate(orjson.loads(change.value))
+
+    def flag(self, namespace: str, name: str, subject: str | None) -> bool:
+        """Whether a flag is on for a subject; an unknown flag is off."""
+        spec = self._flags.get(flag_setting(namespace, name))
+        return spec is not None and evaluate(spec, f"{namespace}/{name}", subject).value
+
+    def place(self, namespace: str, step: Step, spec: WorkflowSpec) -> Place | Blocked:
+        """Where a step can run."""
+        timeout = seconds(step.timeout) if step.timeout else DEFAULT_TIMEOUT
+        if step.container is not None:
+            container = step.container.model_dump(mode="json", by_alias=True, exclude_none=True)
+            return Place("", container, timeout)
+        if step.call is not None:
+            pool = (step.pool or spec.pool).name
+            return self._in_pool(namespace, pool, {"entry": step.call.entry}, timeout)
+        assert step.agent is not None
+        name = step.agent.name
+        agent = self._agents.get(agent_setting(namespace, name))
+        if agent is None:
+            return Blocked("AgentNotFound", f"Agent {name!r} does not exist")
+        if agent.suspend:
+            return Blocked("AgentSuspended", f"Agent {name!r} is suspended")
+        program = {**agent.model_dump(mode="json", by_alias=True), "agentName": name}
+        limit = seconds(step.timeout or agent.timeout)
+        return self._in_pool(namespace, (step.pool or agent.pool).name, program, limit)
+
+    def _in_pool(
+        self, namespace: str, pool: str, program: dict[str, Any], timeout: float
+    ) -> Place | Blocked:
+        known = self._pools.get(pool_setting(namespace, pool))
+        if known is None:
+            return Blocked("PoolNotFound", f"Pool {pool!r} does not exist")
+        if self.hands[namespace, pool] >= known.queue_limit:
+            full = f"Pool {pool!r} has its {known.queue_limit} steps in hand"
+            return Blocked("QueueFull", full, missing=False)
+        return Place(pool, program, timeout)
