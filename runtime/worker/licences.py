@@ -196,15 +196,21 @@ def _checked(index: int, answers: Mapping[str, Sequence[Any]]) -> Row:
 
 
 def _structure(answer: Any) -> Row:
-    """The answer's fields as text; `problem` names the first that is not as asked for."""
+    """The answer's fields as text; `problem` names the first that is not as asked for.
+
+    An agent may answer with a `kind`, which must be one of those asked for, or with a `licence`,
+    whose name means a kind.
+    """
     if not isinstance(answer, Mapping):
         return {"kind": "", "demands": "", "problem": f"not an object: {answer!r:.40}"}
-    kind, demands = answer.get("kind"), answer.get("demands")
+    field = "kind" if "kind" in answer else "licence"
+    said, demands = answer.get(field), answer.get("demands")
+    kind = kind_of(said) if field == "licence" and isinstance(said, str) else said
     if isinstance(demands, list) and all(isinstance(one, str) for one in demands):
         demands = "; ".join(demands)
     problem = ""
-    if not isinstance(kind, str) or kind not in KINDS:
-        problem = f"kind is none of those asked for: {kind!r:.40}"
+    if kind not in KINDS or kind == "unknown":
+        problem = f"{field} tells no kind of licence: {said!r:.40}"
     elif not isinstance(demands, str) or not demands.strip():
         problem = "demands are empty"
     return {"kind": str(kind or ""), "demands": str(demands or ""), "problem": problem}

@@ -128,8 +128,11 @@ GOOD = {"kind": "permissive", "demands": "Keep the notice."}
     [
         (GOOD, ""),
         (GOOD | {"demands": ["notice", "disclaimer"]}, ""),
-        (GOOD | {"kind": "MIT"}, "kind is none of those"),
-        (GOOD | {"kind": None}, "kind is none of those"),
+        ({"licence": "Apache-2.0", "demands": "Keep the notice."}, ""),
+        ({"licence": "something", "demands": "Keep the notice."}, "licence tells no kind"),
+        (GOOD | {"kind": "MIT"}, "kind tells no kind"),
+        (GOOD | {"kind": "unknown"}, "kind tells no kind"),
+        (GOOD | {"kind": None}, "kind tells no kind"),
         (GOOD | {"demands": " "}, "demands are empty"),
         (GOOD | {"demands": 3}, "demands are empty"),
         ("permissive", "not an object"),
