@@ -1,0 +1,84 @@
+"""What a run has left in the store, for people: its step log and its result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from seedbed.crds.errors import NotFoundError
+from seedbed.runtime.store.port import Store
+from seedbed.runtime.workflow.records import (
+    Record,
+    RunFinished,
+    StepFailed,
+    StepSkipped,
+    StepSucceeded,
+)
+from seedbed.runtime.workflow.replay import records_of
+
+OUTPUT_SHOWN = 1024
+"""Bytes up to which a step log shows an output."""
+
+
+class StoredHistory:
+    """Reads journals."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def steps(self, run: str) -> list[dict[str, Any]]:
+        """Each attempt that ended, in order of the journal.
+
+        Returns:
+            Objects with `name`, `state`, `attempt`, `started` and `finished` (Unix time), `worker`,
+            `error` and, where it is small, `output`.
+        """
+        lines = []
+        async for _, record in records_of(self._store, run):
+            line = _line(record)
+            if line is not None:
+                lines.append(line)
+        return lines
+
+    async def result(self, run: str) -> Any:
+        """The result of a finished run, whatever its size.
+
+        Raises:
+            NotFoundError: while there is none.
+        """
+        async for _, record in records_of(self._store, run):
+            if isinstance(record, RunFinished):
+                return record.result
+        raise NotFoundError("result of run", run)
+
+
+def _line(record: Record) -> dict[str, Any] | None:
+    if isinstance(record, StepSkipped):
+        return _attempt(str(record.key), "Skipped", 0, record.at, record.at, "")
+    if isinstance(record, StepSucceeded):
+        times = (record.started, record.finished)
+        line = _attempt(str(record.key), "Succeeded", record.attempt, *times, record.worker)
+        if len(orjson.dumps(record.output, option=orjson.OPT_NON_STR_KEYS)) <= OUTPUT_SHOWN:
+            line["output"] = record.output
+        return line
+    if isinstance(record, StepFailed):
+        state = "Failed" if record.retry_at is None else "Retrying"
+        times = (record.started, record.finished)
+        line = _attempt(str(record.key), state, record.attempt, *times, record.worker)
+        return {**line, "error": record.error.message}
+    return None
+
+
+def _attempt(
+    name: str, state: str, attempt: int, started: float, finished: float, worker: str
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "state": state,
+        "attempt": attempt,
+        "started": started,
+        "finished": finished,
+        "worker": worker,
+        "error": "",
+    }
