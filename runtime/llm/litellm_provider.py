@@ -20,6 +20,9 @@ from seedbed.runtime.llm.providers import ChatRequest, Json, RefusedError
 
 _LONGEST_CALL = 600.0
 _LONGEST_REASON = 300
+_KEY_REFUSED = (401, 403)
+_REQUEST_REFUSED = (400, 413, 422)
+_NOT_FOUND = 404
 
 
 class LiteLLMModel:
@@ -88,17 +91,14 @@ class LiteLLMModel:
         raise refusal  # outside of `except`, so that the original is not chained
 
     def _translated(self, error: Exception) -> SeedbedError:
-        assert self._library is not None
-        kinds = self._library.exceptions
-        if isinstance(error, kinds.AuthenticationError | kinds.PermissionDeniedError):
+        status = getattr(error, "status_code", None)
+        if status in _KEY_REFUSED:
             source = self._entry.api_key_env or "the provider's own variable"
             return RefusedError(self.name, f"the provider refuses the key from {source}")
         reason = self._without_key(error)
-        if isinstance(error, kinds.RateLimitError):
-            return UnavailableError(f"model {self.name!r}: rate limit: {reason}", _wait_of(error))
-        if isinstance(error, kinds.BadRequestError | kinds.UnprocessableEntityError):
+        if status in _REQUEST_REFUSED:
             return InvalidError("request", reason)
-        if isinstance(error, kinds.NotFoundError):
+        if status == _NOT_FOUND:
             return RefusedError(self.name, reason)
         return UnavailableError(f"model {self.name!r}: {reason}", _wait_of(error))
 
@@ -116,7 +116,7 @@ class LiteLLMModel:
 
 def _wait_of(error: Exception) -> float | None:
     """Seconds that the provider asks to wait, where it says so."""
-    headers = getattr(getattr(error, "response", None), "headers", None) or {}
+    headers = getattr(error, "litellm_response_headers", None) or {}
     try:
         return float(headers["retry-after"])
     except (KeyError, ValueError):
