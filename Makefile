@@ -48,7 +48,7 @@ lint: setup ## Formatting, rules, types, boundaries, drift of generated files
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports
+	@$(PYTHON) -m hack.import_contracts
 	@$(PYTHON) -m seedbed.crds.generate --check
 
 format: setup ## Format the code
