@@ -51,7 +51,7 @@ def age(timestamp: str, now: datetime | None = None) -> str:
 
 def plain_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
     """A table without lines; words that are good or bad news have their colour."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=any(columns))
     for name in columns:
         table.add_column(name, overflow="fold")
     for row in rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ State = Literal["done", "waiting", "hopeless"]
 
 _TOKENS_A_START = 1 << 32
 _GRACE = 2.0
+# Libraries that write to the screen by themselves; what they say goes to the log instead.
+_TALKING = ("dspy", "LiteLLM")
 _HOLDER = "embedded"
 
 
@@ -158,6 +161,10 @@ async def _model_service(models: Models) -> AsyncIterator[str]:
     importing = asyncio.create_task(asyncio.to_thread(import_module, "seedbed.runtime.agents.host"))
     async with serving(models, "127.0.0.1", 0) as port:
         await importing
+        for name in _TALKING:
+            library = logging.getLogger(name)
+            library.handlers.clear()
+            library.propagate = True
         yield f"http://127.0.0.1:{port}"
 
 

@@ -23,8 +23,9 @@ Row = dict[str, Any]
 # Not LICENSE-MIT beside LICENSE-APACHE: one of several files is not what the package declares.
 _LICENCE_FILE = re.compile(r"^(licen[cs]e|copying|unlicense)(\.(txt|md|rst))?$", re.IGNORECASE)
 _SHORTEST_TEXT = 200
-_LONGEST_ANSWER = 60
-_COLUMNS = ("package", "version", "prompt", "model says", "demands", "metadata says", "agree")
+_LONGEST_TEXT = 60
+_LONGEST_CELL = 44
+_COLUMNS = ("package", "prompt", "model says", "demands", "metadata says", "agree")
 
 
 def collect(limit: int = 12, excerpt: int = 900) -> list[Row]:
@@ -66,15 +67,22 @@ def varied(documents: Sequence[Row], limit: int) -> list[Row]:
     return sorted(chosen[:limit], key=lambda row: row["name"].lower())
 
 
-def check(documents: Sequence[Row], answers: Mapping[str, Sequence[Any]]) -> list[Row]:
+def check(
+    documents: Sequence[Row], answers: Mapping[str, Sequence[Any]], errors: Mapping[str, Any]
+) -> list[Row]:
     """The answers in one list, each with its `problem`; empty where the answer has the right form.
 
     Args:
         documents: what `collect` gave.
-        answers: by prompt style, a list as long as `documents` with null for those not asked.
+        answers: by prompt style, a list as long as `documents`, null for those not asked or failed.
+        errors: likewise why a step failed, `{code, message}`.
     """
     return [
-        {"name": document["name"], "version": document["version"], **_checked(index, answers)}
+        {
+            "name": document["name"],
+            "version": document["version"],
+            **_checked(index, answers, errors),
+        }
         for index, document in enumerate(documents)
     ]
 
@@ -92,7 +100,7 @@ def compare(documents: Sequence[Row], answers: Sequence[Row]) -> list[Row]:
             {
                 **answer,
                 "declared": declared,
-                "declaredAs": declared_text(document["declared"]),
+                "declaredAs": _family(document),
                 "agree": answer["kind"] == declared if comparable else None,
             }
         )
@@ -115,14 +123,14 @@ def summary(rows: Sequence[Row]) -> Row:
     plain = sum(row["declared"] == "permissive" for row in judged)
     malformed = sum(bool(row["problem"]) for row in rows)
     return {
-        "documents": len(rows),
-        "compared": len(judged),
-        "agreements": agreed,
-        "disagreements": len(judged) - agreed,
-        "malformed": malformed,
         "agreementRate": _rate(agreed, len(judged)),
+        "agreements": agreed,
         "alwaysPermissiveRate": _rate(plain, len(judged)),
         "byPrompt": _by_prompt(rows),
+        "compared": len(judged),
+        "disagreements": len(judged) - agreed,
+        "documents": len(rows),
+        "malformed": malformed,
         "note": (
             f"Model and metadata agree on {agreed} of {len(judged)} documents compared; always "
             f"answering 'permissive' would agree on {plain}. {malformed} of {len(rows)} answers were "
@@ -145,7 +153,7 @@ def declared_text(declared: Mapping[str, Any]) -> str:
     """What the metadata says, in at most 60 characters; empty where it says nothing."""
     names = [one.rsplit(":: ", 1)[-1] for one in declared.get("classifiers") or ()]
     text: str = declared.get("expression") or "; ".join(names) or declared.get("licence") or ""
-    return next(iter(text.splitlines()), "")[:_LONGEST_ANSWER]
+    return next(iter(text.splitlines()), "")[:_LONGEST_TEXT]
 
 
 def _documents(installed: Iterable[Distribution], excerpt: int) -> Iterator[Row]:
@@ -185,11 +193,15 @@ def _licence_text(distribution: Distribution) -> tuple[str, str]:
 
 
 def _family(row: Row) -> str:
-    return licence_name(declared_text(row["declared"])) or "?"
+    text = declared_text(row["declared"])
+    return licence_name(text) or text
 
 
-def _checked(index: int, answers: Mapping[str, Sequence[Any]]) -> Row:
+def _checked(index: int, answers: Mapping[str, Sequence[Any]], errors: Mapping[str, Any]) -> Row:
     for style, given in answers.items():
+        error = errors.get(style, ())[index] if errors.get(style) else None
+        if error is not None:
+            return {"prompt": style, "kind": "", "demands": "", "problem": str(error["message"])}
         if given and given[index] is not None:
             return {"prompt": style, **_structure(given[index])}
     return {"prompt": "", "kind": "", "demands": "", "problem": "no answer"}
@@ -218,14 +230,15 @@ def _structure(answer: Any) -> Row:
 
 def _line(row: Row) -> list[str]:
     verdict = "malformed" if row["problem"] else {True: "yes", False: "no", None: "?"}[row["agree"]]
-    demands = row["problem"] or " ".join(row["demands"].split())
-    if len(demands) > _LONGEST_ANSWER:
-        demands = demands[: _LONGEST_ANSWER - 1] + "…"
+    package = f"{row['name']} {row['version']}"
     declared = f"{row['declared']} ({row['declaredAs']})" if row["declaredAs"] else row["declared"]
-    return [
-        row["name"], row["version"], row["prompt"], row["kind"][:_LONGEST_ANSWER], demands, declared,
-        verdict,
-    ]  # fmt: skip
+    told = row["problem"] or row["demands"]
+    return [package, row["prompt"], _cut(row["kind"]), _cut(told), _cut(declared), verdict]
+
+
+def _cut(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST_CELL else line[: _LONGEST_CELL - 1] + "…"
 
 
 def _by_prompt(rows: Sequence[Row]) -> Row:

@@ -140,7 +140,7 @@ GOOD = {"kind": "permissive", "demands": "Keep the notice."}
     ],
 )
 def test_the_structure_of_an_answer(answer: Any, problem: str) -> None:
-    (row,) = licences.check([document("a")], {"terse": [answer], "careful": [None]})
+    (row,) = licences.check([document("a")], {"terse": [answer], "careful": [None]}, {})
     assert row["problem"].startswith(problem)
     assert bool(row["problem"]) == bool(problem)
 
@@ -157,10 +157,22 @@ def test_the_table_counts_what_agrees_and_says_what_it_is_worth() -> None:
         "terse": [GOOD, None, {"kind": "?"}, None, GOOD],
         "careful": [None, GOOD, None, None, None],
     }
-    rows = licences.compare(documents, licences.check(documents, answers))
+    errors = {
+        "terse": [None] * 5,
+        "careful": [None, None, None, {"code": "timeout", "message": "too slow"}, None],
+    }
+    rows = licences.compare(documents, licences.check(documents, answers, errors))
     result = licences.table(rows)
 
     assert [row[-1] for row in result["rows"]] == ["yes", "no", "malformed", "malformed", "?"]
+    assert result["rows"][3] == [
+        "silent 1.0",
+        "careful",
+        "",
+        "too slow",
+        "permissive (MIT)",
+        "malformed",
+    ]
     assert {len(row) for row in result["rows"]} == {len(result["columns"])}
     summary = result["summary"]
     assert (summary["documents"], summary["compared"]) == (5, 2)
