@@ -181,11 +181,29 @@ class ClusterSource:
         return json.loads(await self._text(proxy + path, headers={_TOKEN_HEADER: bearer}))
 
     async def _bearer(self) -> str:
-        """`Bearer TOKEN`, or nothing for a user known by a client certificate."""
+        """`Bearer TOKEN`: the user's own, or one that the user may ask for; nothing otherwise.
+
+        A user known by a client certificate has no token. Who has the right to, gets one of the
+        installation's account that may only read.
+        """
         if self._api.token:
             return f"Bearer {self._api.token}"
         known = (await self._client.configuration.auth_settings()).get("BearerToken")
-        return str(known["value"]) if known else ""
+        if known:
+            return str(known["value"])
+        namespace, _, service = self._api.service.partition("/")
+        reader = service.partition(":")[0].removesuffix("-api") + "-reader"
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{reader}/token"
+        asked = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {"expirationSeconds": 600},
+        }
+        try:
+            async with self._opened(path, {}, _WAIT, method="POST", body=asked) as answer:
+                return f"Bearer {(await answer.json())['status']['token']}"
+        except TerminalError:
+            return ""
 
     async def _plain_json(self, url: str, bearer: str) -> Any:
         try:
@@ -218,12 +236,17 @@ class ClusterSource:
         query: Mapping[str, Any],
         wait: float,
         headers: Mapping[str, str] | None = None,
+        *,
+        method: str = "GET",
+        body: Mapping[str, Any] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
+        form = {"Content-Type": "application/json"} if body else {}
         request = await self._client.param_serialize(
-            "GET",
+            method,
             path,
             query_params=list(query.items()),
-            header_params={"Accept": "application/json", **(headers or {})},
+            header_params={"Accept": "application/json", **form, **(headers or {})},
+            body=body,
             auth_settings=["BearerToken"],
         )
         try:

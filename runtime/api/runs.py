@@ -25,11 +25,7 @@ class History(Protocol):
         """Each execution unit with `name`, `state`, `attempt`, `started`, `finished`, `worker`, `error`."""
 
     async def result(self, run: str) -> Any:
-        """The run's result.
-
-        Raises:
-            NotFoundError: while there is none.
-        """
+        """The result of a run that has ended."""
 
 
 class RunPages:
@@ -61,6 +57,8 @@ class RunPages:
     async def result(self, request: web.Request) -> web.Response:
         """The result; an error of the code `not_found` while there is none."""
         row = await self._newest(request)
+        if not row.finished:
+            raise NotFoundError("Result", f"of {row.run}, which has not ended")
         return answer({"run": row.run, "result": await self._history.result(row.run)})
 
     async def _newest(self, request: web.Request) -> RunRow:

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from seedbed.crds.errors import NotFoundError, UnavailableError
+from seedbed.crds.errors import UnavailableError
 from seedbed.crds.feature_flag import FeatureFlagSpec
 from seedbed.crds.messages import flag_setting
 from seedbed.runtime.api.access import (
@@ -60,6 +60,8 @@ class Runs:
             raise UnavailableError("no database", retry_after=3)
         if (namespace, workflow) == ("defect", "w"):
             raise ZeroDivisionError("secret detail")
+        if (namespace, workflow) == ("team-a", "running"):
+            return [RunRow("r-3", 1, "team-a", "running", b"{}", b"{}", False)]
         if (namespace, workflow) != ("team-a", "audit"):
             return []
         return [RunRow("r-2", 1, "team-a", "audit", b"{}", b'{"phase":"Succeeded"}', True)]
@@ -70,8 +72,7 @@ class History:
         return [{"name": "read", "state": "Succeeded", "attempt": 1, "run": run}]
 
     async def result(self, run: str) -> Any:
-        if run != "r-2":
-            raise NotFoundError("Result", run)
+        assert run == "r-2"
         return {"rows": [1.5, None, "é"]}
 
 
@@ -166,6 +167,9 @@ def test_runs_are_read() -> None:
             assert (await call("GET", base))[1] == {"phase": "Succeeded"}
             assert (await call("GET", f"{base}/steps"))[1]["steps"][0]["name"] == "read"
             assert (await call("GET", f"{base}/result"))[1]["result"] == {"rows": [1.5, None, "é"]}
+            status, told, _ = await call("GET", "/api/v3/workflows/team-a/running/result")
+            assert (status, told["error"]["code"]) == (404, "not_found")
+            assert "has not ended" in told["error"]["message"]
             status, told, _ = await call("GET", "/api/v3/workflows/team-a/other")
             assert (status, told["error"]["code"]) == (404, "not_found")
             assert "team-a/other" in told["error"]["message"]
