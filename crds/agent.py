@@ -38,6 +38,16 @@ class AgentModel(Model):
     max_tokens: int = Field(
         default=512, description="Longest answer, in tokens.", ge=1, le=1_000_000, examples=[256]
     )
+    seed: int | None = Field(
+        default=None,
+        description=(
+            "Asks for the same answer to the same question again. The local model then computes "
+            "each prompt anew, also the part that all questions share."
+        ),
+        ge=0,
+        le=2_147_483_647,
+        examples=[1],
+    )
 
 
 class AgentSpec(Model):

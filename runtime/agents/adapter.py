@@ -39,13 +39,10 @@ class JsonAnswerAdapter(dspy.Adapter):  # type: ignore[misc]  # dspy ships no ty
             AnswerMalformedError: where the answer does not fit the signature.
         """
         options = {**lm.kwargs, **lm_kwargs}
-        temperature = options.get("temperature")
         config = Config(
             max_tokens=self._max_tokens,
-            temperature=temperature,
-            # Greedy decoding gives the same answer again only with the same arithmetic, which is
-            # what a seed asks of the local model.
-            seed=0 if not temperature else None,
+            temperature=options.get("temperature"),
+            seed=options.get("seed"),
             response_format={
                 "type": "json_schema",
                 "name": "answer",

@@ -118,7 +118,7 @@ async def _ask(
     agent: AgentProgram, engine: ModelServiceEngine, inputs: Mapping[str, Any]
 ) -> dict[str, Any]:
     model = agent.spec.model
-    lm = language_model(engine, model.name, model.temperature)
+    lm = language_model(engine, model)
     adapter = JsonAnswerAdapter(agent.signature, model.max_tokens)
     try:
         with dspy.context(lm=lm, adapter=adapter, disable_history=True, trace=None):

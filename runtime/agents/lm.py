@@ -15,6 +15,7 @@ import dspy
 import orjson
 from dspy.lm15 import Message, Request, Response, Usage
 
+from seedbed.crds.agent import AgentModel
 from seedbed.crds.errors import (
     NotFoundError,
     SeedbedError,
@@ -85,13 +86,14 @@ class _NoSyncEngine:
         raise TypeError(f"model {request.model!r} is asked asynchronously only")
 
 
-def language_model(engine: ModelServiceEngine, model: str, temperature: float) -> Any:
+def language_model(engine: ModelServiceEngine, model: AgentModel) -> Any:
     """A DSPy LM for one call. It neither caches nor retries: others decide about that."""
     return dspy.LM(
-        model,
+        model.name,
         engine=_NoSyncEngine(),
         async_engine=engine,
-        temperature=temperature,
+        temperature=model.temperature,
+        seed=model.seed,
         cache=False,
         num_retries=0,
     )
