@@ -14,17 +14,27 @@ from contextlib import asynccontextmanager
 import aiohttp
 import pytest
 
+from seedbed.crds.errors import UnavailableError
 from seedbed.crds.messages import (
     Report,
+    RunRequest,
+    RunSummary,
     StepKey,
     StepTask,
+    Submit,
+    decode,
     decode_request,
     encode,
     engine_address,
     partition_of,
+    pool_setting,
+    run_id,
     work_queue,
 )
+from seedbed.crds.pool import PoolSpec
+from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.bus.nats import NatsBus
+from seedbed.runtime.coordination.etcd import EtcdCoordinator
 from tests.conftest import run_async
 from tests.servers import EtcdServer, NatsServer, free_port
 
@@ -114,9 +124,17 @@ def test_a_worker_drains_on_sigterm_and_logs_json(
             await role.until("/readyz", 200)
             assert "python_info" in (await role.page("/metrics"))[1]
             program = {"entry": "asyncio:sleep"}
-            for n, inputs in enumerate(({"delay": 0}, {"delay": 1.5})):
+            for n, delay in enumerate((0.0, 1.5)):
                 task = StepTask(
-                    run, namespace, "w", StepKey(f"s{n}"), 1, "call", program, inputs, 30.0
+                    run,
+                    namespace,
+                    "w",
+                    StepKey(f"s{n}"),
+                    1,
+                    "call",
+                    program,
+                    {"delay": delay},
+                    30.0,
                 )
                 await bus.put_work(work_queue(namespace, "general"), str(n), encode(task))
             first = await reports.get()
@@ -149,5 +167,57 @@ def test_a_role_waits_for_its_servers(nats_server: NatsServer, etcd_server: Etcd
             await role.until("/readyz", 503, "NATS")
             await asyncio.to_thread(nats_server.start)
             await role.until("/readyz", 200)
+
+    run_async(body(), limit=90)
+
+
+def test_engine_and_worker_run_a_workflow(
+    nats_server: NatsServer, etcd_server: EtcdServer, postgres_url: str
+) -> None:
+    async def body() -> None:
+        namespace = f"ns-{uuid.uuid4().hex[:8]}"
+        steps = [{"name": "hello", "call": {"entry": "builtins:dict"}}]
+        spec = WorkflowSpec.model_validate({"pool": {"name": "general"}, "steps": steps})
+        request = RunRequest(
+            run_id(uuid.uuid4().hex, spec),
+            namespace,
+            "w",
+            spec.model_dump(mode="json", by_alias=True),
+        )
+        servers = {
+            "SEEDBED_NATS_URL": nats_server.url,
+            "SEEDBED_ETCD_ENDPOINT": etcd_server.endpoint,
+        }
+        database = {
+            "SEEDBED_DATABASE_URL": postgres_url.replace("postgresql:", "postgresql+asyncpg:")
+        }
+        coordinator = EtcdCoordinator.open(etcd_server.endpoint)
+        bus = await NatsBus.open(nats_server.url)
+        address = engine_address(partition_of(request.run))
+        async with (
+            a_role("engine", **servers, **database) as engine,
+            a_role("worker", **worker(nats_server.url, etcd_server.endpoint, namespace)) as hands,
+        ):
+            pool = PoolSpec().model_dump_json(by_alias=True).encode()
+            await coordinator.put(pool_setting(namespace, "general"), pool)
+            await engine.until("/readyz", 200)
+            await hands.until("/readyz", 200)
+            ask = encode(Submit(request))
+            while True:
+                try:
+                    summary = decode(RunSummary, await bus.request(address, ask))
+                except UnavailableError:
+                    await asyncio.sleep(0.05)  # nobody owns the partition yet
+                    continue
+                if summary.phase not in ("Pending", "Running"):
+                    break
+                await asyncio.sleep(0.02)
+            assert (summary.phase, summary.counts.succeeded) == ("Succeeded", 1), summary
+            for role in (engine, hands):
+                role.process.send_signal(signal.SIGTERM)
+                output = await role.output()
+                assert await role.process.wait() == 0, output
+        await bus.close()
+        await coordinator.close()
 
     run_async(body(), limit=90)
