@@ -34,4 +34,5 @@ async def resume(store: Store, row: RunRow, hands: Hands) -> tuple[RunState, int
     async for seq, record in records_of(store, row.run):
         state.apply(record)
         last = seq
+    state.catch_up()
     return state, last

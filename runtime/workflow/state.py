@@ -272,6 +272,18 @@ class RunState:
             made += self._complete(now)
         return made
 
+    def catch_up(self) -> None:
+        """After a replay: what waits is what the journal has not started yet."""
+        self._startable = deque(name for name in self._startable if not self.steps[name].units)
+        self._retries = [
+            each for each in self._retries if self._unit(StepKey(*each[1:])).status == "Retrying"
+        ]
+        heapq.heapify(self._retries)
+        for step in self.steps.values():
+            for unit in step.units:
+                if unit.status == "Ready":
+                    self._queue(unit.key)
+
     def due(self) -> float | None:
         """When something will have to be decided although nothing happens."""
         times = [self._retries[0][0]] if self._retries else []

@@ -126,7 +126,7 @@ def test_without_a_folder_the_state_goes_to_the_users_own(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"steps": [{"name": "a"}]}, "spec.steps[0]"),
+        ({"steps": [{"name": "a"}], "result": "1"}, "spec.steps[0]"),
         ({"stepz": []}, "spec.stepz"),
         ({"deadline": "soon"}, "spec.deadline"),
     ],
@@ -175,14 +175,14 @@ def test_a_run_over_its_time_is_ended(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def slow_workflow(folder: Path) -> dict[str, Any]:
+def slow_workflow(folder: Path, count: int = 12) -> dict[str, Any]:
     args = {"folder": str(folder), "name": "${item}", "wait": 0.4}
     step = {
         "name": "slow",
         "forEach": "params.names",
         "call": {"entry": "own_steps:slow", "args": args},
     }
-    names = [f"n{i}" for i in range(12)]
+    names = [f"n{i}" for i in range(count)]
     return workflow([step], params={"names": names}, result="steps.slow.output", parallelism=2)
 
 
@@ -219,7 +219,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_interrupting_ends_cleanly_and_can_go_on(tmp_path: Path) -> None:
-    manifests = write(tmp_path, POOL, slow_workflow(tmp_path))
+    manifests = write(tmp_path, POOL, slow_workflow(tmp_path, 60))
     with start(tmp_path, manifests) as first:
         until(lambda: len(executed(tmp_path)) >= 2)
         second = seedbed(tmp_path, "run", str(manifests), "--keep", "kept")
