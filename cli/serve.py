@@ -22,6 +22,7 @@ from seedbed.cli.settings import Settings
 from seedbed.crds.errors import InvalidError, RetryableError, SeedbedError, UnavailableError
 
 if TYPE_CHECKING:
+    from seedbed.operator.process import Options
     from seedbed.runtime.bus.nats import NatsBus
     from seedbed.runtime.coordination.etcd import EtcdCoordinator
     from seedbed.runtime.store.sql import SqlStore
@@ -116,7 +117,42 @@ async def _operator(process: Process) -> None:
     async with AsyncExitStack() as stack:
         bus = await _bus(process, stack, "operator")
         coordinator = await _coordinator(process, stack)
-        await run_operator(bus=bus, coordinator=coordinator, settings=process.settings)
+        options = _operator_options(process.settings)
+        await run_operator(
+            bus=bus, coordinator=coordinator, options=options, started=process.started
+        )
+
+
+def _operator_options(settings: Settings) -> Options:
+    from seedbed.controllers.plan import Defaults
+    from seedbed.operator.certificate_keeper import Place
+    from seedbed.operator.process import Options, worker_environment
+
+    servers = {
+        "SEEDBED_NATS_URL": settings.nats_url,
+        "SEEDBED_ETCD_ENDPOINT": settings.etcd_endpoint,
+        "SEEDBED_GATEWAY_URL": settings.gateway_url,
+        "SEEDBED_LOG_LEVEL": settings.log_level,
+    }
+    defaults = Defaults(
+        image=settings.worker_image,
+        image_pull_policy=settings.worker_image_pull_policy,
+        environment=worker_environment(servers),
+    )
+    webhook = Place(
+        settings.pod_namespace,
+        settings.webhook_service,
+        settings.webhook_secret,
+        settings.webhook_configuration,
+        settings.webhook_certificates,
+    )
+    return Options(
+        settings.holder,
+        defaults,
+        settings.lease_seconds,
+        webhook if settings.webhook_enabled else None,
+        settings.webhook_port,
+    )
 
 
 async def _engine(process: Process) -> None:

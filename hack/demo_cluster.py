@@ -13,10 +13,10 @@ import sys
 import time
 from pathlib import Path
 
-from hack.cluster import ClusterError, cluster
+from hack.cluster import ClusterError, binaries, cluster
 from hack.cluster.modes import Mode
 from hack.cluster.progress import progress, say
-from hack.image import build
+from hack.image import images, oci
 
 ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "charts" / "seedbed"
@@ -33,32 +33,41 @@ def environment(name: str) -> dict[str, str]:
     return {**os.environ, "KUBECONFIG": str(kubeconfig), "PATH": path}
 
 
-def install(env: dict[str, str], *, local_images: bool, timeout: str = "5m") -> None:
-    """Install or upgrade the chart and wait until everything in it is ready."""
-    values = ["--values", str(VALUES)] if local_images else []
+def install(env: dict[str, str], digest: str, timeout: str = "10m") -> None:
+    """Install or upgrade the chart and wait until everything in it is ready.
+
+    Args:
+        env: see `environment`.
+        digest: of the image that was brought in, which makes a new one roll out; empty where the
+            chart's own images are pulled.
+        timeout: how long helm waits.
+    """
     command = ["helm", "upgrade", "--install", "seedbed", str(CHART), "--namespace", SYSTEM]
     wait = ["--create-namespace", "--wait", "--timeout", timeout]
-    subprocess.run([*command, *wait, *values], env=env, check=True, stdout=subprocess.DEVNULL)
+    local = ["--values", str(VALUES), "--set", f"image.digest={digest}"] if digest else []
+    subprocess.run([*command, *wait, *local], env=env, check=True, stdout=subprocess.DEVNULL)
 
 
-def bring_images(name: str) -> None:
-    """Build the images that have changed and bring them into the cluster."""
-    with progress("building images"):
-        archives = build.all_images()
-    with progress("bringing the images into the cluster"):
-        cluster.load_images(name, archives)
+def bring_images(name: str) -> str:
+    """Build the images that have changed and bring them in; returns the product's digest."""
+    digest = ""
+    for image_name in images.IMAGES:
+        image, archive = images.build(image_name, "dev")
+        cluster.load_images(name, [archive])
+        if image_name == "seedbed":
+            digest = oci.digest_of(image.manifest())
+    return digest
 
 
 def run(name: str, mode: Mode | None, kubeconfig: Path | None) -> int:
     """The whole demonstration; returns the exit status of the Workflow."""
     began = time.monotonic()
     cluster.up(name, mode, kubeconfig)
-    local = mode is not Mode.EXISTING
-    if local:
-        bring_images(name)
+    binaries.ensure(["kubectl", "helm"])
+    digest = "" if mode is Mode.EXISTING else bring_images(name)
     env = environment(name)
     with progress("installing the chart"):
-        install(env, local_images=local)
+        install(env, digest)
     say("applying examples/quickstart")
     subprocess.run(["kubectl", "apply", "-f", str(EXAMPLES)], env=env, check=True)
     seedbed = str(Path(sys.executable).parent / "seedbed")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -193,13 +193,8 @@ class KubernetesCluster:
             raise UnavailableError(f"the API server did not answer: {error!r}") from error
 
     async def _authorisation(self) -> dict[str, str]:
-        settings = self._api.configuration
-        refresh: Callable[[Any], Awaitable[None] | None] | None = settings.refresh_api_key_hook
-        if refresh is not None:
-            waiting = refresh(settings)
-            if waiting is not None:
-                await waiting
-        token = settings.get_api_key_with_prefix("BearerToken")
+        # It reads the pod's token file anew before the token expires.
+        token = await self._api.configuration.get_api_key_with_prefix("BearerToken")
         return {"Authorization": token} if token else {}
 
 

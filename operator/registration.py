@@ -8,6 +8,7 @@ from datetime import datetime
 
 from seedbed.controllers import agent, feature_flag, pool, workflow
 from seedbed.controllers.plan import Defaults, Key, Observed, Plan, Raw
+from seedbed.controllers.pods import POOL_LABEL, WORKFLOW_LABEL
 from seedbed.crds.base import API_VERSION
 from seedbed.crds.messages import agent_setting, flag_setting, pool_setting
 
@@ -38,11 +39,16 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class ChildKind:
-    """A kind of object that Seedbed owns."""
+    """A kind of object that Seedbed owns.
+
+    Attributes:
+        label: the label that the children which Seedbed makes carry, and what they make does not.
+    """
 
     kind: str
     api_version: str
     plural: str
+    label: str
 
 
 REGISTRATIONS: dict[str, Registration] = {
@@ -57,8 +63,8 @@ REGISTRATIONS: dict[str, Registration] = {
 CHILDREN: dict[str, ChildKind] = {
     each.kind: each
     for each in (
-        ChildKind("Deployment", "apps/v1", "deployments"),
-        ChildKind("Pod", "v1", "pods"),
+        ChildKind("Deployment", "apps/v1", "deployments", POOL_LABEL),
+        ChildKind("Pod", "v1", "pods", WORKFLOW_LABEL),
     )
 }
 

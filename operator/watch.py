@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+from collections.abc import Iterable
 from typing import Any
 
 import kopf
@@ -20,26 +22,29 @@ from seedbed.operator.kubernetes import KubernetesCluster
 from seedbed.operator.reconciler import Reconciler
 from seedbed.operator.registration import CHILDREN, REGISTRATIONS, api_version
 
-MANAGED = "app.kubernetes.io/managed-by"
-SELECTOR = f"{MANAGED}=seedbed"
+# kopf keeps a task and the last event of every object for this long after the event.
+_FORGET_SECONDS = 0.5
 
 
-async def list_everything(cluster: KubernetesCluster, reconciler: Reconciler) -> None:
+async def list_everything(
+    cluster: KubernetesCluster, reconciler: Reconciler, namespaces: Iterable[str] = ()
+) -> None:
     """Show the reconciler every object that exists now."""
-    for kind in CHILDREN:
-        async for obj in cluster.objects(kind, selector=SELECTOR):
-            reconciler.notice(obj)
-    for kind in REGISTRATIONS:
-        async for obj in cluster.objects(kind):
-            reconciler.notice(obj)
+    for namespace in tuple(namespaces) or ("",):
+        for child in CHILDREN.values():
+            async for obj in cluster.objects(child.kind, namespace, selector=child.label):
+                reconciler.notice(obj)
+        for kind in REGISTRATIONS:
+            async for obj in cluster.objects(kind, namespace):
+                reconciler.notice(obj)
 
 
 def registry(reconciler: Reconciler) -> kopf.OperatorRegistry:
     """A registry of one event handler for each kind."""
     handlers = kopf.OperatorRegistry()
 
-    def handle(kind: str, group: str, version: str, plural: str, **more: Any) -> None:
-        @kopf.on.event(group, version, plural, registry=handlers, id=kind, **more)
+    def handle(kind: str, group: str, version: str, plural: str) -> None:
+        @kopf.on.event(group, version, plural, registry=handlers, id=kind)
         async def notice(event: Raw, **_: Any) -> None:
             obj = {"apiVersion": api_version(kind), **event["object"], "kind": kind}
             reconciler.notice(obj, deleted=event["type"] == "DELETED")
@@ -48,24 +53,61 @@ def registry(reconciler: Reconciler) -> kopf.OperatorRegistry:
         handle(kind, GROUP, VERSION, BY_NAME[kind].plural)
     for child in CHILDREN.values():
         group, _, version = child.api_version.rpartition("/")
-        handle(child.kind, group, version, child.plural, labels={MANAGED: "seedbed"})
+        handle(child.kind, group, version, child.plural)
 
-    @kopf.on.startup(registry=handlers)
-    async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
-        settings.posting.enabled = False
-        settings.watching.server_timeout = 300
-        settings.persistence.finalizer = f"{GROUP}/unused"
-
+    in_cluster = "KUBERNETES_SERVICE_HOST" in os.environ
+    login = kopf.login_with_service_account if in_cluster else kopf.login_with_kubeconfig
+    kopf.on.login(registry=handlers, id="login")(login)
     return handlers
 
 
-async def watch(reconciler: Reconciler, stop: asyncio.Event, ready: asyncio.Event) -> None:
-    """Watch the whole cluster until `stop` is set."""
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
+def settings() -> kopf.OperatorSettings:
+    """Switches off what kopf does beside watching; of the children it watches only ours."""
+    chosen = kopf.OperatorSettings()
+    chosen.posting.enabled = False
+    chosen.scanning.disabled = True
+    chosen.watching.server_timeout = 300
+    chosen.watching.chunk_size = 500
+    chosen.queueing.idle_timeout = _FORGET_SECONDS
+    chosen.persistence.finalizer = f"{GROUP}/unused"
+    chosen.persistence.diffbase_storage = _NoDiffs()
+    chosen.persistence.progress_storage = kopf.StatusProgressStorage()
+    for child in CHILDREN.values():
+        group, _, version = child.api_version.rpartition("/")
+        chosen.watching.label_selectors[group, version, child.plural] = child.label
+    return chosen
+
+
+class _NoDiffs(kopf.DiffBaseStorage):
+    """Computes no difference between events: nobody here asks for one, and it costs the most."""
+
+    def build(self, **_: Any) -> Any:
+        """No essence."""
+        return {}
+
+    def fetch(self, **_: Any) -> Any:
+        """No essence before."""
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Nothing is written on the user's object."""
+
+
+async def watch(
+    reconciler: Reconciler,
+    stop: asyncio.Event,
+    ready: asyncio.Event,
+    namespaces: Iterable[str] = (),
+) -> None:
+    """Watch until `stop` is set: the whole cluster, or the namespaces where some are given."""
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    chosen = tuple(namespaces)
     await kopf.operator(
         registry=registry(reconciler),
+        settings=settings(),
         standalone=True,
-        clusterwide=True,
+        clusterwide=not chosen,
+        namespaces=chosen,
         stop_flag=stop,
         ready_flag=ready,
     )

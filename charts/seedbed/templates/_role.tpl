@@ -19,6 +19,9 @@ spec:
         {{- if eq .component "gateway" }}
         checksum/models: {{ toYaml .root.Values.gateway | sha256sum }}
         {{- end }}
+        {{- with .root.Values.image.digest }}
+        seedbed.dev/image-digest: {{ . | quote }}
+        {{- end }}
         kubectl.kubernetes.io/default-container: {{ .component }}
     spec:
       serviceAccountName: {{ .root.Release.Name }}-{{ .component }}
