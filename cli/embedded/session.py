@@ -71,13 +71,13 @@ async def play(
         state.save(cluster, opened)
         changed = _shown_changes(cluster, display)
         async with _everything(parts, models, display, lambda: state.saving(cluster, opened)):
-            async with asyncio.timeout(limit):
-                await _until_over(cluster, changed)
+            try:
+                async with asyncio.timeout(limit):
+                    await _until_over(cluster, changed)
+            except TimeoutError as error:
+                late = f"not over within {limit:g} s; the state is in {state.path}"
+                raise UnavailableError(late) from error
         return cluster, await _results(parts)
-    except TimeoutError as error:
-        raise UnavailableError(
-            f"not over within {limit:.0f} s; the state is in {state.path}"
-        ) from error
     finally:
         await parts.bus.close()
         await store.close()
