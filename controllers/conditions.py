@@ -104,13 +104,20 @@ def condition(obj: Raw | None, name: str) -> Raw:
     return {}
 
 
-def news(previous: Raw, verdict: Verdict) -> tuple[Event, ...]:
-    """An Event where `Ready` says something else than before; nothing for waiting at the start."""
+def news(previous: Raw, verdicts: Mapping[str, Verdict]) -> tuple[Event, ...]:
+    """An Event where `Ready` says something else than before.
+
+    At the start only a problem is worth one: that a new object is on its way its status says too,
+    and an Event is one more write for each object.
+    """
+    verdict = verdicts["Ready"]
     before = condition({"status": previous}, "Ready")
     if (before.get("status"), before.get("reason")) == (verdict.status, verdict.reason):
         return ()
-    kind: Literal["Normal", "Warning"] = "Normal" if verdict.status == "True" else "Warning"
-    return (Event(kind, verdict.reason, shortened(verdict.message)),)
+    problem = verdicts["Stalled"].status == "True" or verdict.reason.endswith("NotFound")
+    if not before and not problem:
+        return ()
+    return (Event("Warning" if problem else "Normal", verdict.reason, shortened(verdict.message)),)
 
 
 def timestamp(moment: datetime) -> str:

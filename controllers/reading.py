@@ -69,7 +69,7 @@ def told(
         "conditions": conditions(previous, verdicts, generation, now),
         **(fields or {}),
     }
-    return Plan(status=status, events=news(previous, verdicts["Ready"]), **plan)
+    return Plan(status=status, events=news(previous, verdicts), **plan)
 
 
 def refused(

@@ -156,11 +156,21 @@ def test_a_transition_time_moves_only_with_the_status() -> None:
     assert times["Stalled"] == "2026-11-21T10:00:00Z"
 
 
-def test_an_event_tells_of_each_change_once() -> None:
+def test_an_event_tells_of_each_change_once_and_of_nothing_at_the_start() -> None:
     seen = look(made("Pool", "general", {"replicas": 0}))
     plan = reconcile(seen, NOW, DEFAULTS)
-    assert [event.reason for event in plan.events] == ["ScaledToZero"]
-    assert reconcile(after(seen, plan), LATER, DEFAULTS).events == ()
+    assert plan.events == ()
+    there = after(seen, plan).object
+    assert there is not None
+    grown = look({**there, "spec": {"replicas": 1}})
+    plan = reconcile(grown, NOW, DEFAULTS)
+    assert [(event.type, event.reason) for event in plan.events] == [("Normal", "PodsNotReady")]
+    assert reconcile(after(grown, plan), LATER, DEFAULTS).events == ()
+
+
+def test_a_problem_is_told_at_once() -> None:
+    plan = reconcile(look(made("Pool", "general", {"replicas": "many"})), NOW, DEFAULTS)
+    assert [(event.type, event.reason) for event in plan.events] == [("Warning", "InvalidSpec")]
 
 
 def test_a_spec_of_another_version_is_told_and_changes_nothing() -> None:
