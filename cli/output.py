@@ -97,11 +97,11 @@ def result(value: Any) -> list[RenderableType]:
     if isinstance(value, Mapping) and {"columns", "rows"} <= value.keys():
         parts: list[RenderableType] = [plain_table(value["columns"], value["rows"])]
         beside = {k: v for k, v in value.items() if k not in ("columns", "rows")}
-        return parts + ([Text(""), Text(_yaml(beside))] if beside else [])
+        return parts + ([Text(""), Text(_yaml(beside, sort=True))] if beside else [])
     if isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
         columns = list(dict.fromkeys(name for one in value for name in one))
         return [plain_table(columns, ([one.get(name) for name in columns] for one in value))]
-    return [Text(_yaml(value))]
+    return [Text(_yaml(value, sort=True))]
 
 
 def described(obj: Raw, events: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
@@ -160,8 +160,9 @@ def _cell(value: Any) -> Text:
     return Text(text, style=_COLOURS.get(text, ""))
 
 
-def _yaml(value: Any) -> str:
-    text: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
+def _yaml(value: Any, *, sort: bool = False) -> str:
+    """YAML; sorted where the order of the keys says nothing, as in what an expression made."""
+    text: str = yaml.safe_dump(value, sort_keys=sort, allow_unicode=True, width=100)
     return text.removesuffix("...\n").rstrip()
 
 

@@ -28,7 +28,7 @@ _LONGEST_CELL = 44
 _COLUMNS = ("package", "prompt", "model says", "demands", "metadata says", "agree")
 
 
-def collect(limit: int = 12, excerpt: int = 900) -> list[Row]:
+def collect(limit: int = 12, excerpt: int = 400) -> list[Row]:
     """Licence files of the distributions installed here, with what the packages declare.
 
     Args:
@@ -102,6 +102,7 @@ def compare(documents: Sequence[Row], answers: Sequence[Row]) -> list[Row]:
                 "declared": declared,
                 "declaredAs": _family(document),
                 "agree": answer["kind"] == declared if comparable else None,
+                "sameName": comparable and licence_name(answer["saidAs"]) == _family(document),
             }
         )
     return rows
@@ -121,6 +122,7 @@ def summary(rows: Sequence[Row]) -> Row:
     judged = [row for row in rows if row["agree"] is not None]
     agreed = sum(row["agree"] for row in judged)
     plain = sum(row["declared"] == "permissive" for row in judged)
+    named = sum(row["sameName"] for row in judged)
     malformed = sum(bool(row["problem"]) for row in rows)
     return {
         "agreementRate": _rate(agreed, len(judged)),
@@ -132,10 +134,12 @@ def summary(rows: Sequence[Row]) -> Row:
         "documents": len(rows),
         "malformed": malformed,
         "note": (
-            f"Model and metadata agree on {agreed} of {len(judged)} documents compared; always "
-            f"answering 'permissive' would agree on {plain}. {malformed} of {len(rows)} answers were "
-            "missing or malformed. A small model's reading is no legal advice."
+            f"Model and metadata agree on the kind of {agreed} of {len(judged)} licences compared, "
+            f"and on the name of {named}; always answering 'permissive' would agree on {plain}. "
+            f"{malformed} of {len(rows)} answers were missing or malformed. "
+            "A small model's reading is no legal advice."
         ),
+        "sameName": named,
     }
 
 
@@ -201,10 +205,14 @@ def _checked(index: int, answers: Mapping[str, Sequence[Any]], errors: Mapping[s
     for style, given in answers.items():
         error = errors.get(style, ())[index] if errors.get(style) else None
         if error is not None:
-            return {"prompt": style, "kind": "", "demands": "", "problem": str(error["message"])}
+            return _unread(style, str(error["message"]))
         if given and given[index] is not None:
-            return {"prompt": style, **_structure(given[index])}
-    return {"prompt": "", "kind": "", "demands": "", "problem": "no answer"}
+            return {**_structure(given[index]), "prompt": style}
+    return _unread("", "no answer")
+
+
+def _unread(style: str, problem: str) -> Row:
+    return {"prompt": style, "kind": "", "saidAs": "", "demands": "", "problem": problem}
 
 
 def _structure(answer: Any) -> Row:
@@ -214,10 +222,11 @@ def _structure(answer: Any) -> Row:
     whose name means a kind.
     """
     if not isinstance(answer, Mapping):
-        return {"kind": "", "demands": "", "problem": f"not an object: {answer!r:.40}"}
+        return _unread("", f"not an object: {answer!r:.40}")
     field = "kind" if "kind" in answer else "licence"
     said, demands = answer.get(field), answer.get("demands")
-    kind = kind_of(said) if field == "licence" and isinstance(said, str) else said
+    named = field == "licence" and isinstance(said, str)
+    kind = kind_of(str(said)) if named else said
     if isinstance(demands, list) and all(isinstance(one, str) for one in demands):
         demands = "; ".join(demands)
     problem = ""
@@ -225,15 +234,23 @@ def _structure(answer: Any) -> Row:
         problem = f"{field} tells no kind of licence: {said!r:.40}"
     elif not isinstance(demands, str) or not demands.strip():
         problem = "demands are empty"
-    return {"kind": str(kind or ""), "demands": str(demands or ""), "problem": problem}
+    return {
+        "kind": str(kind or ""),
+        "saidAs": str(said) if named else "",
+        "demands": str(demands or ""),
+        "problem": problem,
+    }
 
 
 def _line(row: Row) -> list[str]:
     verdict = "malformed" if row["problem"] else {True: "yes", False: "no", None: "?"}[row["agree"]]
     package = f"{row['name']} {row['version']}"
-    declared = f"{row['declared']} ({row['declaredAs']})" if row["declaredAs"] else row["declared"]
+    said, declared = (
+        f"{row[kind]} ({row[name]})" if row[name] else row[kind]
+        for kind, name in (("kind", "saidAs"), ("declared", "declaredAs"))
+    )
     told = row["problem"] or row["demands"]
-    return [package, row["prompt"], _cut(row["kind"]), _cut(told), _cut(declared), verdict]
+    return [package, row["prompt"], _cut(said), _cut(told), _cut(declared), verdict]
 
 
 def _cut(text: str) -> str:

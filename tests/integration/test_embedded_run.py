@@ -249,4 +249,4 @@ def test_the_quickstart_with_the_real_model(tmp_path: Path) -> None:
     assert summary["documents"] == 3
     assert summary["compared"] == summary["agreements"] + summary["disagreements"]
     assert summary["compared"] + summary["malformed"] == 3
-    assert "Model and metadata agree on" in done.stdout
+    assert "Model and metadata agree on the kind of" in done.stdout

@@ -183,7 +183,19 @@ def test_the_table_counts_what_agrees_and_says_what_it_is_worth() -> None:
         "terse": {"compared": 1, "agreements": 1},
         "careful": {"compared": 1, "agreements": 0},
     }
-    assert "1 of 2 documents" in summary["note"]
+    assert "kind of 1 of 2 licences" in summary["note"]
+
+
+def test_a_name_is_read_as_a_kind_and_compared_as_a_name_too() -> None:
+    documents = [document("same", "MIT"), document("other", "BSD-3-Clause")]
+    answer = {"licence": "MIT", "demands": "Keep the notice."}
+    rows = licences.compare(documents, licences.check(documents, {"terse": [answer, answer]}, {}))
+    result = licences.table(rows)
+    assert [row[2:] for row in result["rows"]] == [
+        ["permissive (MIT)", "Keep the notice.", "permissive (MIT)", "yes"],
+        ["permissive (MIT)", "Keep the notice.", "permissive (BSD)", "yes"],
+    ]
+    assert result["summary"]["sameName"] == 1
 
 
 def test_a_table_of_nothing_has_no_rate() -> None:
