@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack, suppress
 from seedbed.crds.errors import FencedError, SeedbedError, UnavailableError
 from seedbed.crds.messages import PARTITIONS, decode_request, engine_address
 from seedbed.runtime.bus.port import Bus
-from seedbed.runtime.coordination.lease import LeaseLostError, while_held
+from seedbed.runtime.coordination.lease import while_held
 from seedbed.runtime.coordination.port import Change, Coordinator, Lease, Ownership
 from seedbed.runtime.coordination.registry import discover, register
 from seedbed.runtime.store.port import Store
@@ -73,10 +73,7 @@ class Engine:
             try:
                 async with self._coordinator.lease(self._ttl) as lease:
                     await while_held(lease, self._serve(lease))
-            except (LeaseLostError, UnavailableError) as error:
-                log.warning("the engine begins anew: %s", error)
-            except FencedError as error:
-                metrics.REFUSED.inc()
+            except SeedbedError as error:
                 log.warning("the engine begins anew: %s", error)
             await asyncio.sleep(RESTART_AFTER)
 
@@ -87,6 +84,8 @@ class Engine:
     async def _serve(self, lease: Lease) -> None:
         metadata = {"status": "ready"}
         await register(self._coordinator, "engine", self._holder, ("partitions",), metadata, lease)
+        # What was deleted while nobody watched must not live on.
+        self._world = World()
         async with AsyncExitStack() as stack:
             changes = await stack.enter_async_context(self._coordinator.watch(""))
             for prefix in SETTINGS:
@@ -112,17 +111,24 @@ class Engine:
     async def _share(self, lease: Lease, tasks: asyncio.TaskGroup) -> None:
         """Take free partitions up to the fair share, give back what is above it, for ever."""
         while True:
-            engines = len(await discover(self._coordinator, "engine"))
-            share = math.ceil(PARTITIONS / max(1, engines))
-            for number in sorted(self._owned)[share:]:
-                await self._give_back(number)
-            for number in range(PARTITIONS):
-                if len(self._owned) >= share:
-                    break
-                if number not in self._owned:
-                    await self._take(number, lease, tasks)
+            try:
+                await self._balance(lease, tasks)
+            except UnavailableError as error:
+                # The lease tells when that has lasted too long.
+                log.warning("the coordinator does not answer: %s", error)
             metrics.PARTITIONS_OWNED.set(len(self._owned))
             await asyncio.sleep(LOOK_EVERY)
+
+    async def _balance(self, lease: Lease, tasks: asyncio.TaskGroup) -> None:
+        engines = len(await discover(self._coordinator, "engine"))
+        share = math.ceil(PARTITIONS / max(1, engines))
+        for number in sorted(self._owned)[share:]:
+            await self._give_back(number)
+        for number in range(PARTITIONS):
+            if len(self._owned) >= share:
+                break
+            if number not in self._owned:
+                await self._take(number, lease, tasks)
 
     async def _take(self, number: int, lease: Lease, tasks: asyncio.TaskGroup) -> None:
         name = partition_name(number)
@@ -136,8 +142,7 @@ class Engine:
     async def _give_back(self, number: int) -> None:
         _, task = self._owned[number]
         task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await asyncio.wait({task})
 
     async def _own(self, partition: Partition, ownership: Ownership) -> None:
         """Run a partition and answer for it; it is given back when this ends."""

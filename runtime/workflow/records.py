@@ -129,8 +129,21 @@ class RunFinished:
     result: Any
 
 
+@dataclass(frozen=True, slots=True)
+class RunRestored:
+    """Last record of a snapshot: what its other records, the shortest that lead there, cannot tell.
+
+    Attributes:
+        recent: what changed last, newest first: key, state, message.
+    """
+
+    revision: int
+    recent: tuple[tuple[StepKey, str, str], ...]
+
+
 Record = (
     RunStarted
+    | RunRestored
     | RunAdjusted
     | RunHeld
     | StepExpanded
@@ -208,6 +221,8 @@ def _row(record: Record, aside: _Aside) -> list[Any]:
             return ["adjust", at, suspend, parallelism]
         case RunHeld(at, reason, message):
             return ["held", at, reason, message]
+        case RunRestored(revision, recent):
+            return ["snap", revision, [[k.step, k.index, told, why] for k, told, why in recent]]
         case RunFinished(at, phase, reason, message, result):
             return ["end", at, phase, reason, message, aside.put(result)]
 
@@ -231,6 +246,10 @@ def _failed(row: list[Any], _: _Values) -> Record:
     return StepFailed(key, attempt, at, worker, started, finished, StepError(*why), retry_at)
 
 
+def _restored(row: list[Any], _: _Values) -> Record:
+    return RunRestored(row[1], tuple((StepKey(s, i), told, why) for s, i, told, why in row[2]))
+
+
 _READERS: dict[str, Callable[[list[Any], _Values], Record]] = {
     "ok": _succeeded,
     "go": _scheduled,
@@ -240,6 +259,7 @@ _READERS: dict[str, Callable[[list[Any], _Values], Record]] = {
     "start": lambda row, _: RunStarted(row[1]),
     "adjust": lambda row, _: RunAdjusted(row[1], row[2], row[3]),
     "held": lambda row, _: RunHeld(row[1], row[2], row[3]),
+    "snap": _restored,
     "end": lambda row, values: RunFinished(row[1], row[2], row[3], row[4], values.get(row[5])),
 }
 

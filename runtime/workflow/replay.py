@@ -5,34 +5,50 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from seedbed.crds.messages import RunRequest, decode
-from seedbed.runtime.store.port import RunRow, Store
-from seedbed.runtime.workflow.records import (
-    Record,
-    decode_records,
-    missing_values,
-)
+from seedbed.runtime.store.port import Entry, RunRow, Store
+from seedbed.runtime.workflow.records import Record, decode_records, missing_values
 from seedbed.runtime.workflow.state import RunState
 from seedbed.runtime.workflow.world import Hands
 
 
-async def records_of(store: Store, run: str) -> AsyncIterator[tuple[int, Record]]:
-    """A run's records in order, each with the position of its journal entry."""
-    for entry in await store.journal(run):
-        values = {}
-        for digest in missing_values(entry.records):
-            data = await store.value(digest)
-            if data is not None:
-                values[digest] = data
-        for record in decode_records(entry.records, values):
+async def records_of(store: Store, run: str, after: int = 0) -> AsyncIterator[tuple[int, Record]]:
+    """A run's records behind position `after` in order, each with that of its journal entry."""
+    for entry in await store.journal(run, after):
+        for record in await _decoded(store, entry):
             yield entry.seq, record
 
 
 async def resume(store: Store, row: RunRow, hands: Hands) -> tuple[RunState, int]:
-    """A run as its journal left it, and the position of its last entry."""
+    """A run as its snapshot and the rest of its journal left it, and the position of its last entry.
+
+    Raises:
+        InvalidError: this code cannot read what is there.
+    """
     state = RunState(decode(RunRequest, row.request), hands)
+    try:
+        return state, await _fold(store, row.run, state)
+    except BaseException:
+        state.release()
+        raise
+
+
+async def _fold(store: Store, run: str, state: RunState) -> int:
     last = 0
-    async for seq, record in records_of(store, row.run):
+    snapshot = await store.snapshot(run)
+    if snapshot is not None:
+        last = snapshot.seq
+        for record in await _decoded(store, snapshot):
+            state.apply(record)
+    async for seq, record in records_of(store, run, last):
         state.apply(record)
         last = seq
-    state.catch_up()
-    return state, last
+    return last
+
+
+async def _decoded(store: Store, entry: Entry) -> list[Record]:
+    values = {}
+    for digest in missing_values(entry.records):
+        data = await store.value(digest)
+        if data is not None:
+            values[digest] = data
+    return decode_records(entry.records, values)

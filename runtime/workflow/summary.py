@@ -65,7 +65,7 @@ def _result(state: RunState) -> tuple[int, Any]:
 
 def _containers(state: RunState) -> list[ContainerTask]:
     told = []
-    for unit in islice(state.containers(), CONTAINERS_TOLD):
+    for unit in islice(state.pods.values(), CONTAINERS_TOLD):
         assert unit.task is not None
         told.append(
             ContainerTask(unit.key, unit.attempt, unit.task.program or {}, unit.task.timeout)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from pydantic import ValidationError
 
 from seedbed.crds.agent import AgentSpec
 from seedbed.crds.base import seconds
@@ -16,6 +18,8 @@ from seedbed.crds.pool import PoolSpec
 from seedbed.crds.workflow import Step, WorkflowSpec
 from seedbed.runtime.coordination.port import Change
 from seedbed.runtime.flags.evaluate import evaluate
+
+log = logging.getLogger(__name__)
 
 DEFAULT_TIMEOUT = 3600.0
 """Seconds for an attempt of a step that sets no time limit."""
@@ -50,6 +54,7 @@ class World:
         self._agents: dict[str, AgentSpec] = {}
         self._pools: dict[str, PoolSpec] = {}
         self._flags: dict[str, FeatureFlagSpec] = {}
+        self._programs: dict[str, dict[str, Any]] = {}
 
     def change(self, change: Change) -> None:
         """A live setting has changed."""
@@ -62,10 +67,15 @@ class World:
         if kept is None:
             return
         known, form = kept
+        known.pop(change.key, None)
+        self._programs.pop(change.key, None)
         if change.value is None:
-            known.pop(change.key, None)
-        else:
+            return
+        try:
             known[change.key] = form.model_validate(orjson.loads(change.value))
+        except (ValidationError, orjson.JSONDecodeError) as error:
+            # What cannot be read is not there: steps that need it wait.
+            log.warning("setting %s cannot be read: %s", change.key, error)
 
     def flag(self, namespace: str, name: str, subject: str | None) -> bool:
         """Whether a flag is on for a subject; an unknown flag is off."""
@@ -83,12 +93,16 @@ class World:
             return self._in_pool(namespace, pool, {"entry": step.call.entry}, timeout)
         assert step.agent is not None
         name = step.agent.name
-        agent = self._agents.get(agent_setting(namespace, name))
+        key = agent_setting(namespace, name)
+        agent = self._agents.get(key)
         if agent is None:
             return Blocked("AgentNotFound", f"Agent {name!r} does not exist")
         if agent.suspend:
             return Blocked("AgentSuspended", f"Agent {name!r} is suspended")
-        program = {**agent.model_dump(mode="json", by_alias=True), "agentName": name}
+        program = self._programs.get(key)
+        if program is None:
+            program = {**agent.model_dump(mode="json", by_alias=True), "agentName": name}
+            self._programs[key] = program
         limit = seconds(step.timeout or agent.timeout)
         return self._in_pool(namespace, (step.pool or agent.pool).name, program, limit)
 

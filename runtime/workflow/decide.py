@@ -1,0 +1,325 @@
+"""What comes next in a run. Pure: the same state, time and world give the same records.
+
+Each function decides, applies what it decided to the state and returns it for the journal; nothing may
+act on it before the journal holds it. Units that are ready stand in lanes, one for each thing that could
+block them (a Pool, an Agent), so that a blocked lane costs one look however many units stand in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections import deque
+from dataclasses import replace
+from typing import Any, Literal
+
+import orjson
+
+from seedbed.crds.base import seconds
+from seedbed.crds.errors import InvalidError
+from seedbed.crds.expressions import Scope
+from seedbed.crds.graph import Node
+from seedbed.crds.messages import VALUE_LIMIT, StepError, StepKey, StepResult
+from seedbed.crds.workflow import Retry, Step
+from seedbed.runtime.workflow.records import (
+    Record,
+    RunAdjusted,
+    RunFinished,
+    RunHeld,
+    RunStarted,
+    StepExpanded,
+    StepFailed,
+    StepKind,
+    StepScheduled,
+    StepSkipped,
+    StepSucceeded,
+)
+from seedbed.runtime.workflow.state import RunState, Unit
+from seedbed.runtime.workflow.world import Blocked, Place, World
+
+MAX_ITEMS = 100_000
+"""Items that one forEach may have."""
+JITTER = 0.25
+_WAITING = ("Ready", "Retrying")
+
+Lane = tuple[str, str]
+
+
+def accept(state: RunState, result: StepResult, now: float) -> list[Record]:
+    """Take a worker's result in; nothing where this attempt is not awaited any more."""
+    if not state.awaits(result.key, result.attempt):
+        return []
+    error = result.error or _too_large(result.output)
+    times = (now, result.worker, result.started, result.finished)
+    if error is None:
+        return _made(state, StepSucceeded(result.key, result.attempt, *times, output=result.output))
+    retry_at = _retry_at(state, result.key, result.attempt, error, now)
+    return _made(state, StepFailed(result.key, result.attempt, *times, error, retry_at))
+
+
+def adjust(state: RunState, *, suspend: bool, parallelism: int, now: float) -> list[Record]:
+    """Take over what may change while a run goes on."""
+    if state.finished or (suspend, parallelism) == (state.suspended, state.parallelism):
+        return []
+    return _made(state, RunAdjusted(now, suspend, parallelism))
+
+
+def cancel(state: RunState, reason: str, now: float) -> list[Record]:
+    """End the run as failed."""
+    return [] if state.finished else _finish(state, now, "Failed", "Cancelled", reason)
+
+
+def advance(state: RunState, now: float, world: World) -> list[Record]:
+    """All that follows from the state now.
+
+    A step that fails for good fails the run at once: no further step starts, and what running steps
+    still report is not awaited.
+    """
+    if state.finished:
+        return []
+    made = [] if state.started is not None else _made(state, RunStarted(now))
+    if _is_over(state, now):
+        message = f"not finished within {state.spec.deadline}"
+        return [*made, *_finish(state, now, "Failed", "DeadlineExceeded", message)]
+    scope = _scope(state, world)
+    if not state.suspended and state.failed is None:
+        made += _start_all(state, scope, now, world)
+    if state.failed is not None:
+        error = state.unit(state.failed).error
+        message = f"step {state.failed} failed: {error.message if error else ''}"
+        return [*made, *_finish(state, now, "Failed", "StepFailed", message)]
+    if state.unsettled == 0:
+        made += _complete(state, scope, now)
+    return made
+
+
+def backoff(policy: Retry, seed: str, attempt: int) -> float:
+    """Seconds to wait after a failed attempt: doubled each time, up to a quarter more, bounded.
+
+    The share of the quarter depends on the seed only, so that a resumed run decides the same.
+    """
+    share = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4], "big") / 2**32
+    # Beyond 2**60 every limit is reached, and floats would overflow.
+    wait = seconds(policy.backoff) * 2.0 ** min(attempt - 1, 60) * (1 + JITTER * share)
+    return min(wait, seconds(policy.max_backoff))
+
+
+def _made(state: RunState, record: Record) -> list[Record]:
+    state.apply(record)
+    return [record]
+
+
+def _is_over(state: RunState, now: float) -> bool:
+    if state.deadline is None or state.started is None:
+        return False
+    return now >= state.started + state.deadline
+
+
+def _finish(
+    state: RunState,
+    now: float,
+    phase: Literal["Succeeded", "Failed"],
+    reason: str,
+    message: str,
+    result: Any = None,
+) -> list[Record]:
+    return _made(state, RunFinished(now, phase, reason, message, result))
+
+
+def _scope(state: RunState, world: World) -> Scope:
+    namespace = state.request.namespace
+
+    def flag(name: str, subject: str | None) -> bool:
+        return world.flag(namespace, name, state.request.run if subject is None else subject)
+
+    return replace(state.scope, flag=flag)
+
+
+def _start_all(state: RunState, scope: Scope, now: float, world: World) -> list[Record]:
+    while state.retries and state.retries[0][0] <= now:
+        at, step, index = heapq.heappop(state.retries)
+        unit = state.unit(StepKey(step, index))
+        if unit.status == "Retrying" and unit.retry_at == at:
+            _queue(state, unit)
+    made: list[Record] = []
+    blocked: Blocked | None = None
+    state.starved = False
+    again = True
+    while again and state.failed is None:
+        while state.startable and state.failed is None:
+            made += _open(state, state.startable.popleft(), scope, now)
+        for lane in list(state.lanes):
+            stopped = _drain(state, lane, scope, now, world, made)
+            if stopped is not None and not stopped.missing:
+                state.starved = True
+            blocked = blocked or (stopped if stopped and stopped.missing else None)
+        again = bool(state.startable)
+    return [*made, *_hold(state, blocked, now)]
+
+
+def _open(state: RunState, name: str, scope: Scope, now: float) -> list[Record]:
+    """Put the units of a step whose needs have ended into their lane; expand it first."""
+    step = state.steps[name]
+    made: list[Record] = []
+    if step.settled:
+        return made
+    if step.node.for_each is not None and step.items is None:
+        try:
+            items = _items(step.node, scope)
+        except InvalidError as error:
+            return _cannot_start(state, StepKey(name), error, now)
+        made = _made(state, StepExpanded(name, now, items))
+    elif not step.units:
+        state.unit(StepKey(name))
+    for unit in step.units:
+        if unit.status == "Ready":
+            _queue(state, unit)
+    return made
+
+
+def _items(node: Node, scope: Scope) -> list[Any]:
+    assert node.for_each is not None
+    items = node.for_each.evaluate(scope)
+    if not isinstance(items, list):
+        raise InvalidError(node.for_each.field, "must give a list")
+    if len(items) > MAX_ITEMS:
+        raise InvalidError(
+            node.for_each.field, f"gives {len(items)} items, at most {MAX_ITEMS} are possible"
+        )
+    return items
+
+
+def _queue(state: RunState, unit: Unit) -> None:
+    lane = _lane(state, state.steps[unit.key.step].node.step)
+    state.lanes.setdefault(lane, deque()).append(unit.key)
+
+
+def _lane(state: RunState, step: Step) -> Lane:
+    if step.container:
+        return "container", ""
+    if step.agent:
+        return f"agent/{step.agent.name}", step.pool.name if step.pool else ""
+    return "call", (step.pool or state.spec.pool).name
+
+
+def _drain(
+    state: RunState, lane: Lane, scope: Scope, now: float, world: World, made: list[Record]
+) -> Blocked | None:
+    """Start units of a lane until it is empty or nothing more may start; says what blocks it."""
+    waiting = state.lanes[lane]
+    while waiting and state.failed is None:
+        node = state.steps[waiting[0].step].node
+        place = world.place(state.request.namespace, node.step, state.spec)
+        if isinstance(place, Blocked):
+            return place
+        if state.counts["running"] >= state.parallelism:
+            return None
+        unit = state.unit(waiting.popleft())
+        if unit.status in _WAITING:
+            made += _start(state, unit, node, place, scope, now)
+    if not waiting:
+        del state.lanes[lane]
+    return None
+
+
+def _start(
+    state: RunState, unit: Unit, node: Node, place: Place, scope: Scope, now: float
+) -> list[Record]:
+    step, before = node.step, unit.task
+    if before is not None:
+        record = StepScheduled(
+            unit.key,
+            unit.attempt + 1,
+            now,
+            before.kind,
+            place.pool,
+            place.timeout,
+            inputs=None,
+            program=None
+            if before.kind == "container" or before.program == place.program
+            else place.program,
+        )
+        return _made(state, record)
+    items = state.steps[step.name].items
+    if items is not None:
+        scope = scope.at(unit.key.index, items[unit.key.index])
+    try:
+        if node.when is not None and not _truth(node, scope):
+            return _made(state, StepSkipped(unit.key, now))
+        inputs, program = node.body.render(scope), place.program
+        _check_size(inputs, f"spec.steps[{node.position}]")
+    except InvalidError as error:
+        return _cannot_start(state, unit.key, error, now)
+    kind: StepKind = "agent" if step.agent else "call" if step.call else "container"
+    if kind == "container":
+        inputs, program = {}, {**program, **inputs}
+    return _made(
+        state,
+        StepScheduled(unit.key, 1, now, kind, place.pool, place.timeout, inputs, program),
+    )
+
+
+def _truth(node: Node, scope: Scope) -> bool:
+    assert node.when is not None
+    value = node.when.evaluate(scope)
+    if not isinstance(value, bool):
+        raise InvalidError(node.when.field, "must give true or false")
+    return value
+
+
+def _cannot_start(state: RunState, key: StepKey, error: InvalidError, now: float) -> list[Record]:
+    failure = StepError(error.code, error.message, retryable=False)
+    return _made(state, StepFailed(key, 0, now, "", now, now, failure, None))
+
+
+def _hold(state: RunState, blocked: Blocked | None, now: float) -> list[Record]:
+    """Journal what steps wait for, where that has changed."""
+    told = (blocked.reason, blocked.message) if blocked else ("", "")
+    if told == ((state.held.reason, state.held.message) if state.held else ("", "")):
+        return []
+    return _made(state, RunHeld(now, *told))
+
+
+def _complete(state: RunState, scope: Scope, now: float) -> list[Record]:
+    try:
+        result = _result(state, scope)
+    except InvalidError as error:
+        return _finish(state, now, "Failed", "ResultInvalid", error.message)
+    message = f"all {state.counts['total']} steps ended"
+    return _finish(state, now, "Succeeded", "Succeeded", message, result)
+
+
+def _result(state: RunState, scope: Scope) -> Any:
+    if state.graph.result is not None:
+        return state.graph.result.evaluate(scope)
+    leaves = state.graph.leaves
+    if len(leaves) == 1:
+        return state.told[leaves[0]]["output"]
+    return {name: state.told[name]["output"] for name in leaves}
+
+
+def _retry_at(
+    state: RunState, key: StepKey, attempt: int, error: StepError, now: float
+) -> float | None:
+    policy = state.steps[key.step].node.step.retry or state.spec.retry
+    if not error.retryable or attempt >= policy.attempts:
+        return None
+    return now + backoff(policy, f"{state.request.run}/{key}/{attempt}", attempt)
+
+
+def _size(value: Any) -> int:
+    return len(orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS))
+
+
+def _check_size(value: Any, field: str) -> None:
+    size = _size(value)
+    if size > VALUE_LIMIT:
+        raise InvalidError(field, f"has {size} bytes, at most {VALUE_LIMIT} are possible")
+
+
+def _too_large(output: Any) -> StepError | None:
+    size = _size(output)
+    if size <= VALUE_LIMIT:
+        return None
+    message = f"the output has {size} bytes, at most {VALUE_LIMIT} are possible"
+    return StepError("value_too_large", message, retryable=False)

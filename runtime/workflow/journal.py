@@ -1,0 +1,150 @@
+"""Writing what runs have decided: records of many runs in one commit, under the owner's token."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from seedbed.crds.errors import ConflictError, FencedError, UnavailableError
+from seedbed.crds.messages import RunSummary, StepKey, encode
+from seedbed.runtime.coordination.port import Ownership
+from seedbed.runtime.store.port import Commit, Entry, RunRow, Store
+from seedbed.runtime.workflow import metrics
+from seedbed.runtime.workflow.records import Record, encode_records
+from seedbed.runtime.workflow.snapshot import shortest
+from seedbed.runtime.workflow.state import RunState
+
+log = logging.getLogger(__name__)
+
+FIRST_RETRY = 0.05
+LONGEST_RETRY = 2.0
+SNAPSHOT_AFTER = 1024 * 1024
+"""Bytes of journal behind a snapshot that make the next one worth while, or the last one's size."""
+
+T = TypeVar("T")
+
+
+async def until_answered(call: Callable[[], Awaitable[T]]) -> T:
+    """Ask the store again and again while it does not answer; ends with the caller's task."""
+    wait = FIRST_RETRY
+    while True:
+        try:
+            return await call()
+        except UnavailableError as error:
+            log.warning("the store does not answer: %s", error)
+            await asyncio.sleep(wait)
+            wait = min(LONGEST_RETRY, wait * 2)
+
+
+@dataclass(slots=True)
+class LiveRun:
+    """A run in its owner's memory.
+
+    Attributes:
+        seq: position of its last journal entry.
+        stored: whether the store knows the run.
+        records: decided and applied, not journalled yet.
+        tail: bytes journalled since the last snapshot.
+        snapshot: size of the last snapshot.
+        handed: attempt and Unix time of what was put into a work queue and is not decided.
+    """
+
+    state: RunState
+    seq: int = 0
+    stored: bool = True
+    records: list[Record] = field(default_factory=list)
+    tail: int = 0
+    snapshot: int = 0
+    handed: dict[StepKey, tuple[int, float]] = field(default_factory=dict)
+
+    @property
+    def changed(self) -> bool:
+        """Whether it has something to write."""
+        return bool(self.records) or not self.stored
+
+
+class Journal:
+    """The journals of one partition's runs.
+
+    Every method raises FencedError once the partition belongs to somebody else, or may do so.
+    """
+
+    def __init__(self, partition: int, ownership: Ownership, store: Store) -> None:
+        self._partition = partition
+        self._ownership = ownership
+        self._store = store
+
+    async def claim(self) -> list[RunRow]:
+        """Take the partition over; returns the runs that go on."""
+        number = self._partition
+        await until_answered(lambda: self._store.claim(number, self._ownership.token))
+        return await until_answered(lambda: self._store.unfinished(number))
+
+    async def append(
+        self, runs: Mapping[str, LiveRun], summaries: Mapping[str, RunSummary]
+    ) -> None:
+        """Write the new records of runs in one commit; they are durable when this returns."""
+        if not runs:
+            return
+        commit = self._commit(runs, summaries)
+        metrics.GROUP_SIZE.observe(sum(len(run.records) for run in runs.values()))
+        began = time.perf_counter()
+        await self._write(commit)
+        metrics.COMMIT_SECONDS.observe(time.perf_counter() - began)
+
+    def _commit(self, runs: Mapping[str, LiveRun], summaries: Mapping[str, RunSummary]) -> Commit:
+        rows: list[RunRow] = []
+        entries: list[Entry] = []
+        snapshots: list[Entry] = []
+        values: dict[str, bytes] = {}
+        told: dict[str, tuple[bytes, bool]] = {}
+        for name, run in runs.items():
+            summary = encode(summaries[name])
+            told[name] = (summary, run.state.finished is not None)
+            if not run.stored:
+                rows.append(self._row(run, summary))
+                run.stored = True
+            if run.records:
+                encoded = encode_records(run.records)
+                values.update(encoded.values)
+                run.seq += 1
+                run.tail += len(encoded.data)
+                entries.append(Entry(name, run.seq, encoded.data))
+            if run.tail > max(SNAPSHOT_AFTER, run.snapshot) and not run.state.finished:
+                snapshots.append(_snapshot(name, run, values))
+        return Commit(rows, entries, told, values, snapshots)
+
+    def _row(self, run: LiveRun, summary: bytes) -> RunRow:
+        request = run.state.request
+        of = (request.run, self._partition, request.namespace, request.workflow)
+        return RunRow(*of, encode(request), summary, finished=False)
+
+    async def _write(self, commit: Commit) -> None:
+        """Write until it is written."""
+        tried = 0
+
+        async def write() -> None:
+            nonlocal tried
+            if not self._ownership.held:
+                raise FencedError(self._ownership.name, self._ownership.token)
+            tried += 1
+            try:
+                await self._store.commit(self._partition, self._ownership.token, commit)
+            except ConflictError:
+                # Nobody else writes under this token, so an attempt whose answer was lost has
+                # written the group.
+                if tried == 1:
+                    raise
+
+        await until_answered(write)
+
+
+def _snapshot(name: str, run: LiveRun, values: dict[str, bytes]) -> Entry:
+    encoded = encode_records(shortest(run.state))
+    values.update(encoded.values)
+    run.tail, run.snapshot = 0, len(encoded.data)
+    return Entry(name, run.seq, encoded.data)
