@@ -31,10 +31,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-import cel
 import orjson
-from cel.stdlib import EXTENSIONS
 
+from seedbed.crds.cel_runtime import EXTENSIONS, cel
 from seedbed.crds.errors import InvalidError, SeedbedError
 from seedbed.crds.tokens import ExpressionError, Names, names
 

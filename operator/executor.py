@@ -107,11 +107,12 @@ class Executor:
 
     async def _children(self, observed: Observed, plan: Plan) -> None:
         there = {key_of(child): child for child in observed.children}
-        for desired in plan.apply:
+        for wanted in plan.apply:
+            desired = _without_empty(wanted)
             key = key_of(desired)
             if not self._is_there(key, desired, there.get(key)):
                 self._check()
-                stored = await self._cluster.apply(_without_empty(desired))
+                stored = await self._cluster.apply(desired)
                 generation = int(stored["metadata"].get("generation", 0))
                 self._applied[key] = (_digest(desired), generation)
                 self._changed(stored)
@@ -126,7 +127,7 @@ class Executor:
         """Whether a child is as desired, or is what the server made of just this desire."""
         if child is None:
             return False
-        if covers(_without_empty(desired), child):
+        if covers(desired, child):
             return True
         known = self._applied.get(key)
         return known == (_digest(desired), int(child["metadata"].get("generation", 0)))

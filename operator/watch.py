@@ -18,12 +18,12 @@ import kopf
 from seedbed.controllers.plan import Raw
 from seedbed.crds.base import GROUP, VERSION
 from seedbed.crds.kinds import BY_NAME
-from seedbed.operator.kubernetes import KubernetesCluster
+from seedbed.operator.kubernetes import PAGE, KubernetesCluster
 from seedbed.operator.reconciler import Reconciler
 from seedbed.operator.registration import CHILDREN, REGISTRATIONS, api_version
 
 # kopf keeps a task and the last event of every object for this long after the event.
-_FORGET_SECONDS = 0.5
+_FORGET_SECONDS = 0.05
 
 
 async def list_everything(
@@ -67,7 +67,7 @@ def settings() -> kopf.OperatorSettings:
     chosen.posting.enabled = False
     chosen.scanning.disabled = True
     chosen.watching.server_timeout = 300
-    chosen.watching.chunk_size = 500
+    chosen.watching.chunk_size = PAGE
     chosen.queueing.idle_timeout = _FORGET_SECONDS
     chosen.persistence.finalizer = f"{GROUP}/unused"
     chosen.persistence.diffbase_storage = _NoDiffs()
