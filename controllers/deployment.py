@@ -73,6 +73,7 @@ def _pod(metadata: Raw, spec: PoolSpec, defaults: Defaults) -> dict[str, Any]:
     template = spec.template
     pod: dict[str, Any] = {
         "serviceAccountName": template.service_account_name or defaults.worker_service_account,
+        "enableServiceLinks": False,  # they would set variables named like settings of ours
         "automountServiceAccountToken": template.service_account_name is not None,
         "terminationGracePeriodSeconds": math.ceil(seconds(spec.drain)) + _FAREWELL,
         "securityContext": POD_SECURITY,

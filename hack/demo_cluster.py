@@ -33,7 +33,7 @@ def environment(name: str) -> dict[str, str]:
     return {**os.environ, "KUBECONFIG": str(kubeconfig), "PATH": path}
 
 
-def install(env: dict[str, str], digest: str, timeout: str = "10m") -> None:
+def install(env: dict[str, str], digest: str, timeout: str = "4m") -> None:
     """Install or upgrade the chart and wait until everything in it is ready.
 
     Args:

@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 WORKERS_PREFIX = "services/worker/"
 SETTING_PREFIXES = ("agents/", "flags/", "pools/")
 TERMINAL_RETRY = 60.0
+CLEAN_UP_RETRY = 5.0
 
 
 class Reconciler:
@@ -90,8 +91,12 @@ class Reconciler:
             self.queue.add(affected)
 
     def _stored(self, obj: Raw) -> None:
-        """The server's answer to an own write: known at once, no reason to look again."""
-        self.cache.put(obj)
+        """The server's answer to an own write: a reason to look only at those who name the object."""
+        key = key_of(obj)
+        affected = self.cache.put(obj)
+        if key.kind in REGISTRATIONS:
+            for dependent in affected - {key}:
+                self.queue.add(dependent)
 
     def summarised(self, summary: RunSummary) -> None:
         """The engine has told of a run."""
@@ -164,6 +169,8 @@ class Reconciler:
                 await self._clean_up()
             except RetryableError as error:
                 log.info("clean-up waits: %s", error)
+                await asyncio.sleep(CLEAN_UP_RETRY)
+                continue
             self._count_conditions()
             await asyncio.sleep(self._resync)
             for key in self.cache.own_keys():

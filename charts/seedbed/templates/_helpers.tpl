@@ -45,6 +45,8 @@ secretKeyRef:
 
 {{/* Settings of every pod: restricted Pod Security, placement. */}}
 {{- define "seedbed.pod" -}}
+# Service links would set variables such as SEEDBED_WEBHOOK_PORT, which are settings of ours.
+enableServiceLinks: false
 securityContext:
   runAsNonRoot: true
   runAsUser: {{ .uid | default 65532 }}
