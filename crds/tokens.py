@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import cel
+from seedbed.crds.cel_runtime import cel
 
 MACROS = frozenset({"all", "exists", "exists_one", "existsOne", "filter", "map"})
 
