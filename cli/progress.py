@@ -35,7 +35,7 @@ def shown(console: Console) -> Iterator[Display]:
         return
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(complete_style="cyan", finished_style="green"),
         TextColumn("{task.fields[told]}"),
         TimeElapsedColumn(),
     )
