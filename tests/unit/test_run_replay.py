@@ -1,0 +1,218 @@
+"""Random graphs, failures and crashes: a resumed run ends as one that was never disturbed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seedbed.crds.errors import InvalidError
+from seedbed.crds.messages import INLINE_LIMIT, RunRequest, StepError, StepKey, StepTask
+from seedbed.runtime.workflow.records import (
+    Record,
+    RunAdjusted,
+    RunFinished,
+    RunHeld,
+    RunRestored,
+    RunStarted,
+    StepExpanded,
+    StepFailed,
+    StepScheduled,
+    StepSkipped,
+    StepSucceeded,
+    decode_records,
+    encode_records,
+    missing_values,
+)
+from seedbed.runtime.workflow.snapshot import shortest
+from seedbed.runtime.workflow.state import RunState
+from seedbed.runtime.workflow.summary import summarise
+from tests.runs import Clockwork, a_world, call, request
+
+KEY = StepKey("a", 3)
+LARGE = "x" * (INLINE_LIMIT + 1)
+EVERY_RECORD: list[Record] = [
+    RunStarted(1.5),
+    RunAdjusted(2.0, True, 7),
+    RunHeld(2.5, "PoolNotFound", "Pool 'x' does not exist"),
+    StepExpanded("a", 3.0, [1, {"b": None}, LARGE]),
+    StepScheduled(KEY, 1, 4.0, "call", "general", 60.0, {"x": LARGE}, {"entry": "m:f"}),
+    StepScheduled(KEY, 2, 4.0, "agent", "general", 60.0, None, {"instructions": "y" * 600}),
+    StepFailed(KEY, 1, 5.0, "w", 4.1, 4.9, StepError("broken", "no", retryable=False), 6.0),
+    StepSucceeded(KEY, 2, 7.0, "w", 6.1, 6.9, LARGE),
+    StepSucceeded(StepKey("b"), 1, 7.0, "w", 6.1, 6.9, None),
+    StepSkipped(StepKey("c"), 8.0),
+    RunFinished(9.0, "Failed", "StepFailed", "why", {"r": [1, 2]}),
+    RunRestored(41, ((KEY, "Running", ""), (StepKey("b"), "Failed", "no"))),
+]
+
+
+def test_records_come_back_as_they_were_and_large_values_are_kept_once() -> None:
+    encoded = encode_records(EVERY_RECORD)
+    assert len(encoded.data) < 4000
+    # The long text stands in three places: alone, in a list and in an object; alone it is one value.
+    assert missing_values(encoded.data) == set(encoded.values)
+    assert decode_records(encoded.data, encoded.values) == EVERY_RECORD
+    twice = [StepSucceeded(StepKey("s", i), 1, 0.0, "", 0.0, 0.0, LARGE) for i in range(9)]
+    assert len(encode_records(twice).values) == 1
+
+
+@pytest.mark.parametrize("data", [b"{", b"[2, []]"])
+def test_a_journal_of_another_version_is_refused(data: bytes) -> None:
+    with pytest.raises(InvalidError, match="journal"):
+        decode_records(data)
+
+
+def test_a_missing_value_is_refused() -> None:
+    encoded = encode_records(EVERY_RECORD)
+    with pytest.raises(InvalidError, match="missing"):
+        decode_records(encoded.data)
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> RunRequest:
+    """A plan whose steps need earlier ones, in every combination of what a step can be."""
+    steps: list[dict[str, Any]] = []
+    for at in range(draw(st.integers(1, 7))):
+        earlier = [f"s{n}" for n in range(at)]
+        needs = draw(st.lists(st.sampled_from(earlier), unique=True, max_size=3)) if at else []
+        fields: dict[str, Any] = {"needs": needs}
+        form = draw(st.sampled_from(["plain", "each", "each-when", "skip"]))
+        if form.startswith("each"):
+            fields["forEach"] = f"lists.range({draw(st.integers(0, 4))})"
+            fields["args"] = {"item": "${item}"}
+        if form == "each-when":
+            fields["when"] = "item % 2 == 0"
+        if form == "skip":
+            fields["when"] = "false"
+        if needs and form == "plain":
+            fields["args"] = {"got": "${steps." + needs[0] + ".output}"}
+        fields["allowFailure"] = draw(st.booleans())
+        steps.append(call(f"s{at}", **fields))
+    return request(
+        *steps,
+        parallelism=draw(st.integers(1, 5)),
+        retry={"attempts": draw(st.integers(1, 3)), "backoff": "1s"},
+    )
+
+
+def behaviour(failures: dict[tuple[str, int], int]) -> Any:
+    """Fails the first attempts of some units, and gives the rest's inputs back."""
+
+    def behave(task: StepTask) -> Any:
+        if task.attempt <= failures.get((task.key.step, task.key.index), 0):
+            return StepError("broken", f"{task.key} attempt {task.attempt}")
+        return {"key": str(task.key), "attempt": task.attempt, **task.inputs}
+
+    return behave
+
+
+def outcome(state: RunState) -> dict[str, Any]:
+    """What must not depend on crashes: all of a run that succeeded, that it failed otherwise."""
+    assert state.finished is not None
+    if state.finished.phase == "Failed":
+        return {"phase": "Failed"}
+    return {
+        "phase": "Succeeded",
+        "result": state.finished.result,
+        "told": state.told,
+        "counts": state.counts,
+    }
+
+
+def resumed(plan: RunRequest, groups: list[bytes], snapshot: tuple[int, bytes] | None) -> RunState:
+    """What a new owner makes of the store's content."""
+    state = RunState(plan)
+    position = 0
+    if snapshot is not None:
+        position, data = snapshot
+        for record in decode_records(data):
+            state.apply(record)
+    for group in groups[position:]:
+        for record in decode_records(group):
+            state.apply(record)
+    return state
+
+
+FAILURES = st.dictionaries(
+    st.tuples(st.sampled_from([f"s{n}" for n in range(7)]), st.integers(-1, 3)),
+    st.integers(1, 3),
+    max_size=6,
+)
+CRASHES = st.lists(st.tuples(st.integers(0, 12), st.booleans()), max_size=8)
+
+
+@settings(max_examples=300, deadline=None)
+@given(plan=plans(), failures=FAILURES, crashes=CRASHES, snapshot_every=st.integers(1, 9))
+def test_crashes_change_nothing(
+    plan: RunRequest,
+    failures: dict[tuple[str, int], int],
+    crashes: list[tuple[int, bool]],
+    snapshot_every: int,
+) -> None:
+    world = a_world()
+    behave = behaviour(failures)
+    undisturbed = Clockwork(RunState(plan), world, behave)
+    undisturbed.to_the_end()
+
+    groups: list[bytes] = []
+    snapshot: tuple[int, bytes] | None = None
+    run = Clockwork(RunState(plan), world, behave)
+    wait = iter(crashes)
+    left, keep_result = next(wait, (None, False))
+    while not run.state.finished:
+        if left == 0:
+            # Whatever was decided or executed and not committed is lost with the process.
+            now, run = run.now, Clockwork(resumed(plan, groups, snapshot), world, behave)
+            run.now = now
+            left, keep_result = next(wait, (None, False))
+        elif left is not None:
+            left -= 1
+        before = len(run.journal)
+        if run.state.scheduled:
+            run.execute(next(iter(run.state.scheduled)))
+            if left == 0 and not keep_result:
+                continue
+        elif (due := run.state.due()) is not None:
+            run.now = max(run.now, due)
+        run.advance()
+        if run.journal[before:]:
+            groups.append(encode_records(run.journal[before:]).data)
+        if len(groups) % snapshot_every == 0 and not run.state.finished:
+            snapshot = (len(groups), encode_records(shortest(run.state)).data)
+
+    assert outcome(run.state) == outcome(undisturbed.state)
+    journal = [record for group in groups for record in decode_records(group)]
+    completed = Counter(r.key for r in journal if isinstance(r, StepSucceeded))
+    assert all(count == 1 for count in completed.values())
+    attempts = Counter((r.key, r.attempt) for r in journal if isinstance(r, StepScheduled))
+    assert all(count == 1 for count in attempts.values())
+    if run.state.finished.phase == "Succeeded":
+        assert sum(completed.values()) == run.state.counts["succeeded"]
+    replayed = resumed(plan, groups, None)
+    assert summarise(replayed) == summarise(run.state)
+
+
+@settings(max_examples=100, deadline=None)
+@given(plan=plans(), failures=FAILURES, turns=st.integers(0, 20))
+def test_a_snapshot_stands_for_the_journal(
+    plan: RunRequest, failures: dict[tuple[str, int], int], turns: int
+) -> None:
+    world = a_world()
+    run = Clockwork(RunState(plan, world.hands), world, behaviour(failures))
+    for _ in range(turns):
+        if not run.turn():
+            break
+    if run.state.finished or run.state.started is None:
+        return
+    again = RunState(plan)
+    for record in decode_records(encode_records(shortest(run.state)).data):
+        again.apply(record)
+    assert summarise(again) == summarise(run.state)
+    assert {k: (u.attempt, u.task) for k, u in again.scheduled.items()} == {
+        k: (u.attempt, u.task) for k, u in run.state.scheduled.items()
+    }
+    assert again.told == run.state.told
