@@ -162,9 +162,14 @@ async def _engine(process: Process) -> None:
         store = await _store(process, stack)
         bus = await _bus(process, stack, "engine")
         coordinator = await _coordinator(process, stack)
-        holder = process.settings.holder
         process.started()
-        await Engine(store=store, bus=bus, coordinator=coordinator, holder=holder).run()
+        await Engine(
+            store=store,
+            bus=bus,
+            coordinator=coordinator,
+            holder=process.settings.holder,
+            lease_ttl=process.settings.lease_seconds,
+        ).run()
 
 
 async def _gateway(process: Process) -> None:

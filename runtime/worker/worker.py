@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 Pull = Callable[[float], Awaitable[Delivery | None]]
 
 PULL_WAIT = 5.0
+PULL_AGAIN = 0.2
 REDELIVER_AFTER = 30.0
 REPORT_WAIT = 5.0
 LONGEST_RESTART = 30.0
@@ -144,7 +145,12 @@ class Worker:
         while not self._stopping.is_set():
             if lease.lost.is_set():
                 raise UnavailableError(f"{self.worker_id}: the lease was lost")
-            delivery = await self._next(pull)
+            try:
+                delivery = await self._next(pull)
+            except UnavailableError as error:
+                log.info("%s: no work can be pulled: %s", self.worker_id, error)
+                await asyncio.sleep(PULL_AGAIN)
+                continue
             if delivery is not None:
                 await self._handle(delivery)
 
@@ -180,6 +186,9 @@ class Worker:
             with suppress(SeedbedError):
                 await asyncio.shield(delivery.give_back())
             raise
+        except UnavailableError as error:
+            # The result is journalled; the engine drops it where the item comes a second time.
+            log.info("%s: %s cannot be acknowledged: %s", self.worker_id, task.key, error)
         finally:
             keeping.cancel()
             with suppress(asyncio.CancelledError):
@@ -197,6 +206,11 @@ class Worker:
         except SeedbedError as failure:
             error = StepError(failure.code, failure.message, _may_help(failure))
             log.info("%s: %s of %s failed: %s", self.worker_id, task.key, task.run, failure)
+        except Exception as failure:
+            # A defect in an agent's library is a failed attempt, not the end of the worker; its
+            # text may hold what nobody should read, so it goes to the log alone.
+            log.exception("%s: %s of %s met a defect", self.worker_id, task.key, task.run)
+            error = StepError("internal", f"{type(failure).__name__} in the worker, see its log")
         finished = started + (time.monotonic() - clock)
         return StepResult(
             task.run, task.key, task.attempt, self.worker_id, output, error, started, finished

@@ -1,0 +1,52 @@
+"""Entry points that test workflows call."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+
+def echo(**values: Any) -> dict[str, Any]:
+    return values
+
+
+async def note(folder: str, name: str, idempotency_key: str, wait: float = 0.0) -> str:
+    """Leave a trace of each execution, and take a while."""
+    with (Path(folder) / "executed").open("a") as lines:
+        lines.write(f"{idempotency_key}\n")
+    await asyncio.sleep(wait)
+    return name
+
+
+def flaky(folder: str, idempotency_key: str, failures: int) -> int:
+    """Fail a number of times, then tell how often it was called."""
+    trace = Path(folder) / idempotency_key.replace("/", "_")
+    calls = int(trace.read_text()) + 1 if trace.exists() else 1
+    trace.write_text(str(calls))
+    if calls <= failures:
+        raise ConnectionError("not yet")
+    return calls
+
+
+def broken() -> None:
+    raise RuntimeError("it is broken")
+
+
+async def forever() -> None:
+    await asyncio.Event().wait()
+
+
+def busy(seconds: float) -> str:
+    """A function that nobody can interrupt."""
+    time.sleep(seconds)
+    return "done"
+
+
+def large(size: int) -> str:
+    return "x" * size
+
+
+def not_json() -> object:
+    return object()
