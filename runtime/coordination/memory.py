@@ -25,10 +25,13 @@ class _Candidate:
 
 
 class MemoryCoordinator:
-    """A Coordinator in process; see `Coordinator` for what each method promises."""
+    """A Coordinator in process; see `Coordinator` for what each method promises.
 
-    def __init__(self) -> None:
-        self._last = 0
+    Tokens are larger than `after`: whoever keeps a store beyond the process makes it grow with each.
+    """
+
+    def __init__(self, after: int = 0) -> None:
+        self._last = after
         self._settings: dict[str, tuple[bytes, Lease | None]] = {}
         self._queues: dict[str, list[_Candidate]] = {}
         self._watches: list[tuple[str, asyncio.Queue[Change]]] = []

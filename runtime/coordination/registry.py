@@ -58,7 +58,7 @@ class Registration:
     ownership: Ownership
 
 
-async def register(  # noqa: PLR0917  # an entry has these six facts
+async def register(  # an entry has these six facts
     coordinator: Coordinator,
     service: str,
     instance: str,

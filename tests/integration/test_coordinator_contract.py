@@ -71,7 +71,7 @@ async def following(changes: AsyncIterator[Change]) -> Change:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  # what is waited for is in another task
+        while not condition():  # what is waited for is in another task
             await asyncio.sleep(0.01)
 
 
