@@ -12,12 +12,12 @@ def echo(**values: Any) -> dict[str, Any]:
     return values
 
 
-async def note(folder: str, name: str, idempotency_key: str, wait: float = 0.0) -> str:
+async def note(folder: str, label: str, idempotency_key: str, wait: float = 0.0) -> str:
     """Leave a trace of each execution, and take a while."""
     with (Path(folder) / "executed").open("a") as lines:
         lines.write(f"{idempotency_key}\n")
     await asyncio.sleep(wait)
-    return name
+    return label
 
 
 def flaky(folder: str, idempotency_key: str, failures: int) -> int:
