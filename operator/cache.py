@@ -77,6 +77,10 @@ class Cache:
         held = self._objects.get(key)
         return None if held is None else held.read()
 
+    def keys(self) -> set[Key]:
+        """Every key."""
+        return set(self._objects)
+
     def own_keys(self) -> Iterator[Key]:
         """Every key of our own kinds."""
         return (key for key in list(self._objects) if key.kind in REGISTRATIONS)

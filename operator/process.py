@@ -19,7 +19,7 @@ from seedbed.operator.certificate_keeper import CertificateKeeper, Place
 from seedbed.operator.kubernetes import KubernetesCluster, connected
 from seedbed.operator.metrics import Metrics
 from seedbed.operator.reconciler import Reconciler
-from seedbed.operator.watch import list_everything, watch
+from seedbed.operator.watch import list_again, list_everything, watch
 from seedbed.operator.webhook import serving_webhook
 from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.coordination.lease import LeaseLostError, while_held
@@ -128,6 +128,7 @@ async def _lead(
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(watch(reconciler, stop, asyncio.Event()))
             tasks.create_task(reconciler.run())
+            tasks.create_task(list_again(cluster, reconciler, options.resync))
     except* (FencedError, LeaseLostError) as group:
         log.warning("leadership is lost: %s", group.exceptions[0])
         raise group.exceptions[0] from None

@@ -16,7 +16,13 @@ from datetime import UTC, datetime
 import orjson
 
 from seedbed.controllers.plan import CancelRun, Defaults, Key, Observed, Raw, Withdraw
-from seedbed.crds.errors import ConflictError, FencedError, RetryableError, SeedbedError
+from seedbed.crds.errors import (
+    ConflictError,
+    FencedError,
+    InvalidError,
+    RetryableError,
+    SeedbedError,
+)
 from seedbed.crds.messages import (
     PARTITIONS,
     ListActive,
@@ -39,6 +45,8 @@ log = logging.getLogger(__name__)
 WORKERS_PREFIX = "services/worker/"
 SETTING_PREFIXES = ("agents/", "flags/", "pools/")
 TERMINAL_RETRY = 60.0
+PROGRESS_SECONDS = 0.5
+"""Longest age of a run's counters in a status."""
 CLEAN_UP_RETRY = 5.0
 
 
@@ -86,8 +94,15 @@ class Reconciler:
 
     def notice(self, obj: Raw, *, deleted: bool = False) -> None:
         """A watch has shown an object, or that it is gone."""
-        key = key_of(obj)
-        for affected in self.cache.drop(key) if deleted else self.cache.put(obj):
+        if deleted:
+            self.forget(key_of(obj))
+            return
+        for affected in self.cache.put(obj):
+            self.queue.add(affected)
+
+    def forget(self, key: Key) -> None:
+        """An object is gone."""
+        for affected in self.cache.drop(key):
             self.queue.add(affected)
 
     def _stored(self, obj: Raw) -> None:
@@ -105,7 +120,12 @@ class Reconciler:
         if known is not None and known.run == summary.run and known.revision >= summary.revision:
             return
         self._runs[name] = summary
-        self.queue.add(Key("Workflow", *name))
+        key = Key("Workflow", *name)
+        if known is not None and _milestone(known) == _milestone(summary):
+            # Only counters moved. A status that is a moment old spares a write for each step.
+            self.queue.add_after(key, PROGRESS_SECONDS)
+        else:
+            self.queue.add(key)
 
     async def run(self) -> None:
         """Work until cancelled.
@@ -139,7 +159,12 @@ class Reconciler:
 
     async def _follow_runs(self, messages: AsyncIterator[Message]) -> None:
         async for message in messages:
-            self.summarised(decode(RunSummary, message.payload))
+            try:
+                summary = decode(RunSummary, message.payload)
+            except InvalidError as error:
+                log.warning("a summary that cannot be read: %s", error)
+                continue
+            self.summarised(summary)
 
     def _setting_changed(self, change: Change) -> None:
         if change.key.startswith(WORKERS_PREFIX):
@@ -183,10 +208,11 @@ class Reconciler:
             owner = {"agents": "Agent", "flags": "FeatureFlag", "pools": "Pool"}[kind]
             if self.cache.get(Key(owner, namespace, name)) is None:
                 await self._executor.effect(Withdraw(setting))
-        living = {obj["metadata"]["uid"] for obj in self.cache.objects("Workflow")}
         for partition in range(PARTITIONS):
             address = engine_address(partition)
             answer = await self._bus.request(address, encode(ListActive()), wait=ENGINE_WAIT)
+            # Read after the answer: a Workflow that came meanwhile is no stranger.
+            living = {obj["metadata"]["uid"] for obj in self.cache.objects("Workflow")}
             for run in orjson.loads(answer).get("runs", ()):
                 if run.rpartition("-")[0] not in living:
                     await self._executor.effect(CancelRun(run, "the Workflow is gone"))
@@ -279,3 +305,8 @@ class Reconciler:
         self._metrics.conditions.clear()
         for labels, number in counts.items():
             self._metrics.conditions.labels(*labels).set(number)
+
+
+def _milestone(run: RunSummary) -> tuple[object, ...]:
+    """What the user or a Pod waits for, as opposed to progress."""
+    return (run.run, run.phase, run.reason, run.containers)

@@ -10,17 +10,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import kopf
 
-from seedbed.controllers.plan import Raw
+from seedbed.controllers.plan import Key, Raw
 from seedbed.crds.base import GROUP, VERSION
+from seedbed.crds.errors import RetryableError
 from seedbed.crds.kinds import BY_NAME
+from seedbed.operator.cache import key_of
 from seedbed.operator.kubernetes import PAGE, KubernetesCluster
 from seedbed.operator.reconciler import Reconciler
 from seedbed.operator.registration import CHILDREN, REGISTRATIONS, api_version
+
+log = logging.getLogger(__name__)
 
 # kopf keeps a task and the last event of every object for this long after the event.
 _FORGET_SECONDS = 0.05
@@ -28,15 +33,19 @@ _FORGET_SECONDS = 0.05
 
 async def list_everything(
     cluster: KubernetesCluster, reconciler: Reconciler, namespaces: Iterable[str] = ()
-) -> None:
-    """Show the reconciler every object that exists now."""
+) -> set[Key]:
+    """Show the reconciler every object that exists now; gives their keys."""
+    listed = set()
     for namespace in tuple(namespaces) or ("",):
         for child in CHILDREN.values():
             async for obj in cluster.objects(child.kind, namespace, selector=child.label):
                 reconciler.notice(obj)
+                listed.add(key_of(obj))
         for kind in REGISTRATIONS:
             async for obj in cluster.objects(kind, namespace):
                 reconciler.notice(obj)
+                listed.add(key_of(obj))
+    return listed
 
 
 def registry(reconciler: Reconciler) -> kopf.OperatorRegistry:
@@ -102,12 +111,49 @@ async def watch(
     """Watch until `stop` is set: the whole cluster, or the namespaces where some are given."""
     logging.getLogger("kopf").setLevel(logging.WARNING)
     chosen = tuple(namespaces)
-    await kopf.operator(
-        registry=registry(reconciler),
-        settings=settings(),
-        standalone=True,
-        clusterwide=not chosen,
-        namespaces=chosen,
-        stop_flag=stop,
-        ready_flag=ready,
-    )
+    others = asyncio.all_tasks()
+    with _own_signals(asyncio.get_running_loop()):
+        tasks = await kopf.spawn_tasks(
+            registry=registry(reconciler),
+            settings=settings(),
+            standalone=True,
+            clusterwide=not chosen,
+            namespaces=chosen,
+            stop_flag=stop,
+            ready_flag=ready,
+        )
+    await kopf.run_tasks(tasks, ignored=others)
+
+
+async def list_again(
+    cluster: KubernetesCluster,
+    reconciler: Reconciler,
+    every: float,
+    namespaces: Iterable[str] = (),
+) -> None:
+    """List everything now and then: a watch that broke for long has not told what was deleted."""
+    while True:
+        await asyncio.sleep(every)
+        known = reconciler.cache.keys()
+        try:
+            listed = await list_everything(cluster, reconciler, namespaces)
+        except RetryableError as error:
+            log.info("listing waits: %s", error)
+            continue
+        for key in known - listed:
+            reconciler.forget(key)
+
+
+@contextmanager
+def _own_signals(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Let kopf take no signal: the process decides what ends it, and in which order."""
+
+    def leave(*_: Any) -> None:
+        return
+
+    kept = loop.add_signal_handler
+    loop.add_signal_handler = leave  # type: ignore[method-assign,assignment]  # kopf has no setting for it
+    try:
+        yield
+    finally:
+        loop.add_signal_handler = kept  # type: ignore[method-assign]  # as above
