@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -105,7 +106,7 @@ async def serving(place: Place, **options: Any) -> AsyncIterator[asyncio.Event]:
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    while not await condition():  # noqa: ASYNC110 - what is waited for is in another task
+    while not await condition():
         await asyncio.sleep(0.01)
 
 
@@ -200,7 +201,7 @@ def test_a_worker_executes_one_step_at_a_time_and_measures_it() -> None:
             assert all(result.output == "done" for result in results)
             for result in results:
                 assert result.finished - result.started >= 0.1
-            for earlier, later in zip(results, results[1:], strict=False):
+            for earlier, later in itertools.pairwise(results):
                 assert later.started >= earlier.finished
 
     run_async(body())
