@@ -1,0 +1,337 @@
+"""The operator as processes on a real API server, etcd and NATS: what it does, and what it leaves alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hack.cluster import ControlPlane
+from seedbed.crds.base import API_VERSION
+from tests.clusters import apply, read, refusal, seedbed_control_plane
+from tests.servers import EtcdServer, NatsServer, free_port, tied
+
+LEASE = 3.0
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[ControlPlane]:
+    with seedbed_control_plane(controller_manager=True) as found:
+        yield found
+
+
+class Operator:
+    """One `seedbed serve operator` process."""
+
+    def __init__(self, environment: dict[str, str], name: str, folder: Path) -> None:
+        self.name = name
+        self._port = free_port()
+        self._log = folder / f"{name}.log"
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*tied(), str(Path(sys.executable).parent / "seedbed"), "serve", "operator"],
+                env={
+                    **os.environ,
+                    **environment,
+                    "POD_NAME": name,
+                    "POD_NAMESPACE": "seedbed",
+                    "SEEDBED_HEALTH_PORT": str(self._port),
+                },
+                stdout=log,
+                stderr=log,
+            )
+
+    def metrics(self) -> dict[str, float]:
+        try:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{self._port}/metrics", timeout=2
+            ) as page:
+                text = page.read().decode()
+        except OSError:
+            assert self._process.poll() is None, self.log()
+            return {}
+        found = (line.rpartition(" ") for line in text.splitlines() if line[:1] not in ("#", ""))
+        return {name: float(value) for name, _, value in found}
+
+    def log(self) -> str:
+        return self._log.read_text()[-4000:]
+
+    @property
+    def leads(self) -> bool:
+        return self.metrics().get("seedbed_leading") == 1
+
+    @property
+    def writes(self) -> float:
+        return sum(v for n, v in self.metrics().items() if n.startswith("seedbed_api_writes_total"))
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def ended(self, within: float) -> int:
+        """Its exit code."""
+        return self._process.wait(within)
+
+    def stop(self) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.kill()
+            self._process.wait()
+
+
+@contextmanager
+def operators(
+    cluster: ControlPlane, etcd: EtcdServer, nats: NatsServer, folder: Path, *names: str
+) -> Iterator[list[Operator]]:
+    environment = {
+        "KUBECONFIG": str(cluster.kubeconfig),
+        "SEEDBED_ETCD_ENDPOINT": etcd.endpoint,
+        "SEEDBED_NATS_URL": nats.url,
+        "SEEDBED_GATEWAY_URL": "http://127.0.0.1:9",
+        "SEEDBED_WEBHOOK_ENABLED": "false",
+        "SEEDBED_LEASE_SECONDS": str(LEASE),
+    }
+    running: list[Operator] = []
+    try:
+        running.extend(Operator(environment, name, folder) for name in names)
+        until(lambda: any(one.leads for one in running), "a leader")
+        yield running
+    finally:
+        for one in running:
+            one.stop()
+
+
+@pytest.fixture
+def operator(
+    cluster: ControlPlane, etcd_server: EtcdServer, nats_server: NatsServer, tmp_path: Path
+) -> Iterator[Operator]:
+    with operators(cluster, etcd_server, nats_server, tmp_path, "one") as (found,):
+        yield found
+
+
+@pytest.fixture
+def namespace(cluster: ControlPlane, request: pytest.FixtureRequest) -> str:
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:40].strip("-")
+    name = f"{name}-{secrets.token_hex(3)}"
+    cluster.kubectl("create", "namespace", name)
+    return name
+
+
+def until(what: Callable[[], Any], sentence: str, limit: float = 30.0) -> float:
+    """Wait until something holds; gives the seconds it took."""
+    began = time.monotonic()
+    while not what():
+        assert time.monotonic() - began < limit, f"no {sentence} within {limit:g} s"
+        time.sleep(0.1)
+    return time.monotonic() - began
+
+
+def made(kind: str, namespace: str, name: str, **spec: Any) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": namespace}
+    return {"apiVersion": API_VERSION, "kind": kind, "metadata": metadata, "spec": spec}
+
+
+def ready(cluster: ControlPlane, kind: str, namespace: str, name: str) -> tuple[str, str]:
+    """Status and reason of Ready, where the status is of the current spec."""
+    obj = read(cluster, kind, name, "-n", namespace)
+    status = obj.get("status") or {}
+    if status.get("observedGeneration") != obj["metadata"]["generation"]:
+        return "", ""
+    (found,) = [each for each in status["conditions"] if each["type"] == "Ready"]
+    return found["status"], found["reason"]
+
+
+def is_ready(cluster: ControlPlane, namespace: str, *objects: str) -> Callable[[], bool]:
+    def check() -> bool:
+        return all(
+            ready(cluster, *one.split("/")[:1], namespace, one.split("/")[1])[0] == "True"
+            for one in objects
+        )
+
+    return check
+
+
+def quiet(operator: Operator) -> float:
+    """Wait until it has written nothing for two seconds; gives its writes so far."""
+    last, since = operator.writes, time.monotonic()
+    while time.monotonic() - since < 2:
+        time.sleep(0.2)
+        if operator.writes != last:
+            last, since = operator.writes, time.monotonic()
+    return last
+
+
+AGENT = {"pool": {"name": "general"}, "signature": "text: str -> kind: str"}
+
+
+def test_objects_get_a_status_and_kubectl_diff_stays_empty(
+    cluster: ControlPlane, operator: Operator, namespace: str
+) -> None:
+    manifests = [
+        made("Pool", namespace, "general", replicas=0),
+        made("Agent", namespace, "reader", **AGENT),
+        made("FeatureFlag", namespace, "brief", rolloutPercentage=25),
+    ]
+    for manifest in manifests:
+        apply(cluster, manifest)
+    until(
+        is_ready(cluster, namespace, "pools/general", "agents/reader", "featureflags/brief"),
+        "Ready on all",
+    )
+    deployment = read(cluster, "deployment", "general-workers", "-n", namespace)
+    assert deployment["spec"]["replicas"] == 0
+    for manifest in manifests:
+        assert cluster.kubectl("diff", "-f", "-", stdin=json.dumps(manifest)) == ""
+
+
+def test_an_unknown_pool_is_told_and_resolves_when_it_comes(
+    cluster: ControlPlane, operator: Operator, namespace: str
+) -> None:
+    step = {"name": "collect", "call": {"entry": "builtins:dict"}}
+    apply(cluster, made("Agent", namespace, "reader", **AGENT))
+    apply(cluster, made("Workflow", namespace, "audit", steps=[step]))
+    for kind, name in (("agents", "reader"), ("workflows", "audit")):
+        until(
+            lambda kind=kind, name=name: (
+                ready(cluster, kind, namespace, name) == ("False", "PoolNotFound")
+            ),
+            "PoolNotFound",
+        )
+    apply(cluster, made("Pool", namespace, "general", replicas=0))
+    until(is_ready(cluster, namespace, "agents/reader"), "Ready")
+    until(
+        lambda: ready(cluster, "workflows", namespace, "audit") == ("False", "Submitted"),
+        "submitted run",
+    )
+
+
+def test_a_change_of_the_child_by_hand_is_repaired(
+    cluster: ControlPlane, operator: Operator, namespace: str
+) -> None:
+    apply(cluster, made("Pool", namespace, "general", replicas=0))
+    until(is_ready(cluster, namespace, "pools/general"), "Ready")
+
+    def image() -> str:
+        found = read(cluster, "deployment", "general-workers", "-n", namespace)
+        said: str = found["spec"]["template"]["spec"]["containers"][0]["image"]
+        return said
+
+    right = image()
+    cluster.kubectl("set", "image", "deployment/general-workers", "worker=wrong:1", "-n", namespace)
+    until(lambda: image() == right, "repaired image")
+    cluster.kubectl("delete", "deployment", "general-workers", "-n", namespace)
+    until(
+        lambda: "general-workers" in cluster.kubectl("get", "deployments", "-n", namespace),
+        "new Deployment",
+    )
+
+
+def test_idle_objects_cause_no_write_and_neither_does_another_leader(
+    cluster: ControlPlane,
+    etcd_server: EtcdServer,
+    nats_server: NatsServer,
+    namespace: str,
+    tmp_path: Path,
+) -> None:
+    for number in range(30):
+        apply(cluster, made("Pool", namespace, f"pool-{number}", replicas=0))
+    servers = (cluster, etcd_server, nats_server, tmp_path)
+    with operators(*servers, "one") as (one,):
+        until(is_ready(cluster, namespace, "pools/pool-29"), "Ready")
+        before = quiet(one)
+        assert before >= 60
+        assert quiet(one) == before
+        one.signal(signal.SIGTERM)
+        assert one.ended(within=20) == 0, one.log()
+    with operators(*servers, "two") as (two,):
+        until(lambda: total(two, "seedbed_reconciles_total") >= 30, "a look at everything")
+        assert quiet(two) == 0
+
+
+def total(operator: Operator, name: str) -> float:
+    return sum(value for found, value in operator.metrics().items() if found.startswith(name))
+
+
+def test_a_namespace_full_of_objects_can_be_deleted(
+    cluster: ControlPlane, operator: Operator, namespace: str
+) -> None:
+    for number in range(10):
+        apply(cluster, made("Pool", namespace, f"pool-{number}", replicas=0))
+        apply(cluster, made("FeatureFlag", namespace, f"flag-{number}"))
+    until(is_ready(cluster, namespace, "pools/pool-9", "featureflags/flag-9"), "Ready")
+    cluster.kubectl("delete", "namespace", namespace, "--timeout=60s")
+    assert operator.leads, operator.log()
+
+
+@pytest.mark.req("FND-02")
+def test_a_paused_leader_is_replaced_and_writes_nothing_when_it_wakes(
+    cluster: ControlPlane,
+    etcd_server: EtcdServer,
+    nats_server: NatsServer,
+    namespace: str,
+    tmp_path: Path,
+) -> None:
+    with operators(cluster, etcd_server, nats_server, tmp_path, "one", "two") as both:
+        old = next(one for one in both if one.leads)
+        new = next(one for one in both if one is not old)
+        apply(cluster, made("Pool", namespace, "general", replicas=0))
+        until(is_ready(cluster, namespace, "pools/general"), "Ready")
+        token = read(cluster, "pools", "general", "-n", namespace)["status"]["fencingToken"]
+        old.signal(signal.SIGSTOP)
+        took = until(lambda: new.leads, "new leader", LEASE + 2)
+        assert took < LEASE + 2
+        apply(cluster, made("Pool", namespace, "general", replicas=0, queueLimit=5))
+        apply(cluster, made("Pool", namespace, "other", replicas=0))
+        until(is_ready(cluster, namespace, "pools/general", "pools/other"), "Ready")
+        stored = {
+            each["metadata"]["name"]: each["metadata"]["resourceVersion"]
+            for each in read(cluster, "pools", "-n", namespace)["items"]
+        }
+        assert read(cluster, "pools", "other", "-n", namespace)["status"]["fencingToken"] > token
+        old.signal(signal.SIGCONT)
+        assert old.ended(within=20) != 0
+        assert stored == {
+            each["metadata"]["name"]: each["metadata"]["resourceVersion"]
+            for each in read(cluster, "pools", "-n", namespace)["items"]
+        }
+
+
+def test_the_api_server_refuses_the_token_of_an_earlier_leader(
+    cluster: ControlPlane, namespace: str
+) -> None:
+    apply(cluster, made("Pool", namespace, "general", replicas=0))
+
+    def write(token: int) -> str:
+        status = {"fencingToken": token, "workers": token}
+        manifest = {**made("Pool", namespace, "general"), "status": status}
+        manifest.pop("spec")
+        return refusal(
+            cluster, manifest, "--server-side", "--subresource=status", "--field-manager=leader"
+        )
+
+    assert write(7) == ""
+    assert "a newer operator leads" in write(6)
+    assert read(cluster, "pools", "general", "-n", namespace)["status"]["workers"] == 7
+    assert write(8) == ""
+
+
+def test_a_leader_that_is_told_to_stop_hands_over_at_once(
+    cluster: ControlPlane, etcd_server: EtcdServer, nats_server: NatsServer, tmp_path: Path
+) -> None:
+    with operators(cluster, etcd_server, nats_server, tmp_path, "one", "two") as both:
+        old = next(one for one in both if one.leads)
+        new = next(one for one in both if one is not old)
+        old.signal(signal.SIGTERM)
+        assert old.ended(within=20) == 0, old.log()
+        until(lambda: new.leads, "new leader", LEASE)
