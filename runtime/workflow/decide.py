@@ -69,6 +69,14 @@ def cancel(state: RunState, reason: str, now: float) -> list[Record]:
     return [] if state.finished else _finish(state, now, "Failed", "Cancelled", reason)
 
 
+def fail(state: RunState, defect: str, now: float) -> list[Record]:
+    """End the run because deciding about it met a defect of this code."""
+    if state.finished:
+        return []
+    message = f"{defect} while deciding what comes next, see the engine's log"
+    return _finish(state, now, "Failed", "InternalError", message)
+
+
 def advance(state: RunState, now: float, world: World) -> list[Record]:
     """All that follows from the state now.
 

@@ -32,7 +32,7 @@ from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.coordination.port import Ownership
 from seedbed.runtime.store.port import RunRow, Store
 from seedbed.runtime.workflow import metrics
-from seedbed.runtime.workflow.decide import accept, adjust, advance, cancel
+from seedbed.runtime.workflow.decide import accept, adjust, advance, cancel, fail
 from seedbed.runtime.workflow.dispatch import Dispatch
 from seedbed.runtime.workflow.journal import Journal, LiveRun, until_answered
 from seedbed.runtime.workflow.records import Record, StepFailed, StepSucceeded
@@ -84,6 +84,7 @@ class Partition:
         self._answering: list[_Ask] = []
         self._dirty: set[str] = set()
         self._unseen: set[str] = set()
+        self._left: set[str] = set()
         self._looked = 0.0
         self._closed = False
         self._wake = asyncio.Event()
@@ -104,7 +105,7 @@ class Partition:
             UnavailableError: the partition moves to another owner.
         """
         if self._closed:
-            raise UnavailableError("the partition moves", 0.1)
+            raise _moving()
         waiting = _Ask(request, asyncio.get_running_loop().create_future())
         self._asked.append(waiting)
         self._wake.set()
@@ -129,7 +130,7 @@ class Partition:
     def _close(self) -> None:
         self._closed = True
         for waiting in (*self._answering, *self._asked):
-            waiting.settle(UnavailableError("the partition moves", 0.1))
+            waiting.settle(_moving())
         for run in self._runs.values():
             run.state.release()
         metrics.RUNS.labels(str(self.number)).set(0)
@@ -139,6 +140,7 @@ class Partition:
             state, seq = await until_answered(lambda: resume(self._store, row, self._world.hands))
         except SeedbedError:
             log.exception("run %s cannot be resumed and is left alone", row.run)
+            self._left.add(row.run)
             return
         self._runs[row.run] = LiveRun(state, seq)
         self._look_at(row.run)
@@ -190,12 +192,11 @@ class Partition:
             if name in dirty or run.state.starved or (due is not None and due <= now):
                 try:
                     run.records += advance(run.state, now, self._world)
-                except Exception:
-                    # A defect that one plan meets must not stop the others. Nothing of what it
-                    # decided in this turn is written.
-                    log.exception("run %s is left alone", name)
-                    run.state.release()
-                    del self._runs[name]
+                except Exception as error:
+                    # A defect that one plan meets must not stop the others. What it decided before
+                    # the defect is not written and has no effect.
+                    log.exception("run %s met a defect and ends", name)
+                    run.records += fail(run.state, type(error).__name__, now)
 
     async def _act(self, changed: dict[str, LiveRun], now: float) -> None:
         """Do what is durable now."""
@@ -219,10 +220,13 @@ class Partition:
         name = request.result.run if isinstance(request, Report) else request.run
         run = self._runs.get(name)
         if run is None:
-            # A result of a run that has ended is of no use to anybody.
-            return b"{}" if isinstance(request, Report) else await self._stored(request)
+            if isinstance(request, Report):
+                return await self._late(name)
+            return await self._stored(request)
         match request:
             case Report(result):
+                if run.state.behind(result.key, result.attempt):
+                    return _moving()
                 run.records += accept(run.state, result, now)
             case Adjust(_, suspend, parallelism):
                 run.records += adjust(run.state, suspend=suspend, parallelism=parallelism, now=now)
@@ -244,6 +248,18 @@ class Partition:
         self._dirty.add(request.run)
         return None
 
+    async def _late(self, name: str) -> Known:
+        """Answer the result of a run that is not here.
+
+        Where the run has ended it is of no use to anybody. Where it goes on, a newer owner has it, who
+        must not miss the result.
+        """
+        try:
+            known = None if name in self._left else await self._store.run(name)
+        except SeedbedError as error:
+            return error
+        return b"{}" if known is None or known.finished else _moving()
+
     async def _stored(self, request: Summarise | Adjust | Cancel) -> Known:
         try:
             known = await self._store.run(request.run)
@@ -260,9 +276,11 @@ class Partition:
         if isinstance(request, Report | ListActive):
             return b"{}"
         name = request.request.run if isinstance(request, Submit) else request.run
-        if name not in self._runs:
-            return SeedbedError(f"run {name} met a defect and is left alone")
         return encode(summarise(self._runs[name].state))
+
+
+def _moving() -> UnavailableError:
+    return UnavailableError("the partition moves", 0.1)
 
 
 def _count(records: list[Record]) -> None:

@@ -169,6 +169,16 @@ class RunState:
         unit = self.scheduled.get(key)
         return self.finished is None and unit is not None and unit.attempt == attempt
 
+    def behind(self, key: StepKey, attempt: int) -> bool:
+        """Whether the attempt is one that this state does not know yet, as a newer owner's is."""
+        step = self.steps.get(key.step)
+        if step is None or step.settled or self.finished is not None:
+            return False
+        at = max(key.index, 0)
+        if at >= len(step.units):
+            return not step.units
+        return step.units[at].status not in ENDED and step.units[at].attempt < attempt
+
     def release(self) -> None:
         """Take every unit out of the Pools' hands: nothing is awaited here any more."""
         for unit in list(self.scheduled.values()):
