@@ -45,7 +45,7 @@ async def connected(metrics: Metrics | None = None) -> AsyncIterator[KubernetesC
     if "KUBERNETES_SERVICE_HOST" in os.environ:
         config.load_incluster_config(settings)
     else:
-        await config.load_kube_config(client_configuration=settings)
+        await config.load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=settings)
     # With trust_env aiohttp looks for a .netrc before each request, in a thread: half of all the CPU.
     settings.client_session_kwargs = {"trust_env": False}
     api = client.ApiClient(settings)
