@@ -71,8 +71,8 @@ class Operator:
         self.started = time.perf_counter()
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "hack.bench.operator_role", str(port)],
-                env={**os.environ, **environment},
+                [str(Path(sys.executable).parent / "seedbed"), "serve", "operator"],
+                env={**os.environ, **environment, "SEEDBED_HEALTH_PORT": str(port)},
                 stdout=output,
                 stderr=output,
             )
@@ -217,9 +217,11 @@ def measure(options: argparse.Namespace, cluster: ControlPlane, folder: Path) ->
     """All phases."""
     environment = {
         "KUBECONFIG": str(cluster.kubeconfig),
-        "BENCH_ETCD": options.etcd,
-        "BENCH_NATS": options.nats,
-        "BENCH_UVLOOP": "1" if options.uvloop else "",
+        "SEEDBED_ETCD_ENDPOINT": options.etcd,
+        "SEEDBED_NATS_URL": options.nats,
+        "SEEDBED_GATEWAY_URL": "http://127.0.0.1:9",
+        "SEEDBED_WEBHOOK_ENABLED": "false",
+        "POD_NAMESPACE": NAMESPACE,
     }
     count, more = options.objects, max(0, options.restart_objects - options.objects)
     with operator(environment, folder) as first:
@@ -272,8 +274,8 @@ def conditions(options: argparse.Namespace, whole: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "kopf": version("kopf"),
         "aiohttp": version("aiohttp"),
-        "uvloop": options.uvloop,
         "controller_manager": False,
+        "webhook": False,
     }
 
 
@@ -296,7 +298,6 @@ def main() -> None:
     parser.add_argument("--objects", type=int, default=1000)
     parser.add_argument("--restart-objects", type=int, default=3000)
     parser.add_argument("--idle-seconds", type=float, default=300.0)
-    parser.add_argument("--uvloop", action="store_true", help="run the operator on uvloop")
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="seedbed-bench-")))

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
 import signal
-import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,95 +16,14 @@ import pytest
 from hack.cluster import ControlPlane
 from seedbed.crds.base import API_VERSION
 from tests.clusters import apply, read, refusal, seedbed_control_plane
-from tests.servers import EtcdServer, NatsServer, free_port, tied
-
-LEASE = 3.0
+from tests.operators import LEASE, Operator, operators, until
+from tests.servers import EtcdServer, NatsServer
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[ControlPlane]:
     with seedbed_control_plane(controller_manager=True) as found:
         yield found
-
-
-class Operator:
-    """One `seedbed serve operator` process."""
-
-    def __init__(self, environment: dict[str, str], name: str, folder: Path) -> None:
-        self.name = name
-        self._port = free_port()
-        self._log = folder / f"{name}.log"
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*tied(), str(Path(sys.executable).parent / "seedbed"), "serve", "operator"],
-                env={
-                    **os.environ,
-                    **environment,
-                    "POD_NAME": name,
-                    "POD_NAMESPACE": "seedbed",
-                    "SEEDBED_HEALTH_PORT": str(self._port),
-                },
-                stdout=log,
-                stderr=log,
-            )
-
-    def metrics(self) -> dict[str, float]:
-        try:
-            with urllib.request.urlopen(
-                f"http://127.0.0.1:{self._port}/metrics", timeout=2
-            ) as page:
-                text = page.read().decode()
-        except OSError:
-            assert self._process.poll() is None, self.log()
-            return {}
-        found = (line.rpartition(" ") for line in text.splitlines() if line[:1] not in ("#", ""))
-        return {name: float(value) for name, _, value in found}
-
-    def log(self) -> str:
-        return self._log.read_text()[-4000:]
-
-    @property
-    def leads(self) -> bool:
-        return self.metrics().get("seedbed_leading") == 1
-
-    @property
-    def writes(self) -> float:
-        return sum(v for n, v in self.metrics().items() if n.startswith("seedbed_api_writes_total"))
-
-    def signal(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
-
-    def ended(self, within: float) -> int:
-        """Its exit code."""
-        return self._process.wait(within)
-
-    def stop(self) -> None:
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGCONT)
-            self._process.kill()
-            self._process.wait()
-
-
-@contextmanager
-def operators(
-    cluster: ControlPlane, etcd: EtcdServer, nats: NatsServer, folder: Path, *names: str
-) -> Iterator[list[Operator]]:
-    environment = {
-        "KUBECONFIG": str(cluster.kubeconfig),
-        "SEEDBED_ETCD_ENDPOINT": etcd.endpoint,
-        "SEEDBED_NATS_URL": nats.url,
-        "SEEDBED_GATEWAY_URL": "http://127.0.0.1:9",
-        "SEEDBED_WEBHOOK_ENABLED": "false",
-        "SEEDBED_LEASE_SECONDS": str(LEASE),
-    }
-    running: list[Operator] = []
-    try:
-        running.extend(Operator(environment, name, folder) for name in names)
-        until(lambda: any(one.leads for one in running), "a leader")
-        yield running
-    finally:
-        for one in running:
-            one.stop()
 
 
 @pytest.fixture
@@ -126,15 +40,6 @@ def namespace(cluster: ControlPlane, request: pytest.FixtureRequest) -> str:
     name = f"{name}-{secrets.token_hex(3)}"
     cluster.kubectl("create", "namespace", name)
     return name
-
-
-def until(what: Callable[[], Any], sentence: str, limit: float = 30.0) -> float:
-    """Wait until something holds; gives the seconds it took."""
-    began = time.monotonic()
-    while not what():
-        assert time.monotonic() - began < limit, f"no {sentence} within {limit:g} s"
-        time.sleep(0.1)
-    return time.monotonic() - began
 
 
 def made(kind: str, namespace: str, name: str, **spec: Any) -> dict[str, Any]:
@@ -154,10 +59,8 @@ def ready(cluster: ControlPlane, kind: str, namespace: str, name: str) -> tuple[
 
 def is_ready(cluster: ControlPlane, namespace: str, *objects: str) -> Callable[[], bool]:
     def check() -> bool:
-        return all(
-            ready(cluster, *one.split("/")[:1], namespace, one.split("/")[1])[0] == "True"
-            for one in objects
-        )
+        parts = (one.split("/") for one in objects)
+        return all(ready(cluster, kind, namespace, name)[0] == "True" for kind, name in parts)
 
     return check
 
@@ -201,13 +104,9 @@ def test_an_unknown_pool_is_told_and_resolves_when_it_comes(
     step = {"name": "collect", "call": {"entry": "builtins:dict"}}
     apply(cluster, made("Agent", namespace, "reader", **AGENT))
     apply(cluster, made("Workflow", namespace, "audit", steps=[step]))
-    for kind, name in (("agents", "reader"), ("workflows", "audit")):
-        until(
-            lambda kind=kind, name=name: (
-                ready(cluster, kind, namespace, name) == ("False", "PoolNotFound")
-            ),
-            "PoolNotFound",
-        )
+    told = ("False", "PoolNotFound")
+    until(lambda: ready(cluster, "agents", namespace, "reader") == told, "PoolNotFound")
+    until(lambda: ready(cluster, "workflows", namespace, "audit") == told, "PoolNotFound")
     apply(cluster, made("Pool", namespace, "general", replicas=0))
     until(is_ready(cluster, namespace, "agents/reader"), "Ready")
     until(
