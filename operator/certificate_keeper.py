@@ -10,7 +10,6 @@ import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlencode
 
 from seedbed.crds.errors import ConflictError, NotFoundError, RetryableError
@@ -24,6 +23,7 @@ RETRY_AFTER = 2.0
 _MANAGER = urlencode({"fieldManager": "seedbed-webhook", "force": "true"})
 _APPLY = {"Content-Type": "application/apply-patch+yaml"}
 _JSON = {"Content-Type": "application/json"}
+_MERGE = {"Content-Type": "application/merge-patch+json"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,22 +108,15 @@ class CertificateKeeper:
     async def _write(self, good: Certificates, version: str) -> None:
         """Create or replace just the version that was read: another replica may have been faster."""
         data = {name: base64.b64encode(pem).decode() for name, pem in good.as_data().items()}
-        metadata: dict[str, Any] = {"name": self._place.secret}
         if version:
-            metadata["resourceVersion"] = version
-        body = {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "type": "kubernetes.io/tls",
-            "metadata": metadata,
-            "data": data,
-        }
-        if version:
-            await self._cluster.request(
-                "PUT", f"{self._secret()}/{self._place.secret}", body, _JSON
-            )
-        else:
-            await self._cluster.request("POST", self._secret(), body, _JSON)
+            # Only what is ours: labels and annotations are those of whoever installed the Secret.
+            patch = {"metadata": {"resourceVersion": version}, "data": data}
+            path = f"{self._secret()}/{self._place.secret}"
+            await self._cluster.request("PATCH", path, patch, _MERGE)
+            return
+        metadata = {"name": self._place.secret}
+        body = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data}
+        await self._cluster.request("POST", self._secret(), body, _JSON)
 
     async def _trust(self, authorities: bytes) -> None:
         base = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"

@@ -53,6 +53,9 @@ ENGINE_WAIT = 5.0
 class Executor:
     """Writes what differs, while this process leads.
 
+    Attributes:
+        token: the fencing token that statuses carry; see `fencing`.
+
     Args:
         changed: told each object as the server stored it.
         summarised: told each RunSummary that the engine answers.
@@ -72,6 +75,7 @@ class Executor:
         self._bus = bus
         self._coordinator = coordinator
         self._ownership = ownership
+        self.token = ownership.token
         self._changed = changed
         self._summarised = summarised
         self._applied: dict[Key, tuple[str, int]] = {}
@@ -152,7 +156,7 @@ class Executor:
                 "apiVersion": API_VERSION,
                 "kind": obj["kind"],
                 "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]},
-                "status": {**status, TOKEN: self._ownership.token},
+                "status": {**status, TOKEN: self.token},
             }
         )
         self._changed(stored)

@@ -125,6 +125,7 @@ async def _lead(
     stop = asyncio.Event()
     try:
         await list_everything(cluster, reconciler)
+        await reconciler.settle_token()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(watch(reconciler, stop, asyncio.Event()))
             tasks.create_task(reconciler.run())

@@ -34,6 +34,7 @@ from seedbed.crds.messages import (
 from seedbed.operator.cache import Cache, key_of
 from seedbed.operator.cluster import Cluster
 from seedbed.operator.executor import ENGINE_WAIT, Executor
+from seedbed.operator.fencing import largest_token, status_token
 from seedbed.operator.metrics import Metrics
 from seedbed.operator.queue import WorkQueue
 from seedbed.operator.registration import CHILDREN, REGISTRATIONS
@@ -91,6 +92,15 @@ class Reconciler:
             changed=self._stored,
             summarised=self.summarised,
         )
+
+    async def settle_token(self) -> None:
+        """Choose the statuses' fencing token by what the objects carry; call it once all are known.
+
+        Raises:
+            FencedError: another process leads.
+        """
+        seen = largest_token(obj for kind in REGISTRATIONS for obj in self.cache.objects(kind))
+        self._executor.token = await status_token(self._coordinator, self._ownership, seen)
 
     def notice(self, obj: Raw, *, deleted: bool = False) -> None:
         """A watch has shown an object, or that it is gone."""

@@ -37,8 +37,13 @@ def eventually(look: Callable[[], T], what: str, limit: float = 60.0) -> T:
 class Node:
     """A cluster with Seedbed installed."""
 
-    def __init__(self, env: dict[str, str]) -> None:
+    def __init__(self, env: dict[str, str], digest: str) -> None:
         self.env = env
+        self._digest = digest
+
+    def install(self) -> None:
+        """Install the chart, or upgrade to it."""
+        demo_cluster.install(self.env, self._digest)
 
     def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
         """Standard output of kubectl."""
@@ -184,8 +189,9 @@ def running_node() -> Iterator[Node]:
         binaries.ensure(["kubectl", "helm"])
         digest = demo_cluster.bring_images(name)
         env = demo_cluster.environment(name)
-        demo_cluster.install(env, digest)
-        yield Node(env)
+        running = Node(env, digest)
+        running.install()
+        yield running
     finally:
         if own:
             cluster.down(name)

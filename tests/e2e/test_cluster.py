@@ -235,3 +235,27 @@ def test_deleting_a_namespace_full_of_objects_ends(node: Node) -> None:
     )
     node.kubectl("delete", "namespace", space, "--timeout=90s")
     assert not node.get("namespace", space, "")
+
+
+def test_uninstalling_leaves_only_the_kinds_and_installing_goes_on(
+    node: Node, namespace: str
+) -> None:
+    """The last test of the file: it takes the release away and brings it back."""
+    node.helm("uninstall", "seedbed", "-n", SYSTEM, "--wait", "--timeout", "3m")
+    label = "app.kubernetes.io/instance=seedbed"
+    kinds = "all,secrets,configmaps,serviceaccounts,networkpolicies,poddisruptionbudgets,roles,rolebindings"
+    left = node.kubectl("get", kinds, "-n", SYSTEM, "-l", label, "-o", "name")
+    wide = "clusterroles,clusterrolebindings,validatingwebhookconfigurations"
+    assert left + node.kubectl("get", wide, "-l", label, "-o", "name") == ""
+    eventually(
+        lambda: node.kubectl("get", "pvc", "-n", SYSTEM, "-o", "name") == "", "the volumes go", 60
+    )
+    secrets = node.kubectl("get", "secrets", "-n", SYSTEM, "-o", "name")
+    assert secrets == ""
+    assert "pools.seedbed.dev" in node.kubectl("get", "crds", "-o", "name")
+    assert node.get("pool", "general", namespace)
+    node.install()
+    node.wait_for_roles()
+    name, obj = workflow(items=2, delay=0.01)
+    node.apply_at_last(obj, namespace=namespace)
+    eventually(lambda: node.phase(name, namespace) == "Succeeded", "a run succeeds again", 120)

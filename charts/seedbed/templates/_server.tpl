@@ -11,6 +11,9 @@ metadata:
 spec:
   serviceName: {{ .root.Release.Name }}-{{ .component }}
   replicas: 1
+  persistentVolumeClaimRetentionPolicy:
+    whenDeleted: {{ ternary "Retain" "Delete" .root.Values.keepDataOnUninstall }}
+    whenScaled: Retain
   selector:
     matchLabels: {{- include "seedbed.selector" . | nindent 6 }}
   template:
