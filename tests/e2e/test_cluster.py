@@ -244,9 +244,13 @@ def test_uninstalling_leaves_only_the_kinds_and_installing_goes_on(
     node.helm("uninstall", "seedbed", "-n", SYSTEM, "--wait", "--timeout", "3m")
     label = "app.kubernetes.io/instance=seedbed"
     kinds = "all,secrets,configmaps,serviceaccounts,networkpolicies,poddisruptionbudgets,roles,rolebindings"
-    left = node.kubectl("get", kinds, "-n", SYSTEM, "-l", label, "-o", "name")
     wide = "clusterroles,clusterrolebindings,validatingwebhookconfigurations"
-    assert left + node.kubectl("get", wide, "-l", label, "-o", "name") == ""
+
+    def nothing_left() -> bool:
+        left = node.kubectl("get", kinds, "-n", SYSTEM, "-l", label, "-o", "name")
+        return left + node.kubectl("get", wide, "-l", label, "-o", "name") == ""
+
+    eventually(nothing_left, "everything of the release goes", 90)
     eventually(
         lambda: node.kubectl("get", "pvc", "-n", SYSTEM, "-o", "name") == "", "the volumes go", 60
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +22,12 @@ def test_the_floor_never_sinks_and_lifts_the_token_above_all_seen(
 
 
 def test_the_largest_token_of_objects_with_and_without_a_status() -> None:
-    objects = [{"status": {"fencingToken": 7}}, {}, {"status": {}}, {"status": {"fencingToken": 3}}]
+    objects: list[dict[str, Any]] = [
+        {"status": {"fencingToken": 7}},
+        {},
+        {"status": {}},
+        {"status": {"fencingToken": 3}},
+    ]
     assert largest_token(objects) == 7
     assert largest_token([]) == 0
 
