@@ -1,0 +1,68 @@
+"""The documents: their links lead somewhere, their manifests are valid, their settings are real."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hack.cluster import binaries
+from seedbed.crds.admission import validate
+from seedbed.runtime.llm.models import Models
+from tests.unit.test_chart import CHART, helm
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+LINK = re.compile(r"\]\((?!http)([\w./-]+)(?:#[\w-]*)?\)")
+YAML = re.compile(r"```yaml\n(.*?)```", re.DOTALL)
+
+
+def blocks(document: Path) -> list[Any]:
+    return [
+        part
+        for text in YAML.findall(document.read_text())
+        for part in yaml.safe_load_all(text)
+        if isinstance(part, dict)
+    ]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    targets = LINK.findall(document.read_text())
+    missing = [target for target in targets if not (document.parent / target).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_manifests_in_documents_are_valid(document: Path) -> None:
+    for manifest in blocks(document):
+        if "kind" in manifest:
+            assert validate(manifest) == []
+
+
+def test_the_values_shown_are_values_of_the_chart(tmp_path: Path) -> None:
+    assert binaries.path("helm")
+    (values,) = [
+        each for each in blocks(ROOT / "docs" / "guides" / "models.md") if "gateway" in each
+    ]
+    file = tmp_path / "values.yaml"
+    file.write_text(yaml.safe_dump(values))
+    done = helm("template", "seedbed", str(CHART), "--values", str(file))
+    assert done.returncode == 0, done.stderr
+    shown = values["gateway"]
+    Models.model_validate({"default": shown["default"], "models": shown["models"]})
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for document in DOCUMENTS:
+        named = set(re.findall(r"\bmake ([a-z][a-z-]+)", document.read_text()))
+        named = {
+            n
+            for n in named
+            if f"`make {n}" in document.read_text() or f"\nmake {n}" in document.read_text()
+        }
+        assert named <= targets, document
