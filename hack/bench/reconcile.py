@@ -254,6 +254,7 @@ def measure(options: argparse.Namespace, cluster: ControlPlane, folder: Path) ->
         "cpu_ms_per_object": round((after.cpu - before.cpu) * 1000 / count, 2),
         "writes_per_object": round((after.writes - before.writes) / count, 3),
         "idle_writes": round(idle.writes - after.writes),
+        "idle_cpu_ms_per_second": round((idle.cpu - after.cpu) * 1000 / (idle.at - after.at), 2),
         "rss_mib": round(rss, 1),
         "restart_writes": round(restart_writes),
         "restart_seconds_from_exec": round(from_exec, 2),
