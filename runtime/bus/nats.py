@@ -14,13 +14,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Self
 
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from seedbed.crds.errors import UnavailableError
 from seedbed.runtime.bus.answering import Answer, Answering
 from seedbed.runtime.bus.hearing import Listener
+from seedbed.runtime.bus.nats_client import PatientClient
 from seedbed.runtime.bus.nats_work import (
     ANSWER_SECONDS,
     Puller,
@@ -46,7 +46,7 @@ class NatsBus:
     """NATS behind the Bus port; make one with `open`."""
 
     def __init__(self, queue_limit: int) -> None:
-        self._client = Client()
+        self._client = PatientClient()
         self._work = WorkStream(self._client, queue_limit)
         self._closing = False
         self._restored: list[Callable[[], None]] = []
@@ -141,7 +141,9 @@ class NatsBus:
 
         with answering(address):
             subject = subject_of("serve", address)
-            subscription = await self._client.subscribe(subject, queue="servers", cb=take)
+            # Not a queue group: a former owner that is paused would get a share of the requests and
+            # leave them unanswered. Here all get them and the first answer counts.
+            subscription = await self._client.subscribe(subject, cb=take)
             # From here on the server knows of it: a request sent now is answered.
             await self._flush()
         try:
