@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import orjson
+from prometheus_client import CollectorRegistry
 
 from seedbed.controllers.plan import CancelRun, Defaults, Key, Observed, Raw, Withdraw
 from seedbed.crds.errors import (
@@ -78,7 +79,7 @@ class Reconciler:
         self._coordinator = coordinator
         self._ownership = ownership
         self._defaults = defaults
-        self._metrics = metrics or Metrics()
+        self._metrics = metrics or Metrics(CollectorRegistry())
         self._resync = resync
         self._concurrency = concurrency
         self._settings: dict[str, bytes] = {}

@@ -1,0 +1,282 @@
+"""The loop against a cluster, a bus and a coordinator in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import pytest
+
+from seedbed.cli.embedded.cluster import MemoryCluster
+from seedbed.controllers.conditions import condition
+from seedbed.controllers.plan import Defaults, Event, Key, Raw
+from seedbed.crds.base import API_VERSION
+from seedbed.crds.errors import ConflictError, FencedError, UnavailableError
+from seedbed.crds.messages import (
+    PARTITIONS,
+    RunSummary,
+    decode_request,
+    encode,
+    engine_address,
+    summaries_topic,
+)
+from seedbed.operator.reconciler import Reconciler
+from seedbed.runtime.bus.memory import MemoryBus
+from seedbed.runtime.coordination.memory import MemoryCoordinator
+from seedbed.runtime.coordination.port import Lease, Ownership
+from tests.conftest import run_async
+
+
+class Cluster(MemoryCluster):
+    """Counts writes, and fails as often as it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[str] = []
+        self.failures: list[Exception] = []
+
+    def _write(self, what: str, obj: Raw) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
+        self.writes.append(f"{what} {obj['kind']}/{obj['metadata']['name']}")
+
+    async def apply(self, obj: Raw) -> Raw:
+        self._write("apply", obj)
+        return await super().apply(obj)
+
+    async def apply_status(self, obj: Raw) -> Raw:
+        self._write("status", obj)
+        return await super().apply_status(obj)
+
+    async def record(self, about: Raw, event: Event) -> None:
+        self._write("event", about)
+        await super().record(about, event)
+
+
+@dataclass
+class Engine:
+    """Answers as an engine does that keeps every run in `Running`."""
+
+    active: set[str] = field(default_factory=set)
+    heard: list[tuple[str, str]] = field(default_factory=list)
+
+    async def answer(self, payload: bytes) -> bytes:
+        asked: Any = decode_request(payload)
+        if asked.op == "active":
+            return orjson.dumps({"runs": sorted(self.active)})
+        run = asked.request.run if asked.op == "submit" else asked.run
+        self.heard.append((asked.op, run))
+        if asked.op == "cancel":
+            self.active.discard(run)
+            return b"{}"
+        if asked.op == "submit":
+            self.active.add(run)
+        return encode(summary(run))
+
+
+def summary(run: str, revision: int = 1, **said: Any) -> RunSummary:
+    known: dict[str, Any] = {"phase": "Running", "reason": "Running"}
+    return RunSummary(run, "default", "audit", revision, **{**known, **said})
+
+
+@dataclass
+class World:
+    cluster: Cluster
+    bus: MemoryBus
+    coordinator: MemoryCoordinator
+    engine: Engine
+    ownership: Ownership
+    lease: Lease
+    reconciler: Reconciler
+
+    async def apply(self, kind: str, name: str, **spec: Any) -> None:
+        """What a user does; not counted."""
+        await MemoryCluster.apply(self.cluster, made(kind, name, **spec))
+
+    def ready(self, kind: str, name: str) -> str:
+        return str(condition(self.cluster.get(Key(kind, "default", name)), "Ready").get("reason"))
+
+    async def quiet(self) -> None:
+        """Wait until nothing is left to do."""
+        for _ in range(5):
+            await until(lambda: self.reconciler.queue.idle)
+            await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def world(*, engine: bool = True, objects: tuple[Raw, ...] = ()) -> AsyncIterator[World]:
+    cluster, bus, coordinator = Cluster(), MemoryBus(), MemoryCoordinator()
+    answering = Engine()
+    for obj in objects:
+        await MemoryCluster.apply(cluster, obj)
+    async with coordinator.lease() as lease, asyncio.TaskGroup() as tasks:
+        served = [bus.serve(engine_address(n), answering.answer) for n in range(PARTITIONS)]
+        for one in served if engine else ():
+            await one.__aenter__()
+        ownership = await coordinator.campaign("operator", "me", lease)
+        reconciler = Reconciler(cluster, bus, coordinator, ownership, Defaults())
+        cluster.listen(lambda change, obj: reconciler.notice(obj, deleted=change == "DELETED"))
+        running = tasks.create_task(reconciler.run())
+        try:
+            yield World(cluster, bus, coordinator, answering, ownership, lease, reconciler)
+        finally:
+            running.cancel()
+            for one in served if engine else ():
+                await one.__aexit__(None, None, None)
+
+
+def made(kind: str, name: str, **spec: Any) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": "default"}
+    return {"apiVersion": API_VERSION, "kind": kind, "metadata": metadata, "spec": spec}
+
+
+async def until(what: Callable[[], Any]) -> None:
+    async with asyncio.timeout(20):
+        while not what():
+            await asyncio.sleep(0.005)
+
+
+STEP = {"name": "collect", "call": {"entry": "builtins:dict"}}
+
+
+def test_an_object_costs_one_write_and_one_for_its_child_and_then_none() -> None:
+    async def body() -> None:
+        async with world() as w:
+            await w.apply("Pool", "general", replicas=0)
+            await until(lambda: w.ready("Pool", "general") == "ScaledToZero")
+            await w.quiet()
+            assert w.cluster.writes == ["apply Deployment/general-workers", "status Pool/general"]
+            w.reconciler.queue.add(Key("Pool", "default", "general"))
+            await w.quiet()
+            assert len(w.cluster.writes) == 2
+
+    run_async(body())
+
+
+def test_references_resolve_when_the_pool_comes_in_any_order() -> None:
+    async def body() -> None:
+        async with world() as w:
+            await w.apply("Workflow", "audit", steps=[STEP])
+            await w.apply("Agent", "reader", pool={"name": "general"}, signature="a -> b")
+            await until(lambda: w.ready("Workflow", "audit") == "PoolNotFound")
+            await until(lambda: w.ready("Agent", "reader") == "PoolNotFound")
+            assert w.engine.heard == []
+            await w.apply("Pool", "general", replicas=0)
+            await until(lambda: w.ready("Workflow", "audit") == "Running")
+            await until(lambda: w.ready("Agent", "reader") == "PoolScaledToZero")
+            assert list(await w.coordinator.settings("agents/")) == ["agents/default/reader"]
+
+    run_async(body())
+
+
+def test_a_run_is_submitted_shown_and_cancelled_with_its_workflow() -> None:
+    async def body() -> None:
+        async with world() as w:
+            await w.apply("Pool", "general", replicas=0)
+            await w.apply("Workflow", "audit", steps=[STEP])
+            await until(lambda: w.ready("Workflow", "audit") == "Running")
+            (run,) = w.engine.active
+            told = summary(run, 2, phase="Succeeded", reason="Succeeded", result=7)
+            for _ in range(2):  # telling twice does no harm
+                await w.bus.publish(summaries_topic(0), encode(told))
+            await until(lambda: w.ready("Workflow", "audit") == "Succeeded")
+            workflow = w.cluster.get(Key("Workflow", "default", "audit"))
+            assert workflow is not None
+            assert workflow["status"]["result"] == 7
+            submitted = [op for op, _ in w.engine.heard if op == "submit"]
+            assert submitted == ["submit"]
+
+            await w.apply("Workflow", "audit", steps=[{**STEP, "name": "other"}])
+            await until(lambda: len([op for op, _ in w.engine.heard if op == "submit"]) == 2)
+            await until(lambda: w.ready("Workflow", "audit") == "Running")
+            await w.cluster.delete(Key("Workflow", "default", "audit"), workflow["metadata"]["uid"])
+            await until(lambda: w.engine.heard[-1][0] == "cancel")
+
+    run_async(body())
+
+
+def test_a_summary_that_cannot_be_read_stops_nothing() -> None:
+    async def body() -> None:
+        async with world() as w:
+            await w.bus.publish(summaries_topic(0), b"{}")
+            await w.apply("FeatureFlag", "brief")
+            await until(lambda: w.ready("FeatureFlag", "brief") == "Published")
+
+    run_async(body())
+
+
+def test_what_failed_is_tried_again() -> None:
+    async def body() -> None:
+        async with world() as w:
+            w.cluster.failures = [UnavailableError("busy"), ConflictError("changed")]
+            await w.apply("Pool", "general", replicas=0)
+            await until(lambda: w.ready("Pool", "general") == "ScaledToZero")
+            assert w.cluster.failures == []
+
+    run_async(body())
+
+
+def test_an_engine_that_is_away_is_asked_again_and_the_status_says_so() -> None:
+    async def body() -> None:
+        async with world(engine=False) as w:
+            await w.apply("Pool", "general", replicas=0)
+            await w.apply("Workflow", "audit", steps=[STEP])
+            await until(lambda: w.ready("Workflow", "audit") == "Submitted")
+            served = [w.bus.serve(engine_address(n), w.engine.answer) for n in range(PARTITIONS)]
+            for one in served:
+                await one.__aenter__()
+            await until(lambda: w.ready("Workflow", "audit") == "Running")
+            for one in served:
+                await one.__aexit__(None, None, None)
+
+    run_async(body())
+
+
+def test_what_belongs_to_no_object_is_taken_away_at_the_start() -> None:
+    async def body() -> None:
+        coordinator = MemoryCoordinator()
+        await coordinator.put("agents/default/gone", b"{}")
+        await coordinator.put("flags/default/brief", b"{}")
+        cluster, bus, engine = Cluster(), MemoryBus(), Engine({"somebody-0a1b2c3d"})
+        await cluster.apply(made("FeatureFlag", "brief"))
+        async with coordinator.lease() as lease, asyncio.TaskGroup() as tasks:
+            served = [bus.serve(engine_address(n), engine.answer) for n in range(PARTITIONS)]
+            for one in served:
+                await one.__aenter__()
+            ownership = await coordinator.campaign("operator", "me", lease)
+            reconciler = Reconciler(cluster, bus, coordinator, ownership, Defaults())
+            cluster.listen(lambda _, obj: reconciler.notice(obj))
+            running = tasks.create_task(reconciler.run())
+            await until(lambda: ("cancel", "somebody-0a1b2c3d") in engine.heard)
+            settings = await coordinator.settings("")
+            assert "agents/default/gone" not in settings
+            assert "flags/default/brief" in settings
+            running.cancel()
+            for one in served:
+                await one.__aexit__(None, None, None)
+
+    run_async(body())
+
+
+def test_a_lost_lease_ends_the_loop_before_the_next_write() -> None:
+    async def body() -> None:
+        cluster, coordinator = Cluster(), MemoryCoordinator()
+        async with coordinator.lease() as lease:
+            ownership = await coordinator.campaign("operator", "me", lease)
+            reconciler = Reconciler(
+                cluster, MemoryBus(), coordinator, ownership, Defaults(), resync=3600
+            )
+            coordinator.expire(lease)
+            cluster.listen(lambda _, obj: reconciler.notice(obj))
+            await MemoryCluster.apply(cluster, made("Pool", "general", replicas=0))
+            with pytest.raises(FencedError) as refused:
+                async with asyncio.timeout(10):
+                    await reconciler.run()
+            assert refused.value.mine == ownership.token
+            assert cluster.writes == []
+
+    run_async(body())
