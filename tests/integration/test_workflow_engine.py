@@ -464,7 +464,7 @@ async def engine_process(at: Place, name: str) -> AsyncIterator[asyncio.subproce
         "engine",
         env=os.environ
         | at.urls
-        | {"SEEDBED_HEALTH_PORT": "0", "SEEDBED_LEASE_SECONDS": "2", "SEEDBED_POD_NAME": name},
+        | {"SEEDBED_HEALTH_PORT": "0", "SEEDBED_LEASE_SECONDS": "2", "POD_NAME": name},
     )
     try:
         yield process
