@@ -178,6 +178,7 @@ def test_parallelism_bounds_what_runs_at_the_same_time() -> None:
     assert run.state.counts["succeeded"] == 20
 
 
+@pytest.mark.req("DSX-01")
 def test_a_pools_queue_limit_bounds_all_runs_together() -> None:
     world = a_world(queue_limit=3)
     first, second = (

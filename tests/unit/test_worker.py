@@ -259,7 +259,7 @@ def test_a_defect_is_a_failed_attempt_and_its_text_stays_in_the_log(
     run_async(body())
 
 
-@pytest.mark.req("SNK-02", "SNK-27")
+@pytest.mark.req("SNK-02", "SNK-27", "DSX-01")
 def test_a_worker_that_crashes_is_replaced_and_the_others_stay(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
