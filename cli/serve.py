@@ -35,6 +35,9 @@ END_SECONDS = 10.0
 _RETRY_SECONDS = 1.0
 _EVERYWHERE = "0.0.0.0"  # noqa: S104  # pods are reached from outside; NetworkPolicies say by whom
 _FAILED, _MISUSED = 1, 2
+# It owned something, such as the leadership, and owns it no more: another process goes on.
+_REPLACED = 3
+_REPLACED_CODES = ("fenced", "lease_lost")
 
 _log = logging.getLogger("seedbed.cli.serve")
 
@@ -292,7 +295,7 @@ def _serve(name: str, role: Role, *needed: str) -> None:
         raise typer.Exit(_MISUSED) from None
     except SeedbedError as error:
         _log.error("%s", error, extra={"code": error.code})
-        raise typer.Exit(_FAILED) from None
+        raise typer.Exit(_REPLACED if error.code in _REPLACED_CODES else _FAILED) from None
     except Exception:  # noqa: BLE001  # the process's last word is a log line, not a bare traceback
         _log.exception("%s failed", name)
         raise typer.Exit(_FAILED) from None

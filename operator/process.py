@@ -28,8 +28,6 @@ from seedbed.runtime.coordination.port import Coordinator, Lease
 log = logging.getLogger(__name__)
 
 LEADER = "operator"
-LOST_LEADERSHIP = 3
-"""Exit status of a process that led and leads no more."""
 
 
 @dataclass(frozen=True, slots=True)

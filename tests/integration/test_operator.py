@@ -199,7 +199,7 @@ def test_a_paused_leader_is_replaced_and_writes_nothing_when_it_wakes(
         }
         assert read(cluster, "pools", "other", "-n", namespace)["status"]["fencingToken"] > token
         old.signal(signal.SIGCONT)
-        assert old.ended(within=20) != 0
+        assert old.ended(within=20) == 3, old.log()
         assert stored == {
             each["metadata"]["name"]: each["metadata"]["resourceVersion"]
             for each in read(cluster, "pools", "-n", namespace)["items"]
