@@ -237,8 +237,21 @@ class PostgresServer(Server):
         return f"postgresql://postgres@127.0.0.1:{self._port}/{name}"
 
     def drop(self, url: str) -> None:
-        """Drop a database that `database` made, with its connections."""
-        self.sql(f"DROP DATABASE IF EXISTS {url.rpartition('/')[2]} WITH (FORCE)")
+        """Drop a database that `database` made, with its connections.
+
+        A server that a test has killed may still be recovering, or be away: it is asked for a while.
+        """
+        statement = f"DROP DATABASE IF EXISTS {url.rpartition('/')[2]} WITH (FORCE)"
+        end = time.monotonic() + 30.0
+        while True:
+            try:
+                self.sql(statement)
+            except subprocess.CalledProcessError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.2)
+            else:
+                return
 
 
 def free_port() -> int:
