@@ -94,7 +94,9 @@ def test_an_answer_is_held_to_its_schema() -> None:
     async def body() -> None:
         async with service() as session:
             form = {"type": "json_schema", "json_schema": {"name": "a", "schema": KIND}}
-            _, answer = await chat(session, asked("What is a cow?", response_format=form, max_tokens=64))
+            _, answer = await chat(
+                session, asked("What is a cow?", response_format=form, max_tokens=64)
+            )
             found = json.loads(answer["choices"][0]["message"]["content"])
             assert found["kind"] in ("animal", "plant")
             assert isinstance(found["legs"], int)
