@@ -37,6 +37,8 @@ from typing import Any
 
 import aiohttp
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 from hack.bench.kubeconfig import tls_of
 from hack.cluster import ControlPlane, control_plane, etcd_server
 from tests.servers import NatsServer
