@@ -32,37 +32,29 @@ class Verdict:
 
 def ready(reason: str, message: str) -> dict[str, Verdict]:
     """The object does what its spec asks."""
-    return {
-        "Ready": Verdict("True", reason, message),
-        "Reconciling": Verdict("False", reason, message),
-        "Stalled": Verdict("False", reason, message),
-    }
+    return _overall("Ready", reason, message)
 
 
 def waiting(reason: str, message: str) -> dict[str, Verdict]:
     """Not yet, and it will come by itself."""
-    return {
-        "Ready": Verdict("False", reason, message),
-        "Reconciling": Verdict("True", reason, message),
-        "Stalled": Verdict("False", reason, message),
-    }
+    return _overall("Reconciling", reason, message)
 
 
 def stalled(reason: str, message: str) -> dict[str, Verdict]:
     """No, and it needs somebody to change something."""
-    return {
-        "Ready": Verdict("False", reason, message),
-        "Reconciling": Verdict("False", reason, message),
-        "Stalled": Verdict("True", reason, message),
-    }
+    return _overall("Stalled", reason, message)
 
 
 def resting(reason: str, message: str) -> dict[str, Verdict]:
     """No, because the user wants it so: neither on its way nor stuck."""
+    return _overall(None, reason, message)
+
+
+def _overall(holds: str | None, reason: str, message: str) -> dict[str, Verdict]:
+    """The three conditions of every object, of which at most one is True."""
     return {
-        "Ready": Verdict("False", reason, message),
-        "Reconciling": Verdict("False", reason, message),
-        "Stalled": Verdict("False", reason, message),
+        name: Verdict("True" if name == holds else "False", reason, message)
+        for name in ("Ready", "Reconciling", "Stalled")
     }
 
 

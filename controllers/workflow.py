@@ -148,7 +148,7 @@ def _follow(
         fields=_fields(summary),
         apply=pods,
         delete=gone,
-        effects=(AdjustRun(run, spec.suspend, spec.parallelism), *reports),
+        effects=(*_adjusted(spec, summary), *reports),
     )
 
 
@@ -279,3 +279,10 @@ def _cancel_previous(observed: Observed, before: Mapping[str, Any]) -> tuple[Eff
     if heard or not shown or before.get("phase") in FINISHED:
         return heard
     return (CancelRun(shown, reason),)
+
+
+def _adjusted(spec: WorkflowSpec, summary: RunSummary) -> tuple[Effect, ...]:
+    """Tells the engine what may change while a run goes on, where it does something else."""
+    if (summary.suspended, summary.parallelism) == (spec.suspend, spec.parallelism):
+        return ()
+    return (AdjustRun(summary.run, spec.suspend, spec.parallelism),)

@@ -16,10 +16,6 @@ Errors become kopf's or HTTP's only at the edge.
 from __future__ import annotations
 
 
-class SeedbedWarning(UserWarning):
-    """A condition worth telling a developer; an error in tests."""
-
-
 class SeedbedError(Exception):
     """Root of every error that Seedbed raises on purpose.
 

@@ -58,6 +58,10 @@ def summaries_topic(partition: int) -> str:
     return f"runs.{partition}"
 
 
+SETTING_PREFIXES = ("agents/", "flags/", "pools/")
+"""Where the live settings of Agents, FeatureFlags and Pools stand."""
+
+
 def agent_setting(namespace: str, name: str = "") -> str:
     """Key of the live setting that holds an Agent's spec; the prefix of all where no name is given."""
     return f"agents/{namespace}/{name}"

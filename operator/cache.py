@@ -15,15 +15,10 @@ from typing import Any
 import orjson
 
 from seedbed.controllers.plan import Key, Raw
+from seedbed.controllers.pods import key_of
 from seedbed.operator.registration import CHILDREN, REGISTRATIONS
 
 _DROPPED_ANNOTATIONS = ("kubectl.kubernetes.io/last-applied-configuration",)
-
-
-def key_of(obj: Raw) -> Key:
-    """The key of a raw object."""
-    metadata = obj["metadata"]
-    return Key(str(obj["kind"]), str(metadata["namespace"]), str(metadata["name"]))
 
 
 def slim(obj: Raw) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from seedbed.controllers.plan import (
     SubmitRun,
     Withdraw,
 )
+from seedbed.controllers.pods import key_of
 from seedbed.controllers.reading import refused
 from seedbed.crds.base import API_VERSION
 from seedbed.crds.errors import FencedError, InvalidError
@@ -41,7 +42,6 @@ from seedbed.crds.messages import (
     engine_address,
     partition_of,
 )
-from seedbed.operator.cache import key_of
 from seedbed.operator.cluster import Cluster
 from seedbed.operator.difference import TOKEN, covers, same_status
 from seedbed.runtime.bus.port import Bus

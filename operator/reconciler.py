@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
@@ -17,6 +17,7 @@ import orjson
 from prometheus_client import CollectorRegistry
 
 from seedbed.controllers.plan import CancelRun, Defaults, Key, Observed, Raw, Withdraw
+from seedbed.controllers.pods import key_of
 from seedbed.crds.errors import (
     ConflictError,
     FencedError,
@@ -26,26 +27,26 @@ from seedbed.crds.errors import (
 )
 from seedbed.crds.messages import (
     PARTITIONS,
+    SETTING_PREFIXES,
     ListActive,
     RunSummary,
     decode,
     encode,
     engine_address,
 )
-from seedbed.operator.cache import Cache, key_of
+from seedbed.operator.cache import Cache
 from seedbed.operator.cluster import Cluster
 from seedbed.operator.executor import ENGINE_WAIT, Executor
 from seedbed.operator.fencing import largest_token, status_token
 from seedbed.operator.metrics import Metrics
 from seedbed.operator.queue import WorkQueue
-from seedbed.operator.registration import CHILDREN, REGISTRATIONS
+from seedbed.operator.registration import REGISTRATIONS
 from seedbed.runtime.bus.port import Bus, Message
 from seedbed.runtime.coordination.port import Change, Coordinator, Ownership
 
 log = logging.getLogger(__name__)
 
 WORKERS_PREFIX = "services/worker/"
-SETTING_PREFIXES = ("agents/", "flags/", "pools/")
 TERMINAL_RETRY = 60.0
 PROGRESS_SECONDS = 0.5
 """Longest age of a run's counters in a status."""
@@ -303,16 +304,11 @@ class Reconciler:
         return sum(1 for each in self._workers.values() if each == wanted)
 
     def _count_conditions(self) -> None:
-        counts: dict[tuple[str, str, str], int] = defaultdict(int)
+        counts: Counter[tuple[str, str, str]] = Counter()
         for kind in REGISTRATIONS:
-            if kind in CHILDREN:
-                continue
             for obj in self.cache.objects(kind):
-                found = (obj.get("status") or {}).get("conditions") or ()
-                for (type_, status), number in Counter(
-                    (c["type"], c["status"]) for c in found
-                ).items():
-                    counts[kind, type_, status] += number
+                for found in (obj.get("status") or {}).get("conditions") or ():
+                    counts[kind, found["type"], found["status"]] += 1
         self._metrics.conditions.clear()
         for labels, number in counts.items():
             self._metrics.conditions.labels(*labels).set(number)

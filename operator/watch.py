@@ -17,10 +17,10 @@ from typing import Any
 import kopf
 
 from seedbed.controllers.plan import Key, Raw
+from seedbed.controllers.pods import key_of
 from seedbed.crds.base import GROUP, VERSION
 from seedbed.crds.errors import RetryableError
 from seedbed.crds.kinds import BY_NAME
-from seedbed.operator.cache import key_of
 from seedbed.operator.kubernetes import PAGE, KubernetesCluster
 from seedbed.operator.reconciler import Reconciler
 from seedbed.operator.registration import CHILDREN, REGISTRATIONS, api_version

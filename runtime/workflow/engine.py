@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 
 from seedbed.crds.errors import FencedError, SeedbedError, UnavailableError
-from seedbed.crds.messages import PARTITIONS, decode_request, engine_address
+from seedbed.crds.messages import PARTITIONS, SETTING_PREFIXES, decode_request, engine_address
 from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.coordination.lease import while_held
 from seedbed.runtime.coordination.port import Change, Coordinator, Lease, Ownership
@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY = 1.0
 RESTART_AFTER = 0.5
-SETTINGS = ("agents/", "flags/", "pools/")
 
 
 def partition_name(number: int) -> str:
@@ -88,7 +87,7 @@ class Engine:
         self._world = World()
         async with AsyncExitStack() as stack:
             changes = await stack.enter_async_context(self._coordinator.watch(""))
-            for prefix in SETTINGS:
+            for prefix in SETTING_PREFIXES:
                 for key, value in (await self._coordinator.settings(prefix)).items():
                     self._world.change(Change(key, value))
             try:
@@ -103,7 +102,7 @@ class Engine:
 
     async def _follow(self, changes: AsyncIterator[Change]) -> None:
         async for change in changes:
-            if change.key.startswith(SETTINGS):
+            if change.key.startswith(SETTING_PREFIXES):
                 self._world.change(change)
                 for partition, _ in self._owned.values():
                     partition.look_again()
