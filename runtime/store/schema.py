@@ -6,6 +6,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Double,
     Index,
     Integer,
     LargeBinary,
@@ -76,3 +77,31 @@ large_values = Table(
     Column("digest", Text, primary_key=True),
     Column("data", LargeBinary, nullable=False),
 )
+
+# A run's state at one moment, compressed and encrypted. `base` is the number of the checkpoint that
+# it is a delta of, 0 for a full one; `depth` how many deltas lead back to a full one. The bytes stand
+# in `data`, or under `location` in the archive.
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("run", Text, primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("id", Text, nullable=False, unique=True),
+    Column("partition", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Column("cause", Text, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("ended", Integer, nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("base", Integer, nullable=False),
+    Column("depth", Integer, nullable=False),
+    Column("content_bytes", BigInteger, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("compression_ratio", Double, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("location", Text, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+)
+Index("checkpoints_expiring", checkpoints.c.partition, checkpoints.c.expires_at)

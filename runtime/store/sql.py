@@ -34,7 +34,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from seedbed.crds.errors import FencedError
 from seedbed.runtime.store.database import READ_ONLY, connect, translated
 from seedbed.runtime.store.port import Commit, Entry, RunRow
-from seedbed.runtime.store.schema import journal, large_values, partitions, runs, snapshots
+from seedbed.runtime.store.schema import (
+    checkpoints,
+    journal,
+    large_values,
+    partitions,
+    runs,
+    snapshots,
+)
 
 OPERATION_SECONDS = 20.0
 MIGRATION_SECONDS = 300.0
@@ -86,7 +93,9 @@ _SNAPSHOT = select(snapshots.c.run, snapshots.c.seq, snapshots.c.records).where(
     snapshots.c.run == bindparam("of")
 )
 _VALUE = select(large_values.c.data).where(large_values.c.digest == bindparam("of"))
-_FORGET = tuple(delete(t).where(t.c.run == bindparam("of")) for t in (journal, snapshots, runs))
+_FORGET = tuple(
+    delete(t).where(t.c.run == bindparam("of")) for t in (journal, snapshots, checkpoints, runs)
+)
 
 
 class SqlStore:
@@ -136,13 +145,23 @@ class SqlStore:
 
     async def commit(self, partition: int, token: int, commit: Commit) -> None:
         """Write a group durably; see `Store.commit`."""
+        async with self.fenced(partition, token) as connection:
+            for statement, rows in self._statements(commit):
+                if rows:
+                    await connection.execute(statement, rows)
+
+    @asynccontextmanager
+    async def fenced(self, partition: int, token: int) -> AsyncIterator[AsyncConnection]:
+        """A transaction under a partition's token: committed at the end, or undone by an error.
+
+        Raises:
+            FencedError: where a larger token has claimed the partition.
+        """
         async with self._transaction() as connection:
             result = await connection.execute(_FENCE, {"of": partition, "mine": token})
             if result.rowcount == 0:
                 raise await _fenced(connection, partition, token)
-            for statement, rows in self._statements(commit):
-                if rows:
-                    await connection.execute(statement, rows)
+            yield connection
 
     def _statements(self, commit: Commit) -> list[tuple[Insert | Update, _Rows]]:
         summaries = commit.summaries or {}
@@ -161,33 +180,33 @@ class SqlStore:
 
     async def unfinished(self, partition: int) -> list[RunRow]:
         """The partition's runs that have not ended, oldest first."""
-        return [RunRow(*row) for row in await self._rows(_UNFINISHED, of=partition)]
+        return [RunRow(*row) for row in await self.rows(_UNFINISHED, of=partition)]
 
     async def run(self, run: str) -> RunRow | None:
         """One run, or None."""
-        rows = await self._rows(_BY_ID, of=run)
+        rows = await self.rows(_BY_ID, of=run)
         return RunRow(*rows[0]) if rows else None
 
     async def runs(self, namespace: str, workflow: str | None = None) -> list[RunRow]:
         """Runs of a namespace, newest first; see `Store.runs`."""
         if workflow is None:
-            rows = await self._rows(_LIST, namespace=namespace)
+            rows = await self.rows(_LIST, namespace=namespace)
         else:
-            rows = await self._rows(_LIST_ONE, namespace=namespace, workflow=workflow)
+            rows = await self.rows(_LIST_ONE, namespace=namespace, workflow=workflow)
         return [RunRow(*row) for row in rows]
 
     async def journal(self, run: str, after: int = 0) -> list[Entry]:
         """A run's journal entries behind position `after`, in order."""
-        return [Entry(*row) for row in await self._rows(_JOURNAL, of=run, after=after)]
+        return [Entry(*row) for row in await self.rows(_JOURNAL, of=run, after=after)]
 
     async def snapshot(self, run: str) -> Entry | None:
         """A run's newest snapshot, or None."""
-        rows = await self._rows(_SNAPSHOT, of=run)
+        rows = await self.rows(_SNAPSHOT, of=run)
         return Entry(*rows[0]) if rows else None
 
     async def value(self, digest: str) -> bytes | None:
         """A large value by content hash, or None."""
-        rows = await self._rows(_VALUE, of=digest)
+        rows = await self.rows(_VALUE, of=digest)
         return bytes(rows[0][0]) if rows else None
 
     async def delete_run(self, run: str) -> None:
@@ -210,7 +229,8 @@ class SqlStore:
                     await stack.enter_async_context(self._writer)
                 yield await stack.enter_async_context(self._engine.begin())
 
-    async def _rows(self, statement: Any, **values: Any) -> list[tuple[Any, ...]]:
+    async def rows(self, statement: Any, **values: Any) -> list[tuple[Any, ...]]:
+        """What a SELECT gives, outside of any transaction."""
         with translated():
             async with asyncio.timeout(OPERATION_SECONDS), self._reading.connect() as connection:
                 return [tuple(row) for row in await connection.execute(statement, values)]
