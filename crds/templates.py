@@ -8,6 +8,7 @@ stands for a plain `${`. Keys of objects are taken as they are.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -122,23 +123,35 @@ def _text(text: str, field: str, expressions: list[Expression]) -> Render:
 
 
 def _parts(text: str, field: str) -> list[str | Expression]:
-    parts: list[str | Expression] = []
+    pieces = _split(text)
+    if pieces is None:
+        raise InvalidError(field, "`${` has no closing `}`; a plain `${` is written `$${`")
+    return [_expression(piece, field) if code else piece for code, piece in pieces]
+
+
+@functools.lru_cache(maxsize=8192)
+def _split(text: str) -> tuple[tuple[bool, str], ...] | None:
+    """Text and code in order, each with whether it is code; None where code does not end.
+
+    Kept, since the many steps of a large plan share few texts.
+    """
+    pieces: list[tuple[bool, str]] = []
     at = 0
     while opening := _OPENING.search(text, at):
         if opening.start() > at:
-            parts.append(text[at : opening.start()])
+            pieces.append((False, text[at : opening.start()]))
         if opening.group() == "$${":
-            parts.append("${")
+            pieces.append((False, "${"))
             at = opening.end()
             continue
         end = closing_brace(text, opening.end())
         if end is None:
-            raise InvalidError(field, "`${` has no closing `}`; a plain `${` is written `$${`")
-        parts.append(_expression(text[opening.end() : end], field))
+            return None
+        pieces.append((True, text[opening.end() : end]))
         at = end + 1
     if at < len(text):
-        parts.append(text[at:])
-    return parts
+        pieces.append((False, text[at:]))
+    return tuple(pieces)
 
 
 def _expression(text: str, field: str) -> Expression:
