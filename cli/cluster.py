@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -17,6 +19,7 @@ from seedbed.cli.output import age
 from seedbed.controllers.plan import Raw
 from seedbed.crds.base import GROUP, VERSION
 from seedbed.crds.errors import (
+    ConflictError,
     InvalidError,
     NotFoundError,
     SeedbedError,
@@ -28,8 +31,9 @@ from seedbed.crds.kinds import Kind
 _WAIT = 15.0
 _PAGE = 500
 _WATCH_SECONDS = 240
-_UNAUTHORISED, _FORBIDDEN, _MISSING, _GONE, _TOO_MANY = 401, 403, 404, 410, 429
+_UNAUTHORISED, _FORBIDDEN, _MISSING, _CONFLICT, _GONE, _TOO_MANY = 401, 403, 404, 409, 410, 429
 _ERROR = 400
+_IN_A_POD = "KUBERNETES_SERVICE_HOST"
 # The API server's proxy takes `Authorization` out; Seedbed's API reads this one too.
 _TOKEN_HEADER = "X-Seedbed-Authorization"  # noqa: S105 - the name of a header
 
@@ -67,14 +71,26 @@ async def connected(
     """
     settings = client.Configuration()
     try:
-        loader = await config.load_kube_config(
-            context=context, client_configuration=settings, persist_config=False
-        )
+        namespace = await _configured(settings, context)
     except (config.ConfigException, OSError) as error:
         raise InvalidError("kubeconfig", str(error)) from error
-    namespace = (loader.current_context.get("context") or {}).get("namespace") or "default"
     async with client.ApiClient(settings) as opened:
         yield ClusterSource(opened, namespace, api or Api())
+
+
+async def _configured(settings: client.Configuration, context: str | None) -> str:
+    """Reads how to reach the cluster: in a pod its own account, else the kubeconfig; the namespace."""
+    if context is None and "KUBECONFIG" not in os.environ and _IN_A_POD in os.environ:
+        config.load_incluster_config(settings)
+        return _pod_namespace()
+    loader = await config.load_kube_config(
+        context=context, client_configuration=settings, persist_config=False
+    )
+    return (loader.current_context.get("context") or {}).get("namespace") or "default"
+
+
+def _pod_namespace() -> str:
+    return Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace").read_text().strip()
 
 
 class ClusterSource:
@@ -118,6 +134,15 @@ class ClusterSource:
         page = await self._json(f"/api/v1/namespaces/{metadata['namespace']}/events", query)
         return [_event(one) for one in sorted(page["items"], key=_last_seen)]
 
+    async def create(self, kind: Kind, obj: Raw) -> bool:
+        """Create an object; False where one of its name is there, which stays as it is."""
+        path = _path(kind, obj["metadata"]["namespace"])
+        try:
+            async with self._opened(path, {}, _WAIT, method="POST", body=obj):
+                return True
+        except ConflictError:
+            return False
+
     @asynccontextmanager
     async def watch(
         self, kind: Kind, namespace: str, name: str
@@ -135,6 +160,13 @@ class ClusterSource:
         """From Seedbed's API."""
         answer = await self._from_api(f"/api/v3/workflows/{namespace}/{workflow}/result")
         return answer["result"]
+
+    async def analysis(self, namespace: str, workflow: str, page: str) -> Mapping[str, Any]:
+        """From Seedbed's API."""
+        told: Mapping[str, Any] = await self._from_api(
+            f"/api/v3/workflows/{namespace}/{workflow}/{page}"
+        )
+        return told
 
     async def pod_logs(self, namespace: str, selector: str, lines: int) -> dict[str, str]:
         """The last lines that each pod under a label selector wrote, by pod."""
@@ -279,6 +311,8 @@ def _refusal(status: int, body: str, path: str) -> SeedbedError:
         return MissingError(message or f"{path}: there is no such page")
     if status in (_UNAUTHORISED, _FORBIDDEN):
         return TerminalError(message or "the server refuses: no right to do this")
+    if status == _CONFLICT:
+        return ConflictError(message)
     if status in (_GONE, _TOO_MANY) or status >= 500:  # noqa: PLR2004 - the server's own failures
         return UnavailableError(message or f"the server failed with {status}")
     return TerminalError(message)

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from enum import StrEnum
 from importlib import import_module
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from seedbed.cli.source import Source
-
-API_SERVICE = "seedbed-system/seedbed-api:http"
-_INTERRUPTED = 130
+from seedbed.cli import planning
+from seedbed.cli.options import (
+    API_SERVICE,
+    Api,
+    ApiService,
+    Context,
+    Form,
+    Local,
+    Name,
+    Namespace,
+    Place,
+    Token,
+    finish,
+    read,
+)
 
 
 class Listing(StrEnum):
@@ -31,61 +36,13 @@ class Listing(StrEnum):
     yaml = "yaml"
 
 
-class Form(StrEnum):
-    """How a result is printed."""
-
-    table = "table"
-    json = "json"
-    yaml = "yaml"
-
-
 app = typer.Typer(
     name="seedbed",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Runs autonomous agents and long workflows, on Kubernetes or in this one process.",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where the user wants to look."""
-
-    context: str | None = None
-    local: Path | None = None
-    api: str | None = None
-    api_service: str = ""
-    token: str | None = None
-
-    def open(self) -> AbstractAsyncContextManager[Source]:
-        """Open it for reading."""
-        if self.local is not None:
-            return import_module("seedbed.cli.embedded.state").opened(self.local)  # type: ignore[no-any-return]  # a context manager of a Source
-        module = import_module("seedbed.cli.cluster")
-        api = module.Api(self.api, self.api_service, self.token)
-        return module.connected(self.context, api)  # type: ignore[no-any-return]  # likewise
-
-
-Namespace = Annotated[
-    str | None, typer.Option("--namespace", "-n", help="Namespace; the context's own by default.")
-]
-Context = Annotated[str | None, typer.Option(help="Context of the kubeconfig.")]
-Local = Annotated[
-    Path | None, typer.Option(help="Read the state folder of `seedbed run` instead of a cluster.")
-]
-Api = Annotated[
-    str | None, typer.Option(help="URL of Seedbed's API; through the API server by default.")
-]
-ApiService = Annotated[
-    str, typer.Option(help="Seedbed's API in the cluster: NAMESPACE/SERVICE:PORT.")
-]
-Token = Annotated[
-    str | None,
-    typer.Option(
-        envvar="SEEDBED_TOKEN", help="Bearer token for Seedbed's API; the kubeconfig's by default."
-    ),
-]
-Name = Annotated[str, typer.Argument(help="Name of the Workflow.")]
+app.add_typer(planning.app)
 
 
 @app.command()
@@ -111,7 +68,24 @@ def run(
     """
     command = import_module("seedbed.cli.embedded.command")
     options = command.Options(tuple(paths), namespace, models, keep, timeout)
-    _finish(command.run(options))
+    finish(command.run(options))
+
+
+@app.command()
+def init(
+    *,
+    namespace: Namespace = None,
+    context: Context = None,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for the admission webhook.")] = 120.0,
+) -> None:
+    """Make the three standard Pools in a namespace, where they are missing."""
+
+    async def making() -> int:
+        cluster, standard = map(import_module, ("seedbed.cli.cluster", "seedbed.cli.standard"))
+        async with cluster.connected(context) as source:
+            return int(await standard.create(source, namespace, wait))
+
+    finish(making())
 
 
 @app.command()
@@ -128,7 +102,7 @@ def get(
     """List objects."""
     commands = import_module("seedbed.cli.reading")
     wanted = commands.Selection(kind, name, namespace, all_namespaces)
-    _read(lambda source: commands.get(source, wanted, output), Place(context, local))
+    read(lambda source: commands.get(source, wanted, output), Place(context, local))
 
 
 @app.command()
@@ -143,7 +117,7 @@ def describe(
     """Show one object with its conditions, recent steps and Events."""
     commands = import_module("seedbed.cli.reading")
     place = Place(context, local)
-    _read(lambda source: commands.describe(source, kind, name, namespace), place)
+    read(lambda source: commands.describe(source, kind, name, namespace), place)
 
 
 @app.command()
@@ -164,7 +138,7 @@ def logs(
     """Show the step log of a Workflow's newest run."""
     commands = import_module("seedbed.cli.reading")
     place = Place(context, local, api, api_service, token)
-    _read(lambda source: commands.logs(source, workflow, namespace, step, workers), place)
+    read(lambda source: commands.logs(source, workflow, namespace, step, workers), place)
 
 
 @app.command()
@@ -172,7 +146,7 @@ def watch(workflow: Name, namespace: Namespace = None, context: Context = None) 
     """Follow a Workflow until its run ends; the exit code is 0 where it succeeded."""
     commands = import_module("seedbed.cli.reading")
     place = Place(context)
-    _read(lambda source: commands.watch(source, workflow, namespace), place)
+    read(lambda source: commands.watch(source, workflow, namespace), place)
 
 
 @app.command()
@@ -190,7 +164,7 @@ def result(
     """Print the result of a Workflow's newest run."""
     commands = import_module("seedbed.cli.reading")
     place = Place(context, local, api, api_service, token)
-    _read(lambda source: commands.result(source, workflow, namespace, output), place)
+    read(lambda source: commands.result(source, workflow, namespace, output), place)
 
 
 @app.command(
@@ -207,27 +181,3 @@ def serve(arguments: typer.Context) -> None:
 def version() -> None:
     """Print the version."""
     print(f"seedbed {installed_version('seedbed')}")
-
-
-def _read(command: Callable[[Source], Awaitable[int]], place: Place) -> None:
-    async def reading() -> int:
-        async with place.open() as source:
-            return await command(source)
-
-    _finish(reading())
-
-
-def _finish(command: Coroutine[Any, Any, int]) -> None:
-    """Run a command and leave with its code; a user's mistake is one line, never a traceback."""
-    from seedbed.crds.errors import SeedbedError  # noqa: PLC0415 - keeps the help fast
-
-    try:
-        code = asyncio.run(command)
-    except SeedbedError as error:
-        for line in error.message.splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        code = 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = _INTERRUPTED
-    raise typer.Exit(code)

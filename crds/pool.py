@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field
@@ -82,3 +83,11 @@ class Pool(Observation):
     metadata: ObjectMeta
     spec: PoolSpec = Field(default_factory=PoolSpec)
     status: PoolStatus = Field(default_factory=PoolStatus)
+
+
+STANDARD_POOLS: Mapping[str, PoolSpec] = {
+    "general": PoolSpec(worker_class="general", replicas=2, workers_per_replica=4),
+    "optimizer": PoolSpec(worker_class="optimizer", replicas=1, workers_per_replica=2),
+    "neural": PoolSpec(worker_class="neural", replicas=1, workers_per_replica=4),
+}
+"""The three Pools of an installation that says nothing else, by name: 8, 2 and 4 workers."""

@@ -14,6 +14,7 @@ from seedbed.cli import output, progress
 from seedbed.cli.embedded import manifests
 from seedbed.cli.embedded.session import play, succeeded, users_objects
 from seedbed.cli.embedded.state import StateFolder, folder
+from seedbed.cli.standard import missing_pools
 from seedbed.controllers.plan import Raw
 from seedbed.runtime.llm import models as models_file
 
@@ -32,6 +33,7 @@ class Options:
 async def run(options: Options) -> int:
     """Run the manifests, show what becomes of them; 0 where all is as wanted."""
     objects = manifests.load(options.paths, options.namespace)
+    objects += missing_pools(objects)
     models = models_file.load(options.models)
     state = folder(options.keep)
     console = output.console()

@@ -225,3 +225,21 @@ def test_watch_ends_when_the_workflow_is_deleted(cluster: ControlPlane) -> None:
         cluster.kubectl("delete", "sbworkflow", "doomed", "-n", NAMESPACE)
         assert watching.wait(timeout=max(1.0, deadline - time.monotonic())) == 1
         assert "does not exist" in watching.stderr.read()
+
+
+@pytest.mark.req("DSX-01", "FND-01")
+def test_init_makes_the_three_standard_pools_once(cluster: ControlPlane) -> None:
+    cluster.kubectl("create", "namespace", "fresh")
+    first = seedbed(cluster, "init", "-n", "fresh")
+    assert first.returncode == 0, first.stderr
+    found = json.loads(cluster.kubectl("-n", "fresh", "get", "sbpool", "-o", "json"))["items"]
+    sizes = {
+        pool["metadata"]["name"]: pool["spec"]["replicas"] * pool["spec"]["workersPerReplica"]
+        for pool in found
+    }
+    assert sizes == {"general": 8, "optimizer": 2, "neural": 4}
+    cluster.kubectl("-n", "fresh", "scale", "sbpool/general", "--replicas=5")
+    again = seedbed(cluster, "init", "-n", "fresh")
+    assert again.stdout.count("is there already") == 3
+    pool = json.loads(cluster.kubectl("-n", "fresh", "get", "sbpool", "general", "-o", "json"))
+    assert pool["spec"]["replicas"] == 5

@@ -169,3 +169,24 @@ def test_cert_manager_replaces_the_own_certificate() -> None:
     assert not names(objects, "Role")
     (hook,) = [o for o in objects if o["kind"] == "ValidatingWebhookConfiguration"]
     assert "cert-manager.io/inject-ca-from" in hook["metadata"]["annotations"]
+
+
+def test_one_switch_makes_the_standard_pools() -> None:
+    assert "seedbed-standard-pools" not in names(render(), "Job")
+    objects = render("--set", "standardPools.create=true,standardPools.namespace=team")
+    (job,) = [o for o in objects if o["kind"] == "Job"]
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "post-install,post-upgrade"
+    assert job["spec"]["template"]["spec"]["containers"][0]["args"] == [
+        "init",
+        "--namespace",
+        "team",
+    ]
+    (role,) = [
+        o
+        for o in objects
+        if o["kind"] == "Role" and o["metadata"]["name"] == "seedbed-standard-pools"
+    ]
+    assert role["metadata"]["namespace"] == "team"
+    assert role["rules"] == [
+        {"apiGroups": ["seedbed.dev"], "resources": ["pools"], "verbs": ["create"]}
+    ]
