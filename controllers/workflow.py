@@ -161,8 +161,8 @@ def _missing(observed: Observed, workflow: Raw, spec: WorkflowSpec) -> tuple[str
             if agent is None:
                 where = f"spec.steps[{at}].agent.name"
                 return "AgentNotFound", f"{where}: there is no Agent `{step.agent.name}` yet"
-        elif step.container is not None:
-            continue  # its Pod is its own: no worker of a Pool is needed
+        elif step.call is None:
+            continue  # no worker of a Pool executes it
         pool = step.pool or (spec.pool if step.agent is None else None)
         if pool is None:
             continue

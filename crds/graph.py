@@ -12,8 +12,9 @@ from functools import cached_property
 
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.expressions import Expression, suggestion
+from seedbed.crds.graph_checks import Gate, check_body, find_gates
 from seedbed.crds.templates import Template
-from seedbed.crds.workflow import Step, WorkflowSpec
+from seedbed.crds.workflow import BODIES, Step, WorkflowSpec, listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,9 @@ class Node:
         needs: steps that end first: those the user names, then those its expressions read.
         body: template of what the step is given: the Agent's inputs, the call's arguments, or
             `{"command": [...], "args": [...]}` of the container.
+        at_least: how many of the needs have to succeed before it starts; None where all have to end.
+        gate: what has to let the step through, beside its needs; its step is one of the needs.
+        choice: the condition of a branch.
     """
 
     step: Step
@@ -33,6 +37,9 @@ class Node:
     when: Expression | None
     for_each: Expression | None
     body: Template
+    at_least: int | None = None
+    gate: Gate | None = None
+    choice: Expression | None = None
 
     @property
     def name(self) -> str:
@@ -43,7 +50,7 @@ class Node:
     def flags(self) -> frozenset[str]:
         """Names of the flags its expressions ask for."""
         found = set(self.body.flags)
-        for expression in (self.when, self.for_each):
+        for expression in (self.when, self.for_each, self.choice):
             found |= expression.flags if expression else set()
         return frozenset(found)
 
@@ -113,6 +120,7 @@ class _Builder:
                     f"spec.steps[{position}].name",
                     f"the name `{step.name}` is taken by spec.steps[{first}]",
                 )
+        self._gates = find_gates(spec.steps, self._refuse)
         self._nodes: dict[str, Node] = {}
         for position, step in enumerate(spec.steps):
             self._nodes.setdefault(step.name, self._node(step, position))
@@ -135,13 +143,16 @@ class _Builder:
         when = self._expression(step.when, f"{field}.when")
         for_each = self._expression(step.for_each, f"{field}.forEach")
         body = self._body(step, field)
+        choice = None
+        if step.branch is not None:
+            choice = self._expression(step.branch.when, f"{field}.branch.when")
         implied: set[str] = set()
-        for part, at in ((when, "when"), (for_each, "forEach")):
+        for part in (when, for_each, choice):
             if part:
-                self._check_known(part.steps, f"{field}.{at}")
+                self._check_known(part.steps, part.field)
                 implied |= part.steps
-                per_item = at == "when" and for_each is not None
-                self._check_item(part, f"{field}.{at}", for_each=per_item)
+                per_item = part is when and for_each is not None
+                self._check_item(part, part.field, for_each=per_item)
         for expression in body.expressions:
             self._check_known(expression.steps, expression.field)
             implied |= expression.steps
@@ -151,7 +162,19 @@ class _Builder:
         needs = dict.fromkeys((*step.needs, *sorted(implied)))
         if step.name in needs:
             self._refuse(field, f"the step `{step.name}` cannot need itself")
-        return Node(step, position, tuple(needs), when, for_each, body)
+        at_least = self._join(step, len(needs), field)
+        gate = self._gates.get(step.name)
+        if gate is not None:
+            needs.setdefault(gate.step)
+        return Node(step, position, tuple(needs), when, for_each, body, at_least, gate, choice)
+
+    def _join(self, step: Step, needs: int, field: str) -> int | None:
+        if step.join == "all":
+            return None
+        at_least = 1 if step.join == "any" else step.join
+        if at_least > needs:
+            self._refuse(f"{field}.join", f"the step has {needs} needs, {at_least} cannot succeed")
+        return at_least
 
     def _expression(self, text: str | None, field: str) -> Expression | None:
         if text is None:
@@ -163,14 +186,15 @@ class _Builder:
             return None
 
     def _body(self, step: Step, field: str) -> Template:
-        kinds = [kind for kind in ("agent", "call", "container") if getattr(step, kind) is not None]
+        kinds = [kind for kind in BODIES if getattr(step, kind) is not None]
         if len(kinds) != 1:
             self._refuse(
                 field,
-                "a step has exactly one of agent, call and container; "
+                f"a step has exactly one of {listed(BODIES)}; "
                 f"`{step.name}` has {' and '.join(kinds) or 'none'}",
             )
             return Template.parse(None, field)
+        check_body(step, field, self._refuse)
         try:
             return _template(step, field)
         except InvalidError as error:
@@ -220,7 +244,8 @@ def _template(step: Step, field: str) -> Template:
         return Template.parse(step.agent.inputs, f"{field}.agent.inputs")
     if step.call is not None:
         return Template.parse(step.call.args, f"{field}.call.args")
-    assert step.container is not None
+    if step.container is None:
+        return Template.parse(None, field)
     body = {"command": list(step.container.command), "args": list(step.container.args)}
     return Template.parse(body, f"{field}.container")
 

@@ -10,7 +10,7 @@ from seedbed.crds.base import API_VERSION, Model, Observation, Status
 from seedbed.crds.feature_flag import FeatureFlag, FeatureFlagSpec, FeatureFlagStatus
 from seedbed.crds.pool import Pool, PoolSpec, PoolStatus
 from seedbed.crds.seed_layer import SeedLayer, SeedLayerSpec, SeedLayerStatus
-from seedbed.crds.workflow import Workflow, WorkflowSpec, WorkflowStatus
+from seedbed.crds.workflow import BODIES, Workflow, WorkflowSpec, WorkflowStatus, listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +155,24 @@ WORKFLOW = Kind(
     ),
     rules=(
         Rule(
-            "(has(self.agent) ? 1 : 0) + (has(self.call) ? 1 : 0) + (has(self.container) ? 1 : 0)"
-            " == 1",
-            "a step has exactly one of agent, call and container",
+            f"{' + '.join(f'(has(self.{body}) ? 1 : 0)' for body in BODIES)} == 1",
+            f"a step has exactly one of {listed(BODIES)}",
             path="spec.steps[]",
+        ),
+        Rule(
+            "(has(self.steps) && size(self.steps) > 0) != has(self.stepsFrom)",
+            "a Workflow has exactly one of steps and stepsFrom",
+            field="steps",
+        ),
+        Rule(
+            "has(self.configMap) != has(self.artifact)",
+            "stepsFrom has exactly one of configMap and artifact",
+            path="spec.stepsFrom",
+        ),
+        Rule(
+            "has(self.sha256) != self.url.startsWith('seedbed://')",
+            "an artifact needs its sha256, unless its URL is seedbed://sha256/... and tells it",
+            path="spec.stepsFrom.artifact",
         ),
     ),
     conditions=(

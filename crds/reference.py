@@ -101,6 +101,8 @@ def _model_of(field: FieldInfo) -> type[BaseModel] | None:
 def _type(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         return " or ".join(f"`{choice}`" for choice in schema["enum"])
+    if "x-kubernetes-int-or-string" in schema:
+        return "word or integer"
     form = str(schema.get("type", "any"))
     if form == "array":
         return f"list of {_type(schema['items'])}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -20,9 +21,21 @@ from seedbed.crds.base import (
     Status,
     Text,
 )
+from seedbed.crds.flow import Branch, Join
+from seedbed.crds.steps_source import StepsFrom
 
-MAX_INLINE_STEPS = 2_000
+MAX_INLINE_STEPS = 20_000
+"""Steps that one object may hold; etcd's limit of 1.5 MiB for an object is met before."""
+MAX_STEPS = 100_000
+"""Steps that a graph may have, wherever they stand."""
+BODIES = ("agent", "call", "container", "branch")
+"""What a step may be: each step has exactly one of these fields."""
 Phase = Literal["Pending", "Running", "Suspended", "Succeeded", "Failed"]
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as a sentence lists them: `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 class AgentCall(Model):
@@ -114,7 +127,7 @@ class Retry(Model):
 
 
 class Step(Model):
-    """One step of the graph: exactly one of `agent`, `call` and `container`."""
+    """One step of the graph, with exactly one body: `agent`, `call`, `container` or `branch`."""
 
     name: Name = Field(description="Unique name in the Workflow.", examples=["classify"])
     agent: AgentCall | None = Field(
@@ -130,6 +143,11 @@ class Step(Model):
         description="Runs a container to its end.",
         examples=[{"image": "busybox:1.37"}],
     )
+    branch: Branch | None = Field(
+        default=None,
+        description="Chooses which steps are entered.",
+        examples=[{"when": "params.urgent", "then": ["page-somebody"], "else": ["write-ticket"]}],
+    )
     needs: tuple[Name, ...] = Field(
         default=(),
         description=(
@@ -138,6 +156,15 @@ class Step(Model):
         ),
         max_length=1000,
         examples=[["collect"]],
+    )
+    join: Join = Field(
+        default="all",
+        description=(
+            "Which of the needs start the step: `all` once all have ended, `any` as soon as one has "
+            "succeeded, a number as soon as so many have. Where that cannot be any more it fails with "
+            "`join_impossible`."
+        ),
+        examples=["any"],
     )
     when: str | None = Field(
         default=None,
@@ -173,6 +200,14 @@ class Step(Model):
         description="Goes on when the step fails: its output is null and `error` tells why.",
         examples=[True],
     )
+    estimate: Duration | None = Field(
+        default=None,
+        description=(
+            "How long one attempt is expected to take. Measured times of earlier runs count more; "
+            "critical path and ETA use it."
+        ),
+        examples=["90s"],
+    )
 
 
 class WorkflowSpec(Model):
@@ -190,14 +225,19 @@ class WorkflowSpec(Model):
         json_schema_extra=OPEN,
     )
     steps: tuple[Step, ...] = Field(
-        description="The steps of the graph.",
-        min_length=1,
+        default=(),
+        description="The steps of the graph, where they fit into the object.",
         max_length=MAX_INLINE_STEPS,
         examples=[[{"name": "hello", "call": {"entry": "builtins:dict"}}]],
         json_schema_extra={
             "x-kubernetes-list-type": "map",
             "x-kubernetes-list-map-keys": ["name"],
         },
+    )
+    steps_from: StepsFrom | None = Field(
+        default=None,
+        description="Where the steps stand instead; for graphs beyond the size of an object.",
+        examples=[{"configMap": {"name": "nightly-plan"}}],
     )
     result: str | None = Field(
         default=None,

@@ -17,10 +17,11 @@ import orjson
 
 from seedbed.crds.base import seconds
 from seedbed.crds.errors import InvalidError
-from seedbed.crds.expressions import Scope
+from seedbed.crds.expressions import Expression, Scope
 from seedbed.crds.graph import Node
 from seedbed.crds.messages import VALUE_LIMIT, StepError, StepKey, StepResult
 from seedbed.crds.workflow import Retry, Step
+from seedbed.runtime.workflow.entering import UNSETTLED, barred
 from seedbed.runtime.workflow.records import (
     Record,
     RunAdjusted,
@@ -34,12 +35,14 @@ from seedbed.runtime.workflow.records import (
     StepSkipped,
     StepSucceeded,
 )
-from seedbed.runtime.workflow.state import RunState, Unit
+from seedbed.runtime.workflow.state import RunState, StepState, Unit
 from seedbed.runtime.workflow.world import Blocked, Place, World
 
 MAX_ITEMS = 100_000
 """Items that one forEach may have."""
 JITTER = 0.25
+ENGINE = "engine"
+"""Who ends a step that no worker executes."""
 _WAITING = ("Ready", "Retrying")
 
 Lane = tuple[str, str]
@@ -171,11 +174,18 @@ def _open(state: RunState, name: str, scope: Scope, now: float) -> list[Record]:
     made: list[Record] = []
     if step.settled:
         return made
+    if step.join is not None:
+        scope = _early(state, step.node, scope)
+    way = _way(state, step, now)
+    if way is not None:
+        return way
+    if step.node.choice is not None:
+        return _choose(state, step.node, scope, now)
     if step.node.for_each is not None and step.items is None:
         try:
             items = _items(step.node, scope)
         except InvalidError as error:
-            return _cannot_start(state, StepKey(name), error, now)
+            return _cannot_start(state, StepKey(name), _invalid(error), now)
         made = _made(state, StepExpanded(name, now, items))
     elif not step.units:
         state.unit(StepKey(name))
@@ -183,6 +193,37 @@ def _open(state: RunState, name: str, scope: Scope, now: float) -> list[Record]:
         if unit.status == "Ready":
             _queue(state, unit)
     return made
+
+
+def _way(state: RunState, step: StepState, now: float) -> list[Record] | None:
+    """What becomes of a step to which no way leads; None where one does."""
+    node = step.node
+    if node.gate is None and node.at_least is None and not state.dead:
+        return None
+    reason = barred(node, state.told, state.dead)
+    if reason:
+        return _made(state, StepSkipped(StepKey(node.name), now, reason))
+    if step.join is not None and step.join.impossible:
+        error = StepError(
+            "join_impossible",
+            f"{node.at_least} of its needs had to succeed, too few have",
+            retryable=False,
+        )
+        return _cannot_start(state, StepKey(node.name), error, now)
+    return None
+
+
+def _choose(state: RunState, node: Node, scope: Scope, now: float) -> list[Record]:
+    """Decide a branch: its output is the name of the arm."""
+    assert node.choice is not None
+    key = StepKey(node.name)
+    try:
+        if node.when is not None and not _truth(node.when, scope):
+            return _made(state, StepSkipped(key, now))
+        arm = "then" if _truth(node.choice, scope) else "else"
+    except InvalidError as error:
+        return _cannot_start(state, key, _invalid(error), now)
+    return _made(state, StepSucceeded(key, 1, now, ENGINE, now, now, arm))
 
 
 def _items(node: Node, scope: Scope) -> list[Any]:
@@ -248,16 +289,18 @@ def _start(
             else place.program,
         )
         return _made(state, record)
+    if node.at_least is not None:
+        scope = _early(state, node, scope)
     items = state.steps[step.name].items
     if items is not None:
         scope = scope.at(unit.key.index, items[unit.key.index])
     try:
-        if node.when is not None and not _truth(node, scope):
+        if node.when is not None and not _truth(node.when, scope):
             return _made(state, StepSkipped(unit.key, now))
         inputs, program = node.body.render(scope), place.program
         _check_size(inputs, f"spec.steps[{node.position}]")
     except InvalidError as error:
-        return _cannot_start(state, unit.key, error, now)
+        return _cannot_start(state, unit.key, _invalid(error), now)
     kind: StepKind = "agent" if step.agent else "call" if step.call else "container"
     if kind == "container":
         inputs, program = {}, {**program, **inputs}
@@ -267,17 +310,24 @@ def _start(
     )
 
 
-def _truth(node: Node, scope: Scope) -> bool:
-    assert node.when is not None
-    value = node.when.evaluate(scope)
+def _early(state: RunState, node: Node, scope: Scope) -> Scope:
+    """What a step sees that starts before all that it needs has ended."""
+    return replace(scope, steps={need: state.told.get(need, UNSETTLED) for need in node.needs})
+
+
+def _truth(condition: Expression, scope: Scope) -> bool:
+    value = condition.evaluate(scope)
     if not isinstance(value, bool):
-        raise InvalidError(node.when.field, "must give true or false")
+        raise InvalidError(condition.field, "must give true or false")
     return value
 
 
-def _cannot_start(state: RunState, key: StepKey, error: InvalidError, now: float) -> list[Record]:
-    failure = StepError(error.code, error.message, retryable=False)
-    return _made(state, StepFailed(key, 0, now, "", now, now, failure, None))
+def _invalid(error: InvalidError) -> StepError:
+    return StepError(error.code, error.message, retryable=False)
+
+
+def _cannot_start(state: RunState, key: StepKey, error: StepError, now: float) -> list[Record]:
+    return _made(state, StepFailed(key, 0, now, "", now, now, error, None))
 
 
 def _hold(state: RunState, blocked: Blocked | None, now: float) -> list[Record]:

@@ -55,7 +55,8 @@ class StoredHistory:
 
 def _line(record: Record) -> dict[str, Any] | None:
     if isinstance(record, StepSkipped):
-        return _attempt(str(record.key), "Skipped", 0, record.at, record.at, "")
+        line = _attempt(str(record.key), "Skipped", 0, record.at, record.at, "")
+        return {**line, "error": record.reason}
     if isinstance(record, StepSucceeded):
         times = (record.started, record.finished)
         line = _attempt(str(record.key), "Succeeded", record.attempt, *times, record.worker)

@@ -112,10 +112,15 @@ class StepFailed:
 
 @dataclass(frozen=True, slots=True)
 class StepSkipped:
-    """The step's condition is false."""
+    """The step does not run.
+
+    Attributes:
+        reason: why the way to the step was not taken; empty where its own condition is false.
+    """
 
     key: StepKey
     at: float
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +216,8 @@ def _row(record: Record, aside: _Aside) -> list[Any]:
             why = [error.code, error.message, error.retryable]
             times = [at, worker, started, finished]
             return ["no", key.step, key.index, attempt, *times, why, retry_at]
-        case StepSkipped(key, at):
-            return ["skip", key.step, key.index, at]
+        case StepSkipped(key, at, reason):
+            return ["skip", key.step, key.index, at, reason]
         case StepExpanded(step, at, items):
             return ["each", step, at, aside.put(items)]
         case RunStarted(at):
@@ -254,7 +259,7 @@ _READERS: dict[str, Callable[[list[Any], _Values], Record]] = {
     "ok": _succeeded,
     "go": _scheduled,
     "no": _failed,
-    "skip": lambda row, _: StepSkipped(StepKey(row[1], row[2]), row[3]),
+    "skip": lambda row, _: StepSkipped(StepKey(row[1], row[2]), *row[3:]),
     "each": lambda row, values: StepExpanded(row[1], row[2], values.get(row[3])),
     "start": lambda row, _: RunStarted(row[1]),
     "adjust": lambda row, _: RunAdjusted(row[1], row[2], row[3]),

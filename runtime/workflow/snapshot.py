@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from seedbed.crds.errors import InvalidError
+from seedbed.crds.messages import StepKey
 from seedbed.runtime.workflow.records import (
     Record,
     RunAdjusted,
@@ -31,12 +32,15 @@ def shortest(state: RunState) -> list[Record]:
     if state.held is not None:
         records.append(state.held)
     for step in state.steps.values():
-        records += _step(step, at)
+        records += _step(step, at, state.dead.get(step.node.name, ""))
     records.append(RunRestored(state.revision, tuple(state.recent)))
     return records
 
 
-def _step(step: StepState, at: float) -> Iterator[Record]:
+def _step(step: StepState, at: float, dead: str) -> Iterator[Record]:
+    if dead:
+        yield StepSkipped(StepKey(step.node.name), at, dead)
+        return
     if step.items is not None:
         yield StepExpanded(step.node.name, at, step.items)
     for unit in step.units:

@@ -12,14 +12,12 @@ from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from seedbed.crds.base import seconds
-from seedbed.crds.errors import InvalidError
 from seedbed.crds.expressions import Scope
-from seedbed.crds.graph import Graph, Node
+from seedbed.crds.graph import Node
 from seedbed.crds.messages import RunRequest, StepError, StepKey, StepTask
-from seedbed.crds.workflow import WorkflowSpec
+from seedbed.runtime.workflow.entering import Join, things_to_await
+from seedbed.runtime.workflow.plan import RunPlan, plan_of
 from seedbed.runtime.workflow.records import (
     Record,
     RunAdjusted,
@@ -69,13 +67,15 @@ class StepState:
     units: list[Unit] = field(default_factory=list)
     open: int = 0
     settled: bool = False
+    join: Join | None = None
 
 
 class RunState:
     """One run.
 
     Args:
-        request: the plan.
+        request: who asked for what.
+        plan: the request's plan, compiled; needed where the request does not hold the steps.
         hands: counts the steps that each Pool, by namespace and name, has in hand; shared by all runs.
 
     Attributes:
@@ -88,6 +88,7 @@ class RunState:
         lanes: units that are ready, by what they wait for; see `decide`.
         retries: heap of (time, step, index).
         told: what expressions see of the steps that have ended.
+        dead: steps to which no way leads any more, with why; see `entering`.
         failed: the first unit whose failure fails the run.
         starved: whether units wait for a Pool that has its hands full.
 
@@ -95,10 +96,13 @@ class RunState:
         InvalidError: the plan cannot run.
     """
 
-    def __init__(self, request: RunRequest, hands: Hands | None = None) -> None:
+    def __init__(
+        self, request: RunRequest, hands: Hands | None = None, plan: RunPlan | None = None
+    ) -> None:
+        plan = plan or plan_of(request)
         self.request = request
-        self.spec = _spec(request)
-        self.graph = Graph.build(self.spec)
+        self.spec = plan.spec
+        self.graph = plan.graph
         self.deadline = seconds(self.spec.deadline) if self.spec.deadline else None
         self.suspended = self.spec.suspend
         self.parallelism = self.spec.parallelism
@@ -109,7 +113,8 @@ class RunState:
         self.failed: StepKey | None = None
         self.starved = False
         self.steps = {
-            name: StepState(node, len(node.needs)) for name, node in self.graph.nodes.items()
+            name: StepState(node, things_to_await(node), join=Join.of(node))
+            for name, node in self.graph.nodes.items()
         }
         self.unsettled = len(self.steps)
         self.counts = dict.fromkeys(("total", "running", *map(str.lower, ENDED)), 0)
@@ -121,6 +126,7 @@ class RunState:
         self.lanes: dict[tuple[str, str], deque[StepKey]] = {}
         self.retries: list[tuple[float, str, int]] = []
         self.told: dict[str, dict[str, Any]] = {}
+        self.dead: dict[str, str] = {}
         run = {"id": request.run, "namespace": request.namespace, "workflow": request.workflow}
         self.scope = Scope(params=self.spec.params, steps=self.told, run=run)
         self._hands: Hands = Counter() if hands is None else hands
@@ -135,8 +141,8 @@ class RunState:
                 self._schedule(self.unit(key), record)
             case StepFailed(key):
                 self._fail(self.unit(key), record)
-            case StepSkipped(key):
-                self._end(self.unit(key), "Skipped")
+            case StepSkipped(key, _, reason):
+                self._skip(self.unit(key), reason)
             case StepExpanded(step, _, items):
                 self._expand(self.steps[step], items)
             case _:
@@ -258,16 +264,27 @@ class RunState:
         self._hands[self.request.namespace, unit.task.pool] -= 1
 
     def _end(
-        self, unit: Unit, status: UnitStatus, *, output: Any = None, error: StepError | None = None
+        self,
+        unit: Unit,
+        status: UnitStatus,
+        *,
+        output: Any = None,
+        error: StepError | None = None,
+        message: str = "",
     ) -> None:
         self._leave(unit)
         unit.status, unit.output, unit.error, unit.task = status, output, error, None
         self.counts[status.lower()] += 1
-        self._note(unit, status, error.message if error else "")
+        self._note(unit, status, error.message if error else message)
         step = self.steps[unit.key.step]
         step.open -= 1
         if step.open == 0:
             self._settle(step)
+
+    def _skip(self, unit: Unit, reason: str) -> None:
+        if reason:
+            self.dead[unit.key.step] = reason
+        self._end(unit, "Skipped", message=reason)
 
     def _note(self, unit: Unit, state: str, message: str = "") -> None:
         self.recent.appendleft((unit.key, state, message))
@@ -275,21 +292,15 @@ class RunState:
     def _settle(self, step: StepState) -> None:
         step.settled = True
         self.unsettled -= 1
-        self.told[step.node.name] = _told(step)
-        for name in self.graph.dependents[step.node.name]:
+        settled = step.node.name
+        told = self.told[settled] = _told(step)
+        for name in self.graph.dependents[settled]:
             dependent = self.steps[name]
+            if dependent.join is not None and not dependent.join.take(settled, told["state"]):
+                continue
             dependent.waits_for -= 1
             if dependent.waits_for == 0:
                 self.startable.append(name)
-
-
-def _spec(request: RunRequest) -> WorkflowSpec:
-    try:
-        return WorkflowSpec.model_validate(request.spec)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(("spec", *(str(part) for part in first["loc"])))
-        raise InvalidError(field, first["msg"]) from error
 
 
 def _told(step: StepState) -> dict[str, Any]:

@@ -45,6 +45,7 @@ EVERY_RECORD: list[Record] = [
     StepSucceeded(KEY, 2, 7.0, "w", 6.1, 6.9, LARGE),
     StepSucceeded(StepKey("b"), 1, 7.0, "w", 6.1, 6.9, None),
     StepSkipped(StepKey("c"), 8.0),
+    StepSkipped(StepKey("d"), 8.0, "c chose else"),
     RunFinished(9.0, "Failed", "StepFailed", "why", {"r": [1, 2]}),
     RunRestored(41, ((KEY, "Running", ""), (StepKey("b"), "Failed", "no"))),
 ]
@@ -80,7 +81,15 @@ def plans(draw: st.DrawFn) -> RunRequest:
         earlier = [f"s{n}" for n in range(at)]
         needs = draw(st.lists(st.sampled_from(earlier), unique=True, max_size=3)) if at else []
         fields: dict[str, Any] = {"needs": needs}
-        form = draw(st.sampled_from(["plain", "each", "each-when", "skip"]))
+        form = draw(st.sampled_from(["plain", "each", "each-when", "skip", "branch"]))
+        _enter(draw, steps, f"s{at}")
+        if len(needs) > 1:
+            fields["join"] = draw(st.sampled_from(["all", "any", 2]))
+        if form == "branch":
+            condition = draw(st.sampled_from(["true", "false"]))
+            arms = {"when": condition, "then": [], "else": []}
+            steps.append({"name": f"s{at}", "branch": arms, **fields})
+            continue
         if form.startswith("each"):
             fields["forEach"] = f"lists.range({draw(st.integers(0, 4))})"
             fields["args"] = {"item": "${item}"}
@@ -88,7 +97,7 @@ def plans(draw: st.DrawFn) -> RunRequest:
             fields["when"] = "item % 2 == 0"
         if form == "skip":
             fields["when"] = "false"
-        if needs and form == "plain":
+        if needs and form == "plain" and fields.get("join", "all") == "all":
             fields["args"] = {"got": "${steps." + needs[0] + ".output}"}
         fields["allowFailure"] = draw(st.booleans())
         steps.append(call(f"s{at}", **fields))
@@ -97,6 +106,13 @@ def plans(draw: st.DrawFn) -> RunRequest:
         parallelism=draw(st.integers(1, 5)),
         retry={"attempts": draw(st.integers(1, 3)), "backoff": "1s"},
     )
+
+
+def _enter(draw: st.DrawFn, earlier: list[dict[str, Any]], name: str) -> None:
+    """Put a step behind an arm of an earlier branch, now and then."""
+    branches = [step["branch"] for step in earlier if "branch" in step]
+    if branches and draw(st.booleans()):
+        draw(st.sampled_from(branches))[draw(st.sampled_from(["then", "else"]))].append(name)
 
 
 def behaviour(failures: dict[tuple[str, int], int]) -> Any:

@@ -1,0 +1,222 @@
+"""Which way a run takes: branches, joins and what becomes of the steps beside the way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from seedbed.crds.graph import Graph
+from seedbed.crds.messages import StepError, StepKey, StepTask
+from seedbed.crds.workflow import WorkflowSpec
+from seedbed.runtime.workflow.records import StepFailed, StepSkipped
+from seedbed.runtime.workflow.state import RunState
+from tests.runs import Clockwork, a_world, call, play, request
+
+
+def names(clockwork: Clockwork) -> list[str]:
+    return [name for name, _ in clockwork.executed]
+
+
+def branch(name: str, condition: str, then: list[str], other: list[str], **fields: Any) -> Any:
+    return {"name": name, "branch": {"when": condition, "then": then, "else": other}, **fields}
+
+
+def fails(*steps: str) -> Any:
+    """A behaviour: these steps fail, all others give their name."""
+
+    def behave(task: StepTask) -> Any:
+        if task.key.step in steps:
+            return StepError("broken", f"{task.key} broke", retryable=False)
+        return str(task.key)
+
+    return behave
+
+
+def diamond(*, urgent: bool) -> Any:
+    return request(
+        branch("b", "params.urgent", ["x"], ["z"]),
+        call("x"),
+        call("x2", needs=["x"]),
+        call("z"),
+        call("end", needs=["x2", "z"], args={"got": "${[steps.x2.output, steps.z.output]}"}),
+        params={"urgent": urgent},
+        result="steps.end.output",
+    )
+
+
+@pytest.mark.req("DSX-43")
+@pytest.mark.parametrize(
+    ("urgent", "executed", "arm", "skipped"),
+    [
+        (True, ["x", "x2", "end"], "then", ["z"]),
+        (False, ["z", "end"], "else", ["x", "x2"]),
+    ],
+)
+def test_a_branch_enters_one_arm_and_a_join_behind_both_runs(
+    urgent: bool, executed: list[str], arm: str, skipped: list[str]
+) -> None:
+    run = play(diamond(urgent=urgent), fails())
+    assert names(run) == executed
+    assert run.state.told["b"] == {"output": arm, "error": None, "state": "Succeeded"}
+    left_out = [record for record in run.journal if isinstance(record, StepSkipped)]
+    assert [record.key.step for record in left_out] == skipped
+    assert left_out[0].reason == f"b chose {arm}"
+    assert all(record.reason == "all that it needs was skipped" for record in left_out[1:])
+    assert run.state.finished is not None
+    assert run.state.finished.phase == "Succeeded"
+
+
+def test_branches_nest_and_an_arm_that_is_not_taken_takes_all_behind_it_along() -> None:
+    plan = request(
+        branch("outer", "false", ["inner"], []),
+        branch("inner", "true", ["a"], ["c"]),
+        call("a"),
+        call("c"),
+        call("behind", needs=["a", "c"]),
+        call("beside"),
+    )
+    run = play(plan)
+    assert names(run) == ["beside"]
+    assert run.state.counts["skipped"] == 4
+    assert run.state.finished is not None
+    assert run.state.finished.phase == "Succeeded"
+
+
+def test_a_step_of_an_arm_waits_for_its_other_needs_and_is_skipped_whatever_they_did() -> None:
+    plan = request(call("first"), branch("b", "false", ["x"], []), call("x", needs=["first"]))
+    assert names(play(plan)) == ["first"]
+    plan = request(call("first"), branch("b", "true", ["x"], []), call("x", needs=["first"]))
+    assert names(play(plan)) == ["first", "x"]
+
+
+def test_a_branch_whose_condition_is_no_truth_fails_the_run_and_names_the_field() -> None:
+    run = play(request(branch("b", "params.n", ["x"], []), call("x"), params={"n": 3}))
+    assert run.executed == []
+    assert run.state.finished is not None
+    assert "spec.steps[0].branch.when: must give true or false" in run.state.finished.message
+
+
+def test_a_branch_that_is_left_out_enters_no_arm() -> None:
+    plan = request(branch("b", "true", ["x"], ["y"], when="false"), call("x"), call("y"), call("z"))
+    assert names(play(plan)) == ["z"]
+
+
+def joining(join: Any, **fields: Any) -> Any:
+    """Three needs, the first of which is slow: it stays in a worker's hands."""
+    return request(
+        call("slow"),
+        call("a", allowFailure=True),
+        call("b", allowFailure=True),
+        call("j", needs=["slow", "a", "b"], join=join, **fields),
+    )
+
+
+@pytest.mark.parametrize(
+    ("join", "failing", "starts_after"),
+    [
+        ("any", (), ["a"]),
+        ("any", ("a",), ["a", "b"]),
+        (2, (), ["a", "b"]),
+        ("any", ("a", "b"), ["a", "b", "slow"]),
+        ("all", ("a",), ["a", "b", "slow"]),
+    ],
+)
+def test_a_join_starts_as_soon_as_enough_needs_have_succeeded(
+    join: Any, failing: tuple[str, ...], starts_after: list[str]
+) -> None:
+    world = a_world()
+    run = Clockwork(RunState(joining(join), world.hands), world, fails(*failing))
+    run.advance()
+    for name in starts_after:
+        assert StepKey("j") not in run.state.scheduled
+        run.execute(StepKey(name))
+        run.advance()
+    assert StepKey("j") in run.state.scheduled
+    # What ends late does no harm.
+    run.to_the_end()
+    assert names(run).count("j") == 1
+    assert run.state.finished is not None
+    assert run.state.finished.phase == "Succeeded"
+
+
+def test_a_join_sees_the_needs_that_have_not_ended() -> None:
+    plan = joining("any", args={"slow": "${steps.slow.state}", "a": "${steps.a.output}"})
+    world = a_world()
+    run = Clockwork(RunState(plan, world.hands), world, fails())
+    run.advance()
+    run.execute(StepKey("a"))
+    run.advance()
+    task = run.state.task(run.state.scheduled[StepKey("j")])
+    assert task.inputs == {"slow": "Pending", "a": "a"}
+
+
+def test_a_join_that_can_no_longer_be_met_fails_at_once() -> None:
+    world = a_world()
+    run = Clockwork(RunState(joining(3), world.hands), world, fails("b"))
+    run.advance()
+    run.execute(StepKey("b"))
+    run.advance()
+    (failure,) = [
+        each for each in run.journal if isinstance(each, StepFailed) and each.key.step == "j"
+    ]
+    assert failure.error.code == "join_impossible"
+    assert run.state.finished is not None
+    assert run.state.finished.phase == "Failed"
+
+
+def test_a_join_behind_arms_counts_the_arm_that_was_taken() -> None:
+    plan = request(
+        branch("b", "false", ["x"], ["z"]),
+        call("x"),
+        call("z"),
+        call("j", needs=["x", "z"], join="any"),
+        branch("no", "false", ["p", "q"], []),
+        call("p"),
+        call("q"),
+        call("k", needs=["p", "q"], join="any"),
+    )
+    run = play(plan)
+    assert names(run) == ["z", "j"]
+    assert run.state.told["k"]["state"] == "Skipped"
+
+
+@pytest.mark.parametrize(
+    ("steps", "field", "says"),
+    [
+        ([branch("b", "true", ["x"], [])], "spec.steps[0].branch.then[0]", "no step `x`"),
+        ([branch("b", "true", ["b"], [])], "spec.steps[0].branch.then[0]", "cannot enter itself"),
+        (
+            [branch("b", "true", ["x"], ["x"]), call("x")],
+            "spec.steps[0].branch.else[0]",
+            "is entered by spec.steps[0].branch.then[0] already",
+        ),
+        (
+            [branch("b", "true", ["x"], [], needs=["x"]), call("x")],
+            "spec.steps[0].needs",
+            "wait for each other: b → x → b",
+        ),
+        (
+            [branch("b", "true", ["x"], [], timeout="1s"), call("x")],
+            "spec.steps[0].timeout",
+            "no meaning for a branch",
+        ),
+        ([branch("b", "nothing", ["x"], []), call("x")], "spec.steps[0].branch.when", "unknown"),
+        (
+            [branch("b", "steps.y.output", ["x"], []), call("x")],
+            "spec.steps[0].branch.when",
+            "no step `y`",
+        ),
+        (
+            [call("a"), call("j", needs=["a"], join=2)],
+            "spec.steps[1].join",
+            "1 needs, 2 cannot succeed",
+        ),
+        ([call("j", join="any")], "spec.steps[0].join", "0 needs"),
+    ],
+)
+def test_what_cannot_flow_is_refused_with_its_field(
+    steps: list[Any], field: str, says: str
+) -> None:
+    problems = Graph.problems(WorkflowSpec.model_validate({"steps": steps}))
+    assert [(problem.field, says in problem.expected) for problem in problems] == [(field, True)]
