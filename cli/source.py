@@ -38,6 +38,9 @@ class Source(Protocol):
     async def result(self, namespace: str, workflow: str) -> Any:
         """The result of the Workflow's newest run, of any size."""
 
+    async def analysis(self, namespace: str, workflow: str, page: str) -> Mapping[str, Any]:
+        """What a page of `seedbed.runtime.api.planning` tells of the Workflow's newest run."""
+
 
 def kind_named(text: str) -> Kind:
     """The kind that a user means by its name, plural or short name, in any case.

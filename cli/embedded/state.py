@@ -27,6 +27,7 @@ from seedbed.crds.errors import InvalidError, NotFoundError, UnavailableError
 from seedbed.crds.kinds import Kind
 
 if TYPE_CHECKING:
+    from seedbed.runtime.store.port import RunRow, Store
     from seedbed.runtime.workflow.history import StoredHistory
 
 _KEPT = 10
@@ -193,21 +194,35 @@ class FolderSource:
         async with self._history(namespace, workflow) as (history, run):
             return await history.result(run)
 
+    async def analysis(self, namespace: str, workflow: str, page: str) -> Mapping[str, Any]:
+        """From the journals."""
+        from seedbed.runtime.workflow.planning import insight  # noqa: PLC0415  # as below
+
+        async with self._newest(namespace, workflow) as (store, row):
+            return insight.PAGES[page](await insight.of_run(store, row))
+
     @asynccontextmanager
     async def _history(
         self, namespace: str, workflow: str
     ) -> AsyncIterator[tuple[StoredHistory, str]]:
         """What the store tells, and the id of the Workflow's newest run."""
+        from seedbed.runtime.workflow.history import StoredHistory  # noqa: PLC0415  # as below
+
+        async with self._newest(namespace, workflow) as (store, row):
+            yield StoredHistory(store), row.run
+
+    @asynccontextmanager
+    async def _newest(self, namespace: str, workflow: str) -> AsyncIterator[tuple[Store, RunRow]]:
+        """The store, and the Workflow's newest run."""
         # Lists of objects need no database.
         from seedbed.runtime.store.sql import SqlStore  # noqa: PLC0415
-        from seedbed.runtime.workflow.history import StoredHistory  # noqa: PLC0415
 
         store = SqlStore.open(self._state.database)
         try:
             rows = await store.runs(namespace, workflow)
             if not rows:
                 raise NotFoundError("Run", f"of Workflow {namespace}/{workflow}")
-            yield StoredHistory(store), rows[0].run
+            yield store, rows[0]
         finally:
             await store.close()
 

@@ -1,7 +1,7 @@
 """The HTTP API as one application.
 
     /ofrep/v1/...                  FeatureFlags (ofrep.py)
-    /api/v3/workflows/...          runs (runs.py)
+    /api/v3/workflows/...          runs (runs.py) and their analysis (planning.py)
     GET /api/v3/services           the live services, of `?namespace=` or of all
     GET /healthz                   for anybody
 
@@ -20,6 +20,7 @@ from seedbed.runtime.api.access import Access, Action
 from seedbed.runtime.api.answers import ACCESS, answer, errors_as_answers, require, with_caller
 from seedbed.runtime.api.flags import LiveFlags
 from seedbed.runtime.api.ofrep import FlagPages
+from seedbed.runtime.api.planning import PlanningPages
 from seedbed.runtime.api.runs import History, RunPages
 from seedbed.runtime.coordination.port import Coordinator
 from seedbed.runtime.coordination.registry import discover
@@ -73,6 +74,7 @@ def create_app(
             web.get("/api/v3/services", services),
             *FlagPages(flags).routes(),
             *RunPages(store, history).routes(),
+            *PlanningPages(store).routes(),
         ]
     )
     return app

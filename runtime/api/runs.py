@@ -62,9 +62,18 @@ class RunPages:
         return answer({"run": row.run, "result": await self._history.result(row.run)})
 
     async def _newest(self, request: web.Request) -> RunRow:
-        namespace, name = request.match_info["namespace"], request.match_info["name"]
-        await require(request, Action("get", "workflows", namespace, name))
-        rows = await self._store.runs(namespace, name)
-        if not rows:
-            raise NotFoundError("Run", f"of Workflow {namespace}/{name}")
-        return rows[0]
+        return await newest_run(request, self._store)
+
+
+async def newest_run(request: web.Request, store: Store) -> RunRow:
+    """The newest run of the Workflow that the request's path names, for who may get the Workflow.
+
+    Raises:
+        NotFoundError: where it has none.
+    """
+    namespace, name = request.match_info["namespace"], request.match_info["name"]
+    await require(request, Action("get", "workflows", namespace, name))
+    rows = await store.runs(namespace, name)
+    if not rows:
+        raise NotFoundError("Run", f"of Workflow {namespace}/{name}")
+    return rows[0]

@@ -1,0 +1,53 @@
+"""Analysis of runs over HTTP: what holds a Workflow's newest run up, and when it will end.
+
+GET /api/v3/workflows/{namespace}/{name}/critical-path    longest path, slack, expected end
+GET /api/v3/workflows/{namespace}/{name}/bottlenecks      steps that the end waits for, slowest paths
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from aiohttp import web
+
+from seedbed.runtime.api.answers import answer
+from seedbed.runtime.api.runs import newest_run
+from seedbed.runtime.store.port import Store
+from seedbed.runtime.workflow.planning.insight import (
+    Analysis,
+    bottlenecks_told,
+    critical_path_told,
+    of_run,
+)
+
+T = TypeVar("T")
+
+
+class PlanningPages:
+    """The pages. Whoever may get the Workflow may read them."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def routes(self) -> list[web.RouteDef]:
+        """Where they stand."""
+        base = "/api/v3/workflows/{namespace}/{name}"
+        return [
+            web.get(f"{base}/critical-path", self.critical_path),
+            web.get(f"{base}/bottlenecks", self.bottlenecks),
+        ]
+
+    async def critical_path(self, request: web.Request) -> web.Response:
+        """The critical path with slack."""
+        return answer(await self._told(request, critical_path_told))
+
+    async def bottlenecks(self, request: web.Request) -> web.Response:
+        """The ten steps that hold the end up most, and the ten slowest paths."""
+        return answer(await self._told(request, bottlenecks_told))
+
+    async def _told(self, request: web.Request, tell: Callable[[Analysis], T]) -> T:
+        found = await of_run(self._store, await newest_run(request, self._store))
+        # Large graphs take a while: the other requests must not wait for them.
+        return await asyncio.to_thread(tell, found)

@@ -1,0 +1,1 @@
+"""Planning: analysis of a Workflow's graph, its picture, its optimiser, and goals taken apart."""

@@ -1,0 +1,191 @@
+"""What is known of a run at one moment, and how it is told: critical path, bottlenecks, end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+from seedbed.crds.graph import Graph
+from seedbed.crds.messages import RunRequest, RunSummary, decode
+from seedbed.crds.workflow import WorkflowSpec
+from seedbed.runtime.store.port import RunRow, Store
+from seedbed.runtime.workflow.planning.critical_path import (
+    SHOWN,
+    CriticalPath,
+    bottlenecks,
+    critical_path,
+    slowest_paths,
+)
+from seedbed.runtime.workflow.planning.plan import Plan
+from seedbed.runtime.workflow.planning.schedule import Schedule, simulate
+from seedbed.runtime.workflow.planning.timings import Times, Work, observe, works
+from seedbed.runtime.workflow.replay import records_of
+
+EARLIER_RUNS = 5
+"""Runs of the same Workflow, before this one, whose times are looked at."""
+STEPS_TOLD = 1000
+"""Steps whose times one answer tells, those with the least slack first."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A run, or a plan that nobody has run yet, with the times of its steps.
+
+    Attributes:
+        run: id of the run; empty for a plan.
+        now: Unix time for which this holds.
+        parallelism: units that may run at the same time.
+        started: Unix time of the run's start.
+        finished: Unix time of its end.
+    """
+
+    graph: Graph
+    works: Sequence[Work]
+    parallelism: int
+    now: float
+    run: str = ""
+    phase: str = "Pending"
+    started: float | None = None
+    finished: float | None = None
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The graph as numbers."""
+        return Plan.of(self.graph)
+
+    @cached_property
+    def spans(self) -> tuple[float, ...]:
+        """Seconds that each step takes in all."""
+        return tuple(work.span(self.now, self.parallelism) for work in self.works)
+
+    @cached_property
+    def critical(self) -> CriticalPath:
+        """The longest path of the whole run, what has ended included."""
+        return critical_path(self.plan, self.spans)
+
+    @cached_property
+    def rest(self) -> Schedule:
+        """How what is left goes on from now."""
+        return simulate(self.plan, [work.job(self.now) for work in self.works], self.parallelism)
+
+    @property
+    def eta(self) -> float | None:
+        """Unix time at which the run is expected to end; None where it has ended or not begun."""
+        if self.started is None or self.finished is not None:
+            return None
+        return self.now + self.rest.seconds
+
+
+def of_plan(spec: WorkflowSpec, earlier: Sequence[Times] = ()) -> Analysis:
+    """The analysis of a Workflow that has not run.
+
+    Raises:
+        InvalidError: where it cannot run.
+    """
+    graph = Graph.build(spec)
+    return Analysis(graph, works(graph, {}, earlier), spec.parallelism, 0.0)
+
+
+async def of_run(store: Store, row: RunRow, now: float | None = None) -> Analysis:
+    """The analysis of a run from the store, with the times of the runs before it.
+
+    Raises:
+        InvalidError: where its journal cannot be read.
+    """
+    request = decode(RunRequest, row.request)
+    summary = decode(RunSummary, row.summary)
+    spec = WorkflowSpec.model_validate(request.spec)
+    rows = await store.runs(row.namespace, row.workflow)
+    older = [each.run for each in rows if each.finished and each.run != row.run]
+    current = await _times(store, row.run)
+    earlier = [await _times(store, run) for run in older[:EARLIER_RUNS]]
+    # A large graph takes a while to compile: others must not wait for it.
+    graph = await asyncio.to_thread(Graph.build, spec)
+    return Analysis(
+        graph,
+        works(graph, current, earlier),
+        summary.parallelism or spec.parallelism,
+        now if now is not None else (summary.finished or time.time()),
+        row.run,
+        summary.phase,
+        summary.started,
+        summary.finished,
+    )
+
+
+async def _times(store: Store, run: str) -> dict[str, Any]:
+    return observe([record async for _, record in records_of(store, run)])
+
+
+def critical_path_told(found: Analysis, limit: int = STEPS_TOLD) -> Mapping[str, Any]:
+    """Length, path, slack and expected end, as JSON.
+
+    Args:
+        found: the run.
+        limit: steps that are told under `steps`, those with the least slack first.
+    """
+    critical = found.critical
+    least = sorted(
+        range(len(found.works)), key=lambda at: (critical.slack[at], critical.starts[at])
+    )
+    return {
+        **_head(found),
+        "seconds": critical.seconds,
+        "path": [_step(found, at) for at in critical.path],
+        "steps": [_step(found, at) for at in least[:limit]],
+        "total": len(found.works),
+    }
+
+
+def bottlenecks_told(found: Analysis, count: int = SHOWN) -> Mapping[str, Any]:
+    """The steps that the end waits for, and the slowest paths, as JSON."""
+    names = found.plan.names
+    return {
+        **_head(found),
+        "seconds": found.critical.seconds,
+        "bottlenecks": [
+            {**_step(found, one.step), "gain": one.gain, "share": one.share}
+            for one in bottlenecks(found.critical, count)
+        ],
+        "slowestPaths": [
+            {"seconds": path.seconds, "steps": [names[at] for at in path.steps]}
+            for path in slowest_paths(found.critical, count)
+        ],
+    }
+
+
+PAGES = {"critical-path": critical_path_told, "bottlenecks": bottlenecks_told}
+"""What can be told of an analysis, by the last part of the address."""
+
+
+def _head(found: Analysis) -> dict[str, Any]:
+    return {
+        "run": found.run,
+        "phase": found.phase,
+        "parallelism": found.parallelism,
+        "eta": None if found.eta is None else instant(found.eta),
+        "remaining": found.rest.seconds if found.finished is None else 0.0,
+    }
+
+
+def _step(found: Analysis, at: int) -> dict[str, Any]:
+    work = found.works[at]
+    return {
+        "name": found.plan.names[at],
+        "state": work.state,
+        "seconds": found.spans[at],
+        "slack": found.critical.slack[at],
+        "start": found.critical.starts[at],
+        "units": work.units,
+        "source": work.source,
+    }
+
+
+def instant(time_of: float) -> str:
+    """A Unix time as Kubernetes writes it, in whole seconds."""
+    return datetime.fromtimestamp(time_of, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

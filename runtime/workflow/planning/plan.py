@@ -1,0 +1,73 @@
+"""The graph of a Workflow as numbers: what analysis, schedule, optimiser and pictures work on.
+
+Steps stand under their position, from 0. Building takes time linear in steps plus edges; the order and
+the check for cycles come from rustworkx.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import rustworkx
+
+from seedbed.crds.errors import InvalidError
+from seedbed.crds.graph import Graph
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Steps and what each needs.
+
+    Attributes:
+        names: by position.
+        needs: positions of the steps that each one waits for, each named once.
+        dependents: the other way round.
+        order: all positions, every step after those it needs.
+    """
+
+    names: tuple[str, ...]
+    needs: tuple[tuple[int, ...], ...]
+    dependents: tuple[tuple[int, ...], ...]
+    order: tuple[int, ...]
+
+    @classmethod
+    def of(cls, graph: Graph) -> Plan:
+        """The plan of a compiled Workflow."""
+        at = {name: place for place, name in enumerate(graph.nodes)}
+        needs = [[at[need] for need in node.needs] for node in graph.nodes.values()]
+        return cls.build(tuple(graph.nodes), needs)
+
+    @classmethod
+    def build(cls, names: Sequence[str], needs: Sequence[Sequence[int]]) -> Plan:
+        """A plan from plain lists.
+
+        Raises:
+            InvalidError: where steps wait for each other.
+        """
+        dependents: list[list[int]] = [[] for _ in names]
+        for step, of_step in enumerate(needs):
+            for need in of_step:
+                dependents[need].append(step)
+        try:
+            order = rustworkx.topological_sort(digraph(needs))
+        except rustworkx.DAGHasCycle as error:
+            raise InvalidError("spec.steps", "steps wait for each other") from error
+        return cls(
+            tuple(names), tuple(map(tuple, needs)), tuple(map(tuple, dependents)), tuple(order)
+        )
+
+    @property
+    def edges(self) -> int:
+        """How many needs there are in all."""
+        return sum(map(len, self.needs))
+
+
+def digraph(needs: Sequence[Sequence[int]]) -> rustworkx.PyDiGraph[int | None, None]:
+    """Needs as edges of rustworkx, from the step that is needed to the one that needs it."""
+    found: rustworkx.PyDiGraph[int | None, None] = rustworkx.PyDiGraph()
+    found.add_nodes_from(range(len(needs)))
+    found.extend_from_edge_list(
+        [(need, step) for step, of_step in enumerate(needs) for need in of_step]
+    )
+    return found
