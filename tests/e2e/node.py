@@ -37,7 +37,8 @@ def eventually(look: Callable[[], T], what: str, limit: float = 60.0) -> T:
 class Node:
     """A cluster with Seedbed installed."""
 
-    def __init__(self, env: dict[str, str], digest: str) -> None:
+    def __init__(self, name: str, env: dict[str, str], digest: str) -> None:
+        self.name = name
         self.env = env
         self._digest = digest
 
@@ -189,7 +190,7 @@ def running_node() -> Iterator[Node]:
         binaries.ensure(["kubectl", "helm"])
         digest = demo_cluster.bring_images(name)
         env = demo_cluster.environment(name)
-        running = Node(env, digest)
+        running = Node(name, env, digest)
         running.install()
         yield running
     finally:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from hack import demo_cluster
 from tests.e2e.node import SYSTEM, Node, eventually, stopped
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
@@ -46,8 +47,8 @@ def workflow(items: int = ITEMS, delay: float = 0.4) -> tuple[str, dict[str, Any
     return name, obj
 
 
-def underway(node: Node, namespace: str) -> str:
-    name, obj = workflow()
+def underway(node: Node, namespace: str, items: int = ITEMS) -> str:
+    name, obj = workflow(items)
     node.apply(obj, namespace=namespace)
 
     def some_done() -> bool:
@@ -216,6 +217,24 @@ def test_an_upgrade_keeps_a_run_alive(node: Node, namespace: str) -> None:
     for role in ("engine", "operator", "gateway", "api"):
         node.kubectl("rollout", "restart", "-n", SYSTEM, f"deployment/seedbed-{role}")
     succeeded_once(node, name, namespace)
+
+
+@pytest.mark.req("DSX-01", "FND-01")
+def test_one_switch_brings_three_pools_whose_workers_join_by_themselves(node: Node) -> None:
+    space = f"std-{uuid.uuid4().hex[:6]}"
+    node.kubectl("create", "namespace", space)
+    chart = ["upgrade", "seedbed", str(demo_cluster.CHART), "-n", SYSTEM, "--reuse-values"]
+    switch = f"standardPools.create=true,standardPools.namespace={space}"
+    node.helm(*chart, "--set", switch, "--wait", "--timeout", "4m")
+    wanted = {"general": 8, "optimizer": 2, "neural": 4}
+
+    def joined() -> bool:
+        found = {name: node.get("pool", name, space).get("status") or {} for name in wanted}
+        return {name: status.get("workers") for name, status in found.items()} == wanted
+
+    eventually(joined, "every worker of the three Pools has registered", 120)
+    node.helm(*chart, "--set", "standardPools.create=false", "--wait", "--timeout", "4m")
+    node.kubectl("delete", "namespace", space, "--wait=false")
 
 
 def test_deleting_a_namespace_full_of_objects_ends(node: Node) -> None:
