@@ -10,7 +10,9 @@ from contextlib import asynccontextmanager
 
 from seedbed.crds.errors import QueueFullError, UnavailableError
 from seedbed.runtime.bus.answering import Answer, Answering
+from seedbed.runtime.bus.events import EventSettings
 from seedbed.runtime.bus.hearing import Listener, matches
+from seedbed.runtime.bus.memory_events import MEMORY_SETTINGS, MemoryEvents
 from seedbed.runtime.bus.port import Delivery, Handler, Message
 
 QUEUE_LIMIT = 1_000_000
@@ -146,11 +148,19 @@ class _Delivery:
 class MemoryBus:
     """asyncio queues behind the Bus port."""
 
-    def __init__(self, *, queue_limit: int = QUEUE_LIMIT) -> None:
+    def __init__(
+        self, *, queue_limit: int = QUEUE_LIMIT, events: EventSettings = MEMORY_SETTINGS
+    ) -> None:
         self._queue_limit = queue_limit
+        self._events = MemoryEvents(events)
         self._queues: dict[str, _Queue] = {}
         self._served: dict[str, deque[Answering]] = {}
         self._listeners: list[tuple[str, Listener]] = []
+
+    @property
+    def events(self) -> MemoryEvents:
+        """See the port."""
+        return self._events
 
     async def put_work(self, queue: str, item_id: str, payload: bytes) -> None:
         """See the port."""
@@ -237,6 +247,7 @@ class MemoryBus:
 
     async def close(self) -> None:
         """See the port."""
+        await self._events.close()
         for items in self._queues.values():
             for item in list(items.held):
                 items.drop(item)

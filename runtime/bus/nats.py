@@ -19,8 +19,10 @@ from nats.errors import Error as NatsError
 
 from seedbed.crds.errors import UnavailableError
 from seedbed.runtime.bus.answering import Answer, Answering
+from seedbed.runtime.bus.events import EventSettings
 from seedbed.runtime.bus.hearing import Listener
 from seedbed.runtime.bus.nats_client import PatientClient
+from seedbed.runtime.bus.nats_events import NatsEvents
 from seedbed.runtime.bus.nats_work import (
     ANSWER_SECONDS,
     Puller,
@@ -45,9 +47,10 @@ _log = logging.getLogger(__name__)
 class NatsBus:
     """NATS behind the Bus port; make one with `open`."""
 
-    def __init__(self, queue_limit: int) -> None:
+    def __init__(self, queue_limit: int, events: EventSettings) -> None:
         self._client = PatientClient()
         self._work = WorkStream(self._client, queue_limit)
+        self._events = NatsEvents(self._client, self._work.connected, events)
         self._closing = False
         self._restored: list[Callable[[], None]] = []
 
@@ -59,6 +62,7 @@ class NatsBus:
         name: str = "seedbed",
         queue_limit: int = QUEUE_LIMIT,
         wait: float = 30.0,
+        events: EventSettings | None = None,
     ) -> Self:
         """Connect.
 
@@ -67,11 +71,12 @@ class NatsBus:
             name: shown in the server's monitoring.
             queue_limit: items that one queue takes.
             wait: seconds to wait for the server.
+            events: how the event log is written and kept.
 
         Raises:
             UnavailableError: where no server answers in time.
         """
-        bus = cls(queue_limit)
+        bus = cls(queue_limit, events or EventSettings())
         try:
             async with asyncio.timeout(wait):
                 await bus._client.connect(
@@ -96,6 +101,11 @@ class NatsBus:
     def connected(self) -> bool:
         """Whether the connection stands now; for readiness."""
         return self._work.connected.is_set()
+
+    @property
+    def events(self) -> NatsEvents:
+        """See the port."""
+        return self._events
 
     async def put_work(self, queue: str, item_id: str, payload: bytes) -> None:
         """See the port."""
@@ -183,6 +193,7 @@ class NatsBus:
     async def close(self) -> None:
         """See the port."""
         self._closing = True
+        await self._events.close()
         if self._work.connected.is_set():
             with suppress(NatsError, TimeoutError):
                 await self._flush()
@@ -205,6 +216,7 @@ class NatsBus:
         _log.info("the connection to NATS is restored")
         self._work.connected.set()
         self._work.restored()
+        self._events.restored()
         for callback in self._restored:
             callback()
 

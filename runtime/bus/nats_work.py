@@ -285,20 +285,20 @@ class Puller:
             # The server ends the request itself; the second more is for when it does not.
             await asyncio.wait({reply}, timeout=max(left, 0.0) + 1.0)
         except asyncio.CancelledError:
-            if reply.done() and (unseen := reply.result()) is not None and not _status(unseen):
+            if reply.done() and (unseen := reply.result()) is not None and not status_of(unseen):
                 await unseen.nak()
             raise
         finally:
             self._reply = None
         message = reply.result() if reply.done() else None
-        if message is None or not (status := _status(message)):
+        if message is None or not (status := status_of(message)):
             return message
         if status not in ("404", "408"):
             await self._repair()
         return None
 
     async def _arrived(self, message: Msg) -> None:
-        reply, status = self._reply, _status(message)
+        reply, status = self._reply, status_of(message)
         if status:
             current = message.subject == f"{self._inbox}.{self._request}"
             if not current or status == "100":
@@ -324,7 +324,7 @@ async def drain(subscription: Subscription) -> None:
             await subscription.drain()  # type: ignore[no-untyped-call]  # nats-py leaves it untyped
 
 
-def _status(message: Msg) -> str:
+def status_of(message: Msg) -> str:
     """The status of a message from the server itself; empty for an item."""
     if message.reply or not message.headers:
         return ""

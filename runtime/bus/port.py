@@ -11,6 +11,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from seedbed.runtime.bus.events import EventLog
+
 Handler = Callable[[bytes], Awaitable[bytes]]
 """Answers one request. A SeedbedError it raises reaches the requester as the same error."""
 
@@ -46,6 +48,10 @@ class Message:
 
 class Bus(Protocol):
     """Every method may raise UnavailableError when the server does not answer in time."""
+
+    @property
+    def events(self) -> EventLog:
+        """The event log."""
 
     async def put_work(self, queue: str, item_id: str, payload: bytes) -> None:
         """Queue an item durably. The same id within two minutes is queued once.
