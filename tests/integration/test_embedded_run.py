@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -154,7 +155,9 @@ def test_a_failed_step_fails_the_command(tmp_path: Path) -> None:
 
 
 def test_a_missing_pool_is_told_and_not_waited_for(tmp_path: Path) -> None:
-    done = seedbed(tmp_path, "run", str(write(tmp_path, greeting())))
+    elsewhere = greeting()
+    elsewhere["spec"]["pool"] = {"name": "elsewhere"}
+    done = seedbed(tmp_path, "run", str(write(tmp_path, elsewhere)))
     assert done.returncode == 1
     assert "PoolNotFound" in done.stdout
 
@@ -250,3 +253,13 @@ def test_the_quickstart_with_the_real_model(tmp_path: Path) -> None:
     assert summary["compared"] == summary["agreements"] + summary["disagreements"]
     assert summary["compared"] + summary["malformed"] == 3
     assert "Model and metadata agree on the kind of" in done.stdout
+
+
+@pytest.mark.req("DSX-02", "FND-01")
+def test_a_ping_goes_through_the_general_pool_that_nobody_configured(tmp_path: Path) -> None:
+    done = seedbed(tmp_path, "run", str(EXAMPLES / "ping"), "--keep", str(tmp_path / "kept"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = seedbed(tmp_path, "result", "ping", "-o", "json", "--local", str(tmp_path / "kept"))
+    pong = json.loads(said.stdout)
+    assert pong["status"] == "ok"
+    assert re.fullmatch(r"\d+\.\d+\.\d+\S*", pong["dspy"])
