@@ -1,0 +1,97 @@
+"""What a Workflow says of checkpoints: when they are taken, and which one it begins from."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import Field
+
+from seedbed.crds.base import Duration, Model, Name, Observation
+
+
+class CheckpointPolicy(Model):
+    """When the run's state is put aside, and for how long.
+
+    A checkpoint is not needed to survive a crash: that is what the journal is for. It is a point to
+    go back to, or to fork from.
+    """
+
+    enabled: bool = Field(
+        default=True,
+        description="Takes checkpoints by itself; on demand they are taken either way.",
+        examples=[True],
+    )
+    interval: Duration = Field(
+        default="10m",
+        description="Time between two of them; none is taken while nothing changes.",
+        examples=["10m"],
+    )
+    retention: Duration = Field(
+        default="7d", description="Time after which one is removed.", examples=["7d"]
+    )
+    keep: int = Field(
+        default=1000,
+        description="Checkpoints of a run that stay; the oldest go first.",
+        ge=1,
+        le=100_000,
+        examples=[1000],
+    )
+
+
+class ForkFrom(Model):
+    """An earlier run whose results this plan takes over, as far as they are still right.
+
+    A step is executed again where its definition differs, where it reads a parameter that differs, or
+    where it needs a step that is executed again.
+    """
+
+    workflow: Name | None = Field(
+        default=None,
+        description="A Workflow of this namespace, whose newest run it is; by default this one.",
+        examples=["nightly"],
+    )
+    run: str | None = Field(
+        default=None,
+        description="The run itself, as `status.runId` names it, instead of the newest one.",
+        min_length=1,
+        max_length=64,
+        examples=["6b1f-4e2a91c0"],
+    )
+    checkpoint: int | None = Field(
+        default=None,
+        description="Number of its checkpoint; the run as it is where none is given.",
+        ge=1,
+        examples=[3],
+    )
+
+
+class LastCheckpoint(Observation):
+    """The newest checkpoint of the run."""
+
+    number: int = Field(description="It counts from 1 in each run.", ge=1, examples=[3])
+    id: str = Field(
+        description="Its UUID.",
+        max_length=36,
+        examples=["0b9f5d3e-6a0e-4a53-9f0e-7f4f7d3f6a11"],
+    )
+    time: datetime = Field(description="When it was written.", examples=["2026-11-21T10:00:00Z"])
+    size_bytes: int = Field(description="Bytes stored.", ge=0, examples=[13095])
+    ratio: float = Field(
+        description="Bytes of the state for each byte stored.", ge=0, examples=[73.6]
+    )
+
+
+class ForkedFrom(Observation):
+    """Where the run began."""
+
+    run: str = Field(description="The earlier run.", max_length=64, examples=["6b1f-4e2a91c0"])
+    checkpoint: int = Field(
+        default=0, description="Its checkpoint; 0: as it was then.", ge=0, examples=[3]
+    )
+    taken: int = Field(default=0, description="Steps taken over.", ge=0, examples=[412])
+    again: int = Field(
+        default=0,
+        description="Steps that had ended there and are executed again.",
+        ge=0,
+        examples=[3],
+    )

@@ -1,0 +1,149 @@
+"""What a new run takes over from an earlier one: the results that its own plan would make again. Pure.
+
+A step is not executed again where the earlier run ended it, its definition is the same in both plans, it
+reads no parameter that differs, and all that it needs is taken over too. Steps that failed and may
+not, and what was under way, begin anew.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from seedbed.crds.graph import Graph
+from seedbed.crds.workflow import Step
+from seedbed.runtime.workflow.plan import RunPlan
+from seedbed.runtime.workflow.records import (
+    Record,
+    StepExpanded,
+    StepFailed,
+    StepSkipped,
+    StepSucceeded,
+)
+
+Result = StepSucceeded | StepSkipped | StepExpanded | StepFailed
+"""Records that a run may take over."""
+
+_UNTOUCHED = frozenset({"needs", "pool", "retry", "timeout", "allow_failure", "estimate"})
+"""Fields of a step that say how it is run, not what it gives."""
+# Looser than CEL: text that only looks like a parameter costs one execution, one missed a wrong result.
+_PARAM = re.compile(r"\bparams\b(?:\s*\.\s*(\w+)|\s*\[\s*(?:\"([^\"\\]*)\"|'([^'\\]*)')\s*\])?")
+
+
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """What a run begins with.
+
+    Attributes:
+        records: for its journal, in an order that can be applied.
+        taken: steps of the plan that need not be executed.
+        again: steps that the earlier run had ended and that are executed again, in the plan's order.
+    """
+
+    records: tuple[Result, ...]
+    taken: int
+    again: tuple[str, ...]
+
+
+def inherited(records: Sequence[Record], before: RunPlan, after: RunPlan) -> Inherited:
+    """What a run of the plan `after` takes over from the records of one of the plan `before`."""
+    ended = {_step(one) for one in _results(records, after)}
+    anew = _anew(before, after, _broken(records, after))
+    kept = tuple(one for one in _results(records, after) if _step(one) not in anew)
+    again = tuple(name for name in after.graph.nodes if name in ended and name in anew)
+    return Inherited(kept, len({_step(one) for one in kept}), again)
+
+
+def changed_params(before: Mapping[str, Any], after: Mapping[str, Any]) -> frozenset[str]:
+    """Names of the parameters that are not the same in both."""
+    missing = object()
+    names = before.keys() | after.keys()
+    return frozenset(
+        name for name in names if before.get(name, missing) != after.get(name, missing)
+    )
+
+
+def reads(step: Step, params: frozenset[str]) -> bool:
+    """Whether a step's text names one of the parameters, or all of them at once."""
+    return bool(params) and any(
+        name is None or name in params
+        for text in _texts(step.model_dump(mode="python"))
+        for name in _params(text)
+    )
+
+
+def _anew(before: RunPlan, after: RunPlan, broken: set[str]) -> set[str]:
+    """Steps of the new plan whose earlier result does not count."""
+    changed = changed_params(before.spec.params, after.spec.params)
+    anew: set[str] = set()
+    for name in _in_order(after.graph):
+        node, old = after.graph.nodes[name], before.graph.nodes.get(name)
+        if (
+            old is None
+            or name in broken
+            or not anew.isdisjoint(node.needs)
+            or _definition(old.step) != _definition(node.step)
+            or reads(node.step, changed)
+        ):
+            anew.add(name)
+    return anew
+
+
+def _in_order(graph: Graph) -> Iterator[str]:
+    for level in graph.levels:
+        yield from level
+
+
+def _definition(step: Step) -> dict[str, Any]:
+    return step.model_dump(mode="python", exclude=set(_UNTOUCHED))
+
+
+def _results(records: Iterable[Record], plan: RunPlan) -> Iterator[Result]:
+    """The results of steps that the plan has, and whose failure it allows."""
+    for record in records:
+        match record:
+            case StepSucceeded() | StepSkipped() | StepExpanded():
+                if _step(record) in plan.graph.nodes:
+                    yield record
+            case StepFailed(retry_at=None):
+                if _may_fail(record, plan):
+                    yield record
+
+
+def _broken(records: Iterable[Record], plan: RunPlan) -> set[str]:
+    """Steps that failed for good and may not."""
+    return {
+        record.key.step
+        for record in records
+        if isinstance(record, StepFailed)
+        and record.retry_at is None
+        and not _may_fail(record, plan)
+    }
+
+
+def _may_fail(record: StepFailed, plan: RunPlan) -> bool:
+    node = plan.graph.nodes.get(record.key.step)
+    return node is not None and node.step.allow_failure
+
+
+def _step(record: Result) -> str:
+    return record.step if isinstance(record, StepExpanded) else record.key.step
+
+
+def _params(text: str) -> Iterator[str | None]:
+    """Names of the parameters that a text reads; None where it reads all of them."""
+    for found in _PARAM.finditer(text):
+        yield next((name for name in found.groups() if name is not None), None)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _texts(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _texts(one)

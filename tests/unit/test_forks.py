@@ -1,0 +1,192 @@
+"""What a run takes over from an earlier one, and what it executes again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seedbed.crds.messages import RunRequest, StepError, StepTask
+from seedbed.crds.workflow import Step
+from seedbed.runtime.workflow.checkpoint.fork import Inherited, changed_params, inherited, reads
+from seedbed.runtime.workflow.plan import plan_of
+from seedbed.runtime.workflow.records import RunForked, RunStarted
+from seedbed.runtime.workflow.snapshot import shortest
+from seedbed.runtime.workflow.state import RunState
+from tests.runs import Clockwork, a_world, call, play, request
+
+
+def compute(task: StepTask) -> Any:
+    """A step's output depends on its inputs and on nothing else."""
+    return {"of": task.key.step, "got": task.inputs}
+
+
+def forked(state: RunState, plan: RunRequest) -> tuple[Inherited, Clockwork]:
+    """A run of `plan` from a state of another, to its end."""
+    before = plan_of(state.request)
+    found = inherited(shortest(state), before, plan_of(plan))
+    world = a_world()
+    run = RunState(plan, world.hands)
+    run.apply(RunStarted(1.0))
+    run.apply(RunForked(1.0, state.request.run, 0, found.taken, len(found.again)))
+    for record in found.records:
+        run.apply(record)
+    clockwork = Clockwork(run, world, compute)
+    clockwork.to_the_end()
+    return found, clockwork
+
+
+def executed(clockwork: Clockwork) -> set[str]:
+    return {key for key, _ in clockwork.executed}
+
+
+def chain(run: str = "run-1", **params: Any) -> RunRequest:
+    return request(
+        call("load", args={"from": "${params.source}"}),
+        call("clean", args={"rows": "${steps.load.output}"}),
+        call("score", args={"rows": "${steps.clean.output}", "limit": "${params['limit']}"}),
+        call("count", args={"rows": "${steps.clean.output}"}),
+        call("report", args={"a": "${steps.score.output}", "b": "${steps.count.output}"}),
+        params={"source": "s3", "limit": 3, **params},
+        run=run,
+    )
+
+
+def test_only_what_reads_a_changed_parameter_and_what_needs_it_runs_again() -> None:
+    done = play(chain(), compute)
+    found, again = forked(done.state, chain("run-2", limit=9))
+    assert found.again == ("score", "report")
+    assert found.taken == 3
+    assert executed(again) == {"score", "report"}
+    fresh = play(chain("run-2", limit=9), compute)
+    assert again.state.finished is not None
+    assert fresh.state.finished is not None
+    assert again.state.finished.result == fresh.state.finished.result
+    assert again.state.counts == fresh.state.counts
+
+
+def test_the_same_plan_takes_everything_over() -> None:
+    done = play(chain(), compute)
+    found, again = forked(done.state, chain("run-2"))
+    assert (found.taken, found.again, again.executed) == (5, (), [])
+    assert again.state.finished is not None
+    assert done.state.finished is not None
+    assert again.state.finished.result == done.state.finished.result
+
+
+def test_a_step_that_was_changed_or_added_is_executed() -> None:
+    done = play(chain(), compute)
+    plan = chain("run-2")
+    steps = plan.spec["steps"]
+    steps[3] = call("count", args={"rows": "${steps.clean.output}", "fast": True})
+    steps.append(call("extra", needs=["clean"]))
+    _, again = forked(done.state, plan)
+    assert executed(again) == {"count", "report", "extra"}
+
+
+def test_how_a_step_is_run_does_not_matter() -> None:
+    done = play(chain(), compute)
+    plan = chain("run-2")
+    plan.spec["steps"][0] |= {"timeout": "5m", "retry": {"attempts": 5}}
+    found, _ = forked(done.state, plan)
+    assert found.again == ()
+
+
+def test_a_failed_run_goes_on_from_where_it_failed() -> None:
+    def broken(task: StepTask) -> Any:
+        if task.key.step == "score":
+            return StepError("broken", "no", retryable=False)
+        return compute(task)
+
+    failed = play(chain(), broken)
+    assert failed.state.finished is not None
+    assert failed.state.finished.phase == "Failed"
+    _, again = forked(failed.state, chain("run-2"))
+    assert "score" in executed(again)
+    assert executed(again).isdisjoint({"load", "clean"})
+    assert again.state.finished is not None
+    assert again.state.finished.phase == "Succeeded"
+
+
+def test_items_that_had_ended_are_kept_and_the_others_run() -> None:
+    plan = request(
+        call("each", forEach="lists.range(6)", args={"n": "${item}"}),
+        call("all", args={"got": "${steps.each.output}"}),
+        parallelism=1,
+    )
+    world = a_world()
+    clockwork = Clockwork(RunState(plan, world.hands), world, compute)
+    for _ in range(3):
+        clockwork.turn()
+    _, again = forked(clockwork.state, RunRequest("run-2", "team", "plan", plan.spec))
+    assert executed(again) == {"each[3]", "each[4]", "each[5]", "all"}
+    assert again.state.finished is not None
+    assert again.state.finished.result["got"]["got"][5] == {"of": "each", "got": {"n": 5}}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("${params.limit + 1}", True),
+        ("${params . limit}", True),
+        ("it's ${params['limit']} isn't", True),
+        ('${params["limit"]}', True),
+        ("${toJson(params)}", True),
+        ("${params[steps.a.output]}", True),
+        ("${params.other}", False),
+        ("${params.limits}", False),
+        ("limit", False),
+        ("${steps.limit.output}", False),
+    ],
+)
+def test_which_parameters_a_step_reads(text: str, *, expected: bool) -> None:
+    step = Step.model_validate(call("x", args={"deep": [{"text": text}]}))
+    assert reads(step, frozenset({"limit"})) is expected
+
+
+def test_a_parameter_that_came_or_went_has_changed() -> None:
+    assert changed_params({"a": 1, "b": None}, {"b": None, "c": 1}) == {"a", "c"}
+    assert changed_params({"a": None}, {}) == {"a"}
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> tuple[list[dict[str, Any]], dict[str, int], dict[str, int]]:
+    steps = []
+    for at in range(draw(st.integers(1, 8))):
+        reading = draw(st.lists(st.sampled_from("abc"), unique=True, max_size=2))
+        needs = draw(st.lists(st.integers(0, at - 1), unique=True, max_size=3)) if at else []
+        args = {name: f"${{params.{name}}}" for name in reading}
+        args |= {f"s{need}": f"${{steps.s{need}.output}}" for need in needs}
+        fields: dict[str, Any] = {"args": args}
+        if draw(st.booleans()):
+            fields["forEach"] = f"lists.range({draw(st.integers(0, 3))})"
+        if reading and draw(st.booleans()):
+            fields["when"] = f"params.{reading[0]} > 1"
+        steps.append(call(f"s{at}", **fields))
+    values = st.fixed_dictionaries({name: st.integers(0, 3) for name in "abc"})
+    return steps, draw(values), draw(values)
+
+
+@settings(max_examples=150, deadline=None)
+@given(plans(), st.integers(0, 40))
+def test_a_fork_ends_as_a_run_that_began_with_its_parameters(
+    made: tuple[list[dict[str, Any]], dict[str, int], dict[str, int]], turns: int
+) -> None:
+    steps, old, new = made
+    world = a_world()
+    first = Clockwork(RunState(request(*steps, params=old), world.hands), world, compute)
+    for _ in range(turns):
+        first.turn()
+    plan = request(*steps, params=new, run="run-2")
+    _, fork = forked(first.state, plan)
+    fresh = play(plan, compute)
+    assert fork.state.finished is not None
+    assert fresh.state.finished is not None
+    assert fork.state.finished.phase == fresh.state.finished.phase
+    assert fork.state.finished.result == fresh.state.finished.result
+    assert fork.state.told == fresh.state.told
+    if old == new:
+        ended = {key for key, _ in first.executed}
+        assert executed(fork).isdisjoint(ended)
