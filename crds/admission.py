@@ -17,14 +17,16 @@ from pydantic import ValidationError
 from seedbed.crds.agent import AgentSpec
 from seedbed.crds.base import API_VERSION, NAME_PATTERN, Model, seconds
 from seedbed.crds.errors import InvalidError
-from seedbed.crds.expressions import suggestion
+from seedbed.crds.expressions import Expression, suggestion
 from seedbed.crds.feature_flag import FeatureFlagSpec
 from seedbed.crds.graph import Graph
+from seedbed.crds.graph_checks import check_retry
 from seedbed.crds.kinds import BY_NAME, Kind
 from seedbed.crds.pool import PoolSpec
 from seedbed.crds.signature import Signature
+from seedbed.crds.steps_source import PUSHED
 from seedbed.crds.templates import below
-from seedbed.crds.workflow import Retry, WorkflowSpec
+from seedbed.crds.workflow import WorkflowSpec
 
 Manifest = dict[str, Any]
 
@@ -109,20 +111,36 @@ def _check_agent(spec: AgentSpec) -> list[InvalidError]:
 
 
 def _check_workflow(spec: WorkflowSpec) -> list[InvalidError]:
-    found = Graph.problems(spec)
-    found += _check_retry(spec.retry, "spec.retry")
+    found = _check_steps(spec)
+    check_retry(spec.retry, "spec.retry", lambda *problem: found.append(InvalidError(*problem)))
     found += _positive(spec.deadline, "spec.deadline")
     for at, step in enumerate(spec.steps):
         found += _positive(step.timeout, f"spec.steps[{at}].timeout")
-        if step.retry is not None:
-            found += _check_retry(step.retry, f"spec.steps[{at}].retry")
     return found
 
 
-def _check_retry(retry: Retry, field: str) -> list[InvalidError]:
-    if seconds(retry.backoff) > seconds(retry.max_backoff):
-        expected = f"must be at most maxBackoff, which is {retry.max_backoff}"
-        return [InvalidError(f"{field}.backoff", expected)]
+def _check_steps(spec: WorkflowSpec) -> list[InvalidError]:
+    """The graph, where the object holds it; else where it is said to stand."""
+    source = spec.steps_from
+    if bool(spec.steps) == (source is not None):
+        return [InvalidError("spec.steps", "a Workflow has exactly one of steps and stepsFrom")]
+    if source is None:
+        return Graph.problems(spec)
+    if (source.config_map is None) == (source.artifact is None):
+        expected = "stepsFrom has exactly one of configMap and artifact"
+        return [InvalidError("spec.stepsFrom", expected)]
+    if source.artifact is not None and (source.artifact.sha256 is None) != (
+        source.artifact.url.startswith(PUSHED)
+    ):
+        expected = (
+            "an artifact needs its sha256, unless its URL is seedbed://sha256/... and tells it"
+        )
+        return [InvalidError("spec.stepsFrom.artifact", expected)]
+    if spec.result is not None:
+        try:
+            Expression.parse(spec.result, "spec.result")
+        except InvalidError as error:
+            return [error]
     return []
 
 

@@ -12,7 +12,7 @@ from functools import cached_property
 
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.expressions import Expression, suggestion
-from seedbed.crds.graph_checks import Gate, check_body, find_gates
+from seedbed.crds.graph_checks import FALLBACK, Gate, check_step, find_gates, order_needs
 from seedbed.crds.templates import Template
 from seedbed.crds.workflow import BODIES, Step, WorkflowSpec, listed
 
@@ -97,8 +97,17 @@ class Graph:
 
     @cached_property
     def leaves(self) -> tuple[str, ...]:
-        """Steps that no other step needs."""
-        return tuple(name for name in self.nodes if not self.dependents[name])
+        """Steps that no other step needs; a fallback stands for the step that it replaces."""
+        return tuple(name for name in self.nodes if self._is_last(name))
+
+    def _is_last(self, name: str) -> bool:
+        if self._fallback_of(name):
+            return False
+        return all(self._fallback_of(behind) == name for behind in self.dependents[name])
+
+    def _fallback_of(self, name: str) -> str:
+        gate = self.nodes[name].gate
+        return gate.step if gate is not None and gate.arm == FALLBACK else ""
 
     @cached_property
     def flags(self) -> frozenset[str]:
@@ -194,7 +203,7 @@ class _Builder:
                 f"`{step.name}` has {' and '.join(kinds) or 'none'}",
             )
             return Template.parse(None, field)
-        check_body(step, field, self._refuse)
+        check_step(step, field, self._refuse)
         try:
             return _template(step, field)
         except InvalidError as error:
@@ -227,11 +236,10 @@ class _Builder:
         return {name: tuple(found) for name, found in dependents.items()}
 
     def _check_cycles(self) -> None:
-        sorted_out = {
-            name for level in _generations(self._nodes, self._dependents) for name in level
-        }
+        needs = order_needs({name: node.needs for name, node in self._nodes.items()}, self._gates)
+        sorted_out = _sortable(needs)
         if len(sorted_out) < len(self._nodes):
-            cycle = _cycle(self._nodes, sorted_out)
+            cycle = _cycle(needs, sorted_out)
             position = self._positions[cycle[0]]
             self._refuse(
                 f"spec.steps[{position}].needs",
@@ -268,19 +276,35 @@ def _generations(
         level = following
 
 
-def _cycle(nodes: Mapping[str, Node], sorted_out: set[str]) -> list[str]:
+def _sortable(needs: Mapping[str, tuple[str, ...]]) -> set[str]:
+    """The steps that can be put into an order; what is left out waits for itself."""
+    waiting = {name: len(needed) for name, needed in needs.items()}
+    dependents: dict[str, list[str]] = {name: [] for name in needs}
+    for name, needed in needs.items():
+        for need in needed:
+            dependents[need].append(name)
+    ready = [name for name, count in waiting.items() if count == 0]
+    for name in ready:
+        for dependent in dependents[name]:
+            waiting[dependent] -= 1
+            if waiting[dependent] == 0:
+                ready.append(dependent)
+    return set(ready)
+
+
+def _cycle(needs: Mapping[str, tuple[str, ...]], sorted_out: set[str]) -> list[str]:
     """The names on one cycle, in the order of needing, the first one not repeated.
 
     Every step that no generation took needs another such step; following one need after the other
     must come back to a step seen before.
     """
-    name = next(name for name in nodes if name not in sorted_out)
+    name = next(name for name in needs if name not in sorted_out)
     seen: dict[str, int] = {}
     path: list[str] = []
     while name not in seen:
         seen[name] = len(path)
         path.append(name)
-        name = next(need for need in nodes[name].needs if need not in sorted_out)
+        name = next(need for need in needs[name] if need not in sorted_out)
     return path[seen[name] :]
 
 

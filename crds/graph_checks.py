@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from seedbed.crds.workflow import Step
+from seedbed.crds.base import seconds
+from seedbed.crds.expressions import suggestion
+from seedbed.crds.failure import CLASSES, OnError, Retry
+from seedbed.crds.workflow import Step, listed
 
 Refuse = Callable[[str, str], None]
 """Takes the field that is wrong and what was expected, as the end of a sentence."""
+
+FALLBACK = "fallback"
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +22,7 @@ class Gate:
 
     Attributes:
         step: who decides.
-        arm: what it has to decide: the arm of a branch.
+        arm: what it has to decide: the arm of a branch; `fallback` where it has to fail.
     """
 
     step: str
@@ -48,6 +53,12 @@ def _gates(steps: Sequence[Step]) -> Iterator[tuple[str, Gate, str]]:
                 field = f"spec.steps[{position}].branch.{arm}"
                 for place, name in enumerate(names):
                     yield name, Gate(step.name, arm), f"{field}[{place}]"
+        if step.on_error is not None and step.on_error.step is not None:
+            yield (
+                step.on_error.step,
+                Gate(step.name, FALLBACK),
+                f"spec.steps[{position}].onError.step",
+            )
 
 
 # Fields that only mean something where a worker executes the step.
@@ -59,10 +70,55 @@ _OF_WORK = (
 )
 
 
-def check_body(step: Step, field: str, refuse: Refuse) -> None:
-    """Refuse fields that do not fit the body of the step."""
-    if step.branch is None:
-        return
-    for name, written in _OF_WORK:
-        if getattr(step, name) is not None:
-            refuse(f"{field}.{written}", "has no meaning for a branch, which no worker executes")
+def check_step(step: Step, field: str, refuse: Refuse) -> None:
+    """Refuse fields of a step that do not fit together."""
+    if step.branch is not None:
+        for name, written in _OF_WORK:
+            if getattr(step, name) is not None:
+                meaning = "has no meaning for a branch, which no worker executes"
+                refuse(f"{field}.{written}", meaning)
+    if step.on_error is not None:
+        _check_on_error(step, step.on_error, field, refuse)
+    if step.retry is not None:
+        check_retry(step.retry, f"{field}.retry", refuse)
+
+
+def _check_on_error(step: Step, policy: OnError, field: str, refuse: Refuse) -> None:
+    if step.allow_failure:
+        refuse(
+            f"{field}.allowFailure",
+            "says the same as onError with the action continue: write one of them",
+        )
+    if (policy.action == FALLBACK) != (policy.step is not None):
+        refuse(f"{field}.onError", "names a step where its action is fallback, and only there")
+    if policy.action == FALLBACK and step.for_each is not None:
+        refuse(f"{field}.onError.action", "a step with forEach cannot have a fallback")
+
+
+def check_retry(retry: Retry, field: str, refuse: Refuse) -> None:
+    """Refuse a policy that contradicts itself or waits for a class that does not exist."""
+    if seconds(retry.backoff) > seconds(retry.max_backoff):
+        expected = f"must be at most maxBackoff, which is {retry.max_backoff}"
+        refuse(f"{field}.backoff", expected)
+    for place, name in enumerate(retry.on):
+        if name.endswith("_error") and name not in CLASSES:
+            known = dict.fromkeys(CLASSES)
+            expected = (
+                f"there is no class `{name}`{suggestion(name, known)}; there are {listed(CLASSES)}"
+            )
+            refuse(f"{field}.on[{place}]", expected)
+
+
+def order_needs(
+    needs: Mapping[str, tuple[str, ...]], gates: Mapping[str, Gate]
+) -> Mapping[str, tuple[str, ...]]:
+    """What each step waits for in the end: what needs a step waits for its fallback too."""
+    fallbacks = {gate.step: name for name, gate in gates.items() if gate.arm == FALLBACK}
+    if not fallbacks:
+        return needs
+    found = dict(needs)
+    for name, needed in needs.items():
+        more = [fallbacks[need] for need in needed if fallbacks.get(need, name) != name]
+        if more:
+            found[name] = tuple(dict.fromkeys((*needed, *more)))
+    return found

@@ -39,7 +39,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of the API."""
+    """One kind of the API. `needs_spec`: an object without a spec means nothing."""
 
     name: str
     plural: str
@@ -52,6 +52,7 @@ class Kind:
     conditions: tuple[tuple[str, str], ...] = ()
     scale: dict[str, Any] | None = None
     installed: bool = True
+    needs_spec: bool = False
 
     @property
     def api_version(self) -> str:
@@ -160,6 +161,22 @@ WORKFLOW = Kind(
             path="spec.steps[]",
         ),
         Rule(
+            "(self.action == 'fallback') == has(self.step)",
+            "onError names a step where its action is fallback, and only there",
+            path="spec.steps[].onError",
+        ),
+        Rule(
+            "!has(self.allowFailure) || !self.allowFailure || !has(self.onError)",
+            "allowFailure says the same as onError with the action continue: write one of them",
+            path="spec.steps[]",
+            field="allowFailure",
+        ),
+        Rule(
+            "self.action != 'fallback' && !has(self.step)",
+            "only a step can name its fallback",
+            path="spec.onError",
+        ),
+        Rule(
             "(has(self.steps) && size(self.steps) > 0) != has(self.stepsFrom)",
             "a Workflow has exactly one of steps and stepsFrom",
             field="steps",
@@ -179,6 +196,7 @@ WORKFLOW = Kind(
         ("Finished", "True when the run has ended; the reason says whether it went well."),
         _SUSPENDED,
     ),
+    needs_spec=True,
 )
 FEATURE_FLAG = Kind(
     "FeatureFlag",

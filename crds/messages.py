@@ -15,6 +15,7 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from seedbed.crds.errors import InvalidError
+from seedbed.crds.failure import class_of
 from seedbed.crds.workflow import Phase, WorkflowSpec
 
 PARTITIONS = 16
@@ -26,16 +27,27 @@ RESULT_PREVIEW_LIMIT = 4 * 1024
 """Bytes up to which a run's result stands in the Workflow's status."""
 
 # Fields of a Workflow's spec that may change while a run goes on; all others make another run.
-LIVE_FIELDS = ("suspend", "parallelism")
+LIVE_FIELDS = ("suspend", "parallelism", "checkpoint")
 
 _T = TypeVar("_T")
 
 
-def run_id(uid: str, spec: WorkflowSpec) -> str:
-    """Id of the run of this plan: `UID-digest`, with eight hexadecimal digits of the plan."""
-    plan = spec.model_dump(mode="json", by_alias=True, exclude=set(LIVE_FIELDS))
+def run_id(uid: str, spec: WorkflowSpec, document: str = "") -> str:
+    """Id of the run of this plan: `UID-digest`, with eight hexadecimal digits of the plan.
+
+    Fields that say what holds without them do not count, so that a version with new fields finds the
+    runs of the one before it.
+
+    Args:
+        uid: the Workflow's.
+        spec: the plan.
+        document: text with the steps, where they come from a ConfigMap.
+    """
+    plan = spec.model_dump(
+        mode="json", by_alias=True, exclude=set(LIVE_FIELDS), exclude_defaults=True
+    )
     canonical = orjson.dumps(plan, option=orjson.OPT_SORT_KEYS)
-    return f"{uid}-{hashlib.sha256(canonical).hexdigest()[:8]}"
+    return f"{uid}-{hashlib.sha256(canonical + document.encode()).hexdigest()[:8]}"
 
 
 def partition_of(run: str) -> int:
@@ -90,11 +102,23 @@ class StepKey:
 
 @dataclass(frozen=True, slots=True)
 class StepError:
-    """Why an attempt failed. `code` is stable; `retryable` says whether another attempt may help."""
+    """Why an attempt failed.
+
+    Attributes:
+        code: stable.
+        retryable: whether another attempt may help.
+        category: the error's class where it is not the one of its code; see `error_class`.
+    """
 
     code: str
     message: str
     retryable: bool = True
+    category: str = ""
+
+    @property
+    def error_class(self) -> str:
+        """One of `CLASSES` in crds.failure."""
+        return self.category or class_of(self.code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,13 +178,20 @@ class ContainerTask:
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """Asks the engine to run a plan. `spec` is a WorkflowSpec as JSON."""
+    """Asks the engine to run a plan.
+
+    Attributes:
+        spec: a WorkflowSpec as JSON.
+        steps: digest under which the store keeps the steps, where `spec` does not hold them; set by
+            the engine.
+    """
 
     run: str
     namespace: str
     workflow: str
     spec: dict[str, Any]
     traceparent: str = ""
+    steps: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +212,27 @@ class Recent:
     name: str
     state: str
     message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TakenCheckpoint:
+    """A checkpoint of a run: its number, UUID, Unix time, stored bytes and compression ratio."""
+
+    number: int
+    id: str
+    at: float
+    size_bytes: int
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a run began: an earlier run and its checkpoint, or 0; steps taken over and done again."""
+
+    run: str
+    checkpoint: int
+    taken: int
+    again: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +264,8 @@ class RunSummary:
     result: Any = None
     result_bytes: int = 0
     containers: tuple[ContainerTask, ...] = ()
+    checkpoint: TakenCheckpoint | None = None
+    origin: Origin | None = None
 
 
 # What the engine is asked, as `{"op": ..., ...}`; each answer is a JSON object, `{"error": {...}}`
@@ -220,9 +274,16 @@ class RunSummary:
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """Run a plan; answered with its RunSummary. Submitting the same run again changes nothing."""
+    """Run a plan; answered with its RunSummary. Submitting the same run again changes nothing.
+
+    Attributes:
+        document: text with the steps, where the spec takes them from a ConfigMap.
+        packed: whether the text is Base64 of bytes.
+    """
 
     request: RunRequest
+    document: str = ""
+    packed: bool = False
     op: Literal["submit"] = "submit"
 
 
@@ -262,13 +323,21 @@ class Summarise:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeCheckpoint:
+    """Take a checkpoint of a run under way now; answered with it, as a TakenCheckpoint."""
+
+    run: str
+    op: Literal["checkpoint"] = "checkpoint"
+
+
+@dataclass(frozen=True, slots=True)
 class ListActive:
     """Asks which runs of the partition have not finished; answered `{"runs": [id, ...]}`."""
 
     op: Literal["active"] = "active"
 
 
-EngineRequest = Submit | Adjust | Cancel | Report | Summarise | ListActive
+EngineRequest = Submit | Adjust | Cancel | Report | Summarise | ListActive | TakeCheckpoint
 
 
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {}
@@ -308,6 +377,7 @@ def decode_request(data: bytes) -> EngineRequest:
         "report": Report,
         "summarise": Summarise,
         "active": ListActive,
+        "checkpoint": TakeCheckpoint,
     }
     try:
         op = orjson.loads(data)["op"]

@@ -83,7 +83,8 @@ def _root(kind: Kind) -> Schema:
             "status": structural(kind.status, defaults=False),
         },
     }
-    if "required" in spec:
+    if "required" in spec or kind.needs_spec:
+        spec.pop("default", None)
         root["required"] = ["spec"]
     for rule in (*COMMON_RULES, *kind.rules):
         _place(root, rule)

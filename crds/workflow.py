@@ -21,6 +21,8 @@ from seedbed.crds.base import (
     Status,
     Text,
 )
+from seedbed.crds.checkpoint import CheckpointPolicy, ForkedFrom, ForkFrom, LastCheckpoint
+from seedbed.crds.failure import OnError, Retry
 from seedbed.crds.flow import Branch, Join
 from seedbed.crds.steps_source import StepsFrom
 
@@ -106,26 +108,6 @@ class ContainerRun(Model):
     )
 
 
-class Retry(Model):
-    """How often a failed step is tried again, and how soon."""
-
-    attempts: int = Field(
-        default=3,
-        description="Attempts in all, the first one counted.",
-        ge=1,
-        le=100,
-        examples=[3],
-    )
-    backoff: Duration = Field(
-        default="1s",
-        description="Wait before the second attempt; it doubles with each further one.",
-        examples=["500ms"],
-    )
-    max_backoff: Duration = Field(
-        default="1m", description="Longest wait between attempts.", examples=["30s"]
-    )
-
-
 class Step(Model):
     """One step of the graph, with exactly one body: `agent`, `call`, `container` or `branch`."""
 
@@ -197,8 +179,13 @@ class Step(Model):
     )
     allow_failure: bool = Field(
         default=False,
-        description="Goes on when the step fails: its output is null and `error` tells why.",
+        description="Goes on when the step fails, as onError with the action `continue`.",
         examples=[True],
+    )
+    on_error: OnError | None = Field(
+        default=None,
+        description="What becomes of the run when the step fails for good.",
+        examples=[{"action": "fallback", "step": "ask-a-person"}],
     )
     estimate: Duration | None = Field(
         default=None,
@@ -251,6 +238,11 @@ class WorkflowSpec(Model):
         description="Retry policy of steps that have none.",
         examples=[{"attempts": 3}],
     )
+    on_error: OnError | None = Field(
+        default=None,
+        description="What becomes of the run when a step fails that does not say so itself.",
+        examples=[{"action": "abort"}],
+    )
     parallelism: int = Field(
         default=100,
         description="Steps of this Workflow that run at the same time.",
@@ -267,6 +259,16 @@ class WorkflowSpec(Model):
         default=False,
         description="Starts no further step while it is set; running ones end.",
         examples=[False],
+    )
+    checkpoint: CheckpointPolicy = Field(
+        default=CheckpointPolicy(),
+        description="When the run's state is put aside, to go back to or fork from.",
+        examples=[{"interval": "10m", "retention": "7d"}],
+    )
+    fork_from: ForkFrom | None = Field(
+        default=None,
+        description="Begins with the results of an earlier run, or of an earlier state of it.",
+        examples=[{"workflow": "nightly", "checkpoint": 3}],
     )
 
 
@@ -325,6 +327,16 @@ class WorkflowStatus(Status):
         default=None,
         description="The run's result where it has at most 4 KiB; `seedbed result` shows any.",
         examples=[{"agreement": 0.75}],
+    )
+    last_checkpoint: LastCheckpoint | None = Field(
+        default=None,
+        description="The newest checkpoint of the run.",
+        examples=[{"number": 3, "sizeBytes": 13095}],
+    )
+    forked_from: ForkedFrom | None = Field(
+        default=None,
+        description="Where the run began, for one that took over results.",
+        examples=[{"run": "6b1f-4e2a91c0", "checkpoint": 3, "taken": 412}],
     )
 
 

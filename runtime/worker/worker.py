@@ -24,6 +24,7 @@ from seedbed.crds.errors import (
     TerminalError,
     UnavailableError,
 )
+from seedbed.crds.failure import class_of
 from seedbed.crds.messages import (
     Report,
     StepError,
@@ -38,7 +39,7 @@ from seedbed.crds.messages import (
 from seedbed.runtime.bus.port import Bus, Delivery
 from seedbed.runtime.coordination.port import Coordinator, Lease
 from seedbed.runtime.coordination.registry import Registration, deregister, register
-from seedbed.runtime.worker.adapters import Adapter, adapter_named
+from seedbed.runtime.worker.adapters import Adapter, EntryFailedError, adapter_named
 
 log = logging.getLogger(__name__)
 
@@ -204,13 +205,15 @@ class Worker:
         except TimeoutError:
             error = StepError("timeout", f"not done within {task.timeout:g} s")
         except SeedbedError as failure:
-            error = StepError(failure.code, failure.message, _may_help(failure))
+            error = _step_error(failure)
             log.info("%s: %s of %s failed: %s", self.worker_id, task.key, task.run, failure)
         except Exception as failure:
             # A defect in an agent's library is a failed attempt, not the end of the worker; its
             # text may hold what nobody should read, so it goes to the log alone.
             log.exception("%s: %s of %s met a defect", self.worker_id, task.key, task.run)
-            error = StepError("internal", f"{type(failure).__name__} in the worker, see its log")
+            name = type(failure).__name__
+            message = f"{name} in the worker, see its log"
+            error = StepError("internal", message, category=class_of("internal", name))
         finished = started + (time.monotonic() - clock)
         return StepResult(
             task.run, task.key, task.attempt, self.worker_id, output, error, started, finished
@@ -259,6 +262,12 @@ def _time_left(task: StepTask, now: float) -> float:
     if task.deadline is None:
         return task.timeout
     return max(0.0, min(task.timeout, task.deadline - now))
+
+
+def _step_error(failure: SeedbedError) -> StepError:
+    kind = failure.kind if isinstance(failure, EntryFailedError) else ""
+    category = class_of(failure.code, kind)
+    return StepError(failure.code, failure.message, _may_help(failure), category)
 
 
 def _may_help(error: SeedbedError) -> bool:

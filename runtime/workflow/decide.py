@@ -7,7 +7,6 @@ block them (a Pool, an Agent), so that a blocked lane costs one look however man
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 from collections import deque
 from dataclasses import replace
@@ -15,13 +14,13 @@ from typing import Any, Literal
 
 import orjson
 
-from seedbed.crds.base import seconds
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.expressions import Expression, Scope
 from seedbed.crds.graph import Node
 from seedbed.crds.messages import VALUE_LIMIT, StepError, StepKey, StepResult
-from seedbed.crds.workflow import Retry, Step
+from seedbed.crds.workflow import Step
 from seedbed.runtime.workflow.entering import UNSETTLED, barred
+from seedbed.runtime.workflow.failures import failed, refused
 from seedbed.runtime.workflow.records import (
     Record,
     RunAdjusted,
@@ -29,7 +28,6 @@ from seedbed.runtime.workflow.records import (
     RunHeld,
     RunStarted,
     StepExpanded,
-    StepFailed,
     StepKind,
     StepScheduled,
     StepSkipped,
@@ -40,7 +38,6 @@ from seedbed.runtime.workflow.world import Blocked, Place, World
 
 MAX_ITEMS = 100_000
 """Items that one forEach may have."""
-JITTER = 0.25
 ENGINE = "engine"
 """Who ends a step that no worker executes."""
 _WAITING = ("Ready", "Retrying")
@@ -56,8 +53,7 @@ def accept(state: RunState, result: StepResult, now: float) -> list[Record]:
     times = (now, result.worker, result.started, result.finished)
     if error is None:
         return _made(state, StepSucceeded(result.key, result.attempt, *times, output=result.output))
-    retry_at = _retry_at(state, result.key, result.attempt, error, now)
-    return _made(state, StepFailed(result.key, result.attempt, *times, error, retry_at))
+    return failed(state, result.key, result.attempt, times, error)
 
 
 def adjust(state: RunState, *, suspend: bool, parallelism: int, now: float) -> list[Record]:
@@ -98,21 +94,11 @@ def advance(state: RunState, now: float, world: World) -> list[Record]:
     if state.failed is not None:
         error = state.unit(state.failed).error
         message = f"step {state.failed} failed: {error.message if error else ''}"
-        return [*made, *_finish(state, now, "Failed", "StepFailed", message)]
+        reason = "Aborted" if state.verdict == "abort" else "StepFailed"
+        return [*made, *_finish(state, now, "Failed", reason, message)]
     if state.unsettled == 0:
         made += _complete(state, scope, now)
     return made
-
-
-def backoff(policy: Retry, seed: str, attempt: int) -> float:
-    """Seconds to wait after a failed attempt: doubled each time, up to a quarter more, bounded.
-
-    The share of the quarter depends on the seed only, so that a resumed run decides the same.
-    """
-    share = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4], "big") / 2**32
-    # Beyond 2**60 every limit is reached, and floats would overflow.
-    wait = seconds(policy.backoff) * 2.0 ** min(attempt - 1, 60) * (1 + JITTER * share)
-    return min(wait, seconds(policy.max_backoff))
 
 
 def _made(state: RunState, record: Record) -> list[Record]:
@@ -185,7 +171,7 @@ def _open(state: RunState, name: str, scope: Scope, now: float) -> list[Record]:
         try:
             items = _items(step.node, scope)
         except InvalidError as error:
-            return _cannot_start(state, StepKey(name), _invalid(error), now)
+            return refused(state, StepKey(name), error, now)
         made = _made(state, StepExpanded(name, now, items))
     elif not step.units:
         state.unit(StepKey(name))
@@ -209,7 +195,7 @@ def _way(state: RunState, step: StepState, now: float) -> list[Record] | None:
             f"{node.at_least} of its needs had to succeed, too few have",
             retryable=False,
         )
-        return _cannot_start(state, StepKey(node.name), error, now)
+        return failed(state, StepKey(node.name), 0, (now, "", now, now), error)
     return None
 
 
@@ -222,7 +208,7 @@ def _choose(state: RunState, node: Node, scope: Scope, now: float) -> list[Recor
             return _made(state, StepSkipped(key, now))
         arm = "then" if _truth(node.choice, scope) else "else"
     except InvalidError as error:
-        return _cannot_start(state, key, _invalid(error), now)
+        return refused(state, key, error, now)
     return _made(state, StepSucceeded(key, 1, now, ENGINE, now, now, arm))
 
 
@@ -300,7 +286,7 @@ def _start(
         inputs, program = node.body.render(scope), place.program
         _check_size(inputs, f"spec.steps[{node.position}]")
     except InvalidError as error:
-        return _cannot_start(state, unit.key, _invalid(error), now)
+        return refused(state, unit.key, error, now)
     kind: StepKind = "agent" if step.agent else "call" if step.call else "container"
     if kind == "container":
         inputs, program = {}, {**program, **inputs}
@@ -320,14 +306,6 @@ def _truth(condition: Expression, scope: Scope) -> bool:
     if not isinstance(value, bool):
         raise InvalidError(condition.field, "must give true or false")
     return value
-
-
-def _invalid(error: InvalidError) -> StepError:
-    return StepError(error.code, error.message, retryable=False)
-
-
-def _cannot_start(state: RunState, key: StepKey, error: StepError, now: float) -> list[Record]:
-    return _made(state, StepFailed(key, 0, now, "", now, now, error, None))
 
 
 def _hold(state: RunState, blocked: Blocked | None, now: float) -> list[Record]:
@@ -354,15 +332,6 @@ def _result(state: RunState, scope: Scope) -> Any:
     if len(leaves) == 1:
         return state.told[leaves[0]]["output"]
     return {name: state.told[name]["output"] for name in leaves}
-
-
-def _retry_at(
-    state: RunState, key: StepKey, attempt: int, error: StepError, now: float
-) -> float | None:
-    policy = state.steps[key.step].node.step.retry or state.spec.retry
-    if not error.retryable or attempt >= policy.attempts:
-        return None
-    return now + backoff(policy, f"{state.request.run}/{key}/{attempt}", attempt)
 
 
 def _size(value: Any) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from seedbed.crds.graph import Node
+from seedbed.crds.graph_checks import FALLBACK
 
 UNSETTLED: Mapping[str, Any] = {"output": None, "error": None, "state": "Pending"}
 """What expressions see of a step that has not ended; only a join lets them look so early."""
@@ -66,6 +67,9 @@ def things_to_await(node: Node) -> int:
 def barred(node: Node, told: Mapping[str, Mapping[str, Any]], dead: Mapping[str, str]) -> str:
     """Why no way leads to a step whose turn has come; empty where one does."""
     gate = node.gate
+    if gate is not None and gate.arm == FALLBACK:
+        # A step that has failed is not told of before its fallback has ended.
+        return f"{gate.step} did not fail" if gate.step in told else ""
     if gate is not None and told[gate.step]["output"] != gate.arm:
         chosen = told[gate.step]["output"]
         return f"{gate.step} chose {chosen}" if chosen else f"{gate.step} chose nothing"

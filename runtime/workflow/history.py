@@ -20,6 +20,8 @@ from seedbed.runtime.workflow.replay import records_of
 OUTPUT_SHOWN = 1024
 """Bytes up to which a step log shows an output."""
 
+_STATE_AFTER = {"skip": "Skipped", "fallback": "Recovering"}
+
 
 class StoredHistory:
     """Reads journals."""
@@ -32,7 +34,7 @@ class StoredHistory:
 
         Returns:
             Objects with `name`, `state`, `attempt`, `started` and `finished` (Unix time), `worker`,
-            `error` and, where it is small, `output`.
+            `error`, where it failed `code` and `class`, where it is small `output`.
         """
         lines = []
         async for _, record in records_of(self._store, run):
@@ -64,10 +66,13 @@ def _line(record: Record) -> dict[str, Any] | None:
             line["output"] = record.output
         return line
     if isinstance(record, StepFailed):
-        state = "Failed" if record.retry_at is None else "Retrying"
+        state = _STATE_AFTER.get(record.then) or (
+            "Failed" if record.retry_at is None else "Retrying"
+        )
         times = (record.started, record.finished)
         line = _attempt(str(record.key), state, record.attempt, *times, record.worker)
-        return {**line, "error": record.error.message}
+        told = {"code": record.error.code, "class": record.error.error_class}
+        return {**line, "error": record.error.message, **told}
     return None
 
 

@@ -98,7 +98,11 @@ class StepSucceeded:
 
 @dataclass(frozen=True, slots=True)
 class StepFailed:
-    """An attempt failed; the step too, where `retry_at` is None. Attempt 0: it could not start."""
+    """An attempt failed; the step too, where `retry_at` is None. Attempt 0: it could not start.
+
+    Attributes:
+        then: what follows: `retry`, or the policy's action; see crds.failure.
+    """
 
     key: StepKey
     attempt: int
@@ -108,6 +112,7 @@ class StepFailed:
     finished: float
     error: StepError
     retry_at: float | None
+    then: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,18 +151,45 @@ class RunRestored:
     recent: tuple[tuple[StepKey, str, str], ...]
 
 
-Record = (
-    RunStarted
-    | RunRestored
-    | RunAdjusted
-    | RunHeld
-    | StepExpanded
-    | StepScheduled
-    | StepSucceeded
-    | StepFailed
-    | StepSkipped
-    | RunFinished
+@dataclass(frozen=True, slots=True)
+class RunForked:
+    """The run begins with results of an earlier one, which the records that follow hold.
+
+    Attributes:
+        run: the earlier run.
+        checkpoint: the number of its checkpoint; 0 for its state at this moment.
+        taken: steps taken over.
+        again: steps that had ended there and are executed again.
+    """
+
+    at: float
+    run: str
+    checkpoint: int
+    taken: int
+    again: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunCheckpointed:
+    """A checkpoint of the run is kept.
+
+    Attributes:
+        revision: where the run stands when nothing but this has happened since.
+    """
+
+    at: float
+    number: int
+    id: str
+    size_bytes: int
+    ratio: float
+    revision: int
+
+
+StepRecord = StepExpanded | StepScheduled | StepSucceeded | StepFailed | StepSkipped
+RunRecord = (
+    RunStarted | RunForked | RunCheckpointed | RunRestored | RunAdjusted | RunHeld | RunFinished
 )
+Record = StepRecord | RunRecord
 
 
 def digest_of(data: bytes) -> str:
@@ -212,24 +244,36 @@ def _row(record: Record, aside: _Aside) -> list[Any]:
             given = _optional(aside, inputs)
             code = _optional(aside, program, PROGRAM_INLINE_LIMIT)
             return ["go", key.step, key.index, attempt, at, kind, pool, timeout, given, code]
-        case StepFailed(key, attempt, at, worker, started, finished, error, retry_at):
-            why = [error.code, error.message, error.retryable]
+        case StepFailed(key, attempt, at, worker, started, finished, error, retry_at, then):
+            why = [error.code, error.message, error.retryable, error.category]
             times = [at, worker, started, finished]
-            return ["no", key.step, key.index, attempt, *times, why, retry_at]
+            return ["no", key.step, key.index, attempt, *times, why, retry_at, then]
         case StepSkipped(key, at, reason):
             return ["skip", key.step, key.index, at, reason]
         case StepExpanded(step, at, items):
             return ["each", step, at, aside.put(items)]
+        case RunFinished(at, phase, reason, message, result):
+            return ["end", at, phase, reason, message, aside.put(result)]
+        case _:
+            return _row_of_run(record)
+
+
+def _row_of_run(
+    record: RunStarted | RunForked | RunCheckpointed | RunAdjusted | RunHeld | RunRestored,
+) -> list[Any]:
+    match record:
         case RunStarted(at):
             return ["start", at]
+        case RunForked(at, run, checkpoint, taken, again):
+            return ["fork", at, run, checkpoint, taken, again]
+        case RunCheckpointed(at, number, name, size, ratio, revision):
+            return ["check", at, number, name, size, ratio, revision]
         case RunAdjusted(at, suspend, parallelism):
             return ["adjust", at, suspend, parallelism]
         case RunHeld(at, reason, message):
             return ["held", at, reason, message]
         case RunRestored(revision, recent):
             return ["snap", revision, [[k.step, k.index, told, why] for k, told, why in recent]]
-        case RunFinished(at, phase, reason, message, result):
-            return ["end", at, phase, reason, message, aside.put(result)]
 
 
 def _succeeded(row: list[Any], values: _Values) -> Record:
@@ -246,9 +290,9 @@ def _scheduled(row: list[Any], values: _Values) -> Record:
 
 
 def _failed(row: list[Any], _: _Values) -> Record:
-    _, step, index, attempt, at, worker, started, finished, why, retry_at = row
+    _, step, index, attempt, at, worker, started, finished, why, *then = row
     key = StepKey(step, index)
-    return StepFailed(key, attempt, at, worker, started, finished, StepError(*why), retry_at)
+    return StepFailed(key, attempt, at, worker, started, finished, StepError(*why), *then)
 
 
 def _restored(row: list[Any], _: _Values) -> Record:
@@ -262,6 +306,8 @@ _READERS: dict[str, Callable[[list[Any], _Values], Record]] = {
     "skip": lambda row, _: StepSkipped(StepKey(row[1], row[2]), *row[3:]),
     "each": lambda row, values: StepExpanded(row[1], row[2], values.get(row[3])),
     "start": lambda row, _: RunStarted(row[1]),
+    "fork": lambda row, _: RunForked(*row[1:]),
+    "check": lambda row, _: RunCheckpointed(*row[1:]),
     "adjust": lambda row, _: RunAdjusted(row[1], row[2], row[3]),
     "held": lambda row, _: RunHeld(row[1], row[2], row[3]),
     "snap": _restored,

@@ -22,6 +22,14 @@ from seedbed.runtime.workflow.records import (
 )
 from seedbed.runtime.workflow.state import RunState, StepState, Unit
 
+# A unit that succeeded in spite of an error did so through its fallback.
+_THEN = {
+    "Retrying": "retry",
+    "Recovering": "fallback",
+    "Succeeded": "fallback",
+    "Skipped": "skip",
+}
+
 
 def shortest(state: RunState) -> list[Record]:
     """Records that lead from nothing to a run's state. Their times are not those of the journal."""
@@ -29,37 +37,40 @@ def shortest(state: RunState) -> list[Record]:
     records: list[Record] = [RunStarted(at)]
     if (state.suspended, state.parallelism) != (state.spec.suspend, state.spec.parallelism):
         records.append(RunAdjusted(at, state.suspended, state.parallelism))
-    if state.held is not None:
-        records.append(state.held)
+    records += [one for one in (state.held, state.origin, state.checkpoint) if one is not None]
     for step in state.steps.values():
-        records += _step(step, at, state.dead.get(step.node.name, ""))
+        records += _step(state, step, at)
     records.append(RunRestored(state.revision, tuple(state.recent)))
     return records
 
 
-def _step(step: StepState, at: float, dead: str) -> Iterator[Record]:
+def _step(state: RunState, step: StepState, at: float) -> Iterator[Record]:
+    dead = state.dead.get(step.node.name)
     if dead:
         yield StepSkipped(StepKey(step.node.name), at, dead)
         return
     if step.items is not None:
         yield StepExpanded(step.node.name, at, step.items)
     for unit in step.units:
-        yield from _unit(unit, at)
+        verdict = state.verdict if unit.key == state.failed else "continue"
+        yield from _unit(unit, at, verdict)
 
 
-def _unit(unit: Unit, at: float) -> Iterator[Record]:
+def _unit(unit: Unit, at: float, verdict: str) -> Iterator[Record]:
     if unit.task is not None:
         yield unit.task
     times = (at, "", at, at)
+    if unit.error is not None and unit.status != "Scheduled":
+        retry_at = unit.retry_at if unit.status == "Retrying" else None
+        then = _THEN.get(unit.status, verdict)
+        yield StepFailed(unit.key, unit.attempt, *times, unit.error, retry_at, then)
+        return
     match unit.status:
         case "Succeeded":
             yield StepSucceeded(unit.key, unit.attempt, *times, unit.output)
         case "Skipped":
             yield StepSkipped(unit.key, at)
-        case "Failed" | "Retrying":
-            if unit.error is None:
-                raise InvalidError(str(unit.key), "a failed unit has an error")
-            retry_at = unit.retry_at if unit.status == "Retrying" else None
-            yield StepFailed(unit.key, unit.attempt, *times, unit.error, retry_at)
+        case "Failed" | "Retrying" | "Recovering":
+            raise InvalidError(str(unit.key), "a failed unit has an error")
         case "Ready" | "Scheduled":
             return

@@ -15,13 +15,16 @@ from typing import Any, Literal
 from seedbed.crds.base import seconds
 from seedbed.crds.expressions import Scope
 from seedbed.crds.graph import Node
+from seedbed.crds.graph_checks import FALLBACK
 from seedbed.crds.messages import RunRequest, StepError, StepKey, StepTask
 from seedbed.runtime.workflow.entering import Join, things_to_await
 from seedbed.runtime.workflow.plan import RunPlan, plan_of
 from seedbed.runtime.workflow.records import (
     Record,
     RunAdjusted,
+    RunCheckpointed,
     RunFinished,
+    RunForked,
     RunHeld,
     RunRestored,
     RunStarted,
@@ -33,7 +36,9 @@ from seedbed.runtime.workflow.records import (
 )
 from seedbed.runtime.workflow.world import Hands
 
-UnitStatus = Literal["Ready", "Scheduled", "Retrying", "Succeeded", "Failed", "Skipped"]
+UnitStatus = Literal[
+    "Ready", "Scheduled", "Retrying", "Recovering", "Succeeded", "Failed", "Skipped"
+]
 ENDED = ("Succeeded", "Failed", "Skipped")
 RECENT = 5
 
@@ -90,6 +95,7 @@ class RunState:
         told: what expressions see of the steps that have ended.
         dead: steps to which no way leads any more, with why; see `entering`.
         failed: the first unit whose failure fails the run.
+        verdict: what its policy says about the run.
         starved: whether units wait for a Pool that has its hands full.
 
     Raises:
@@ -110,7 +116,10 @@ class RunState:
         self.started: float | None = None
         self.finished: RunFinished | None = None
         self.held: RunHeld | None = None
+        self.origin: RunForked | None = None
+        self.checkpoint: RunCheckpointed | None = None
         self.failed: StepKey | None = None
+        self.verdict = ""
         self.starved = False
         self.steps = {
             name: StepState(node, things_to_await(node), join=Join.of(node))
@@ -154,6 +163,10 @@ class RunState:
                 self.started = at
             case RunAdjusted(_, suspend, parallelism):
                 self.suspended, self.parallelism = suspend, parallelism
+            case RunForked():
+                self.origin = record
+            case RunCheckpointed():
+                self.checkpoint = record
             case RunHeld():
                 self.held = record if record.reason else None
             case RunRestored(revision, recent):
@@ -246,14 +259,53 @@ class RunState:
     def _fail(self, unit: Unit, record: StepFailed) -> None:
         unit.error = record.error
         if record.retry_at is None:
-            self._end(unit, "Failed", error=record.error)
-            if not self.steps[unit.key.step].node.step.allow_failure:
-                self.failed = self.failed or unit.key
+            self._give_up(unit, record)
             return
         self._leave(unit)
         unit.status, unit.retry_at = "Retrying", record.retry_at
         heapq.heappush(self.retries, (record.retry_at, unit.key.step, unit.key.index))
         self._note(unit, "Retrying", record.error.message)
+
+    def _give_up(self, unit: Unit, record: StepFailed) -> None:
+        then = record.then
+        if not then:  # a journal of a version that knew no other policy
+            then = "continue" if self.steps[unit.key.step].node.step.allow_failure else "fail"
+        if then == FALLBACK:
+            self._recover(unit, record.error)
+            return
+        self._end(unit, "Skipped" if then == "skip" else "Failed", error=record.error)
+        if then not in ("skip", "continue") and self.failed is None:
+            self.failed, self.verdict = unit.key, then
+
+    def _recover(self, unit: Unit, error: StepError) -> None:
+        """A step whose fallback runs: it ends when that has ended."""
+        self._leave(unit)
+        unit.status, unit.task = "Recovering", None
+        self._note(unit, "Recovering", error.message)
+        policy = self.steps[unit.key.step].node.step.on_error
+        assert policy is not None
+        assert policy.step is not None
+        fallback = self.steps[policy.step]
+        if fallback.settled:
+            self._recovered(fallback)
+            return
+        fallback.waits_for -= 1
+        if fallback.waits_for == 0:
+            self.startable.append(policy.step)
+
+    def _recovered(self, fallback: StepState) -> None:
+        """A fallback has ended: so does the step that it stands for, where that has failed."""
+        gate = fallback.node.gate
+        assert gate is not None
+        step = self.steps[gate.step]
+        if step.settled or not step.units or step.units[0].status != "Recovering":
+            return
+        unit, told = step.units[0], self.told[fallback.node.name]
+        given_up = told["state"] == "Skipped" and told["error"] is None
+        state: UnitStatus = "Failed" if given_up else told["state"]
+        self._end(unit, state, output=told["output"], error=unit.error)
+        if given_up and self.failed is None:
+            self.failed, self.verdict = unit.key, "fail"
 
     def _leave(self, unit: Unit) -> None:
         if self.scheduled.pop(unit.key, None) is None:
@@ -301,12 +353,20 @@ class RunState:
             dependent.waits_for -= 1
             if dependent.waits_for == 0:
                 self.startable.append(name)
+        if step.node.gate is not None and step.node.gate.arm == FALLBACK:
+            self._recovered(step)
 
 
 def _told(step: StepState) -> dict[str, Any]:
     """What expressions see of a step that has ended."""
     errors = [
-        None if unit.error is None else {"code": unit.error.code, "message": unit.error.message}
+        None
+        if unit.error is None
+        else {
+            "code": unit.error.code,
+            "class": unit.error.error_class,
+            "message": unit.error.message,
+        }
         for unit in step.units
     ]
     if step.items is not None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from seedbed.crds.failure import class_of
 from seedbed.crds.graph import Graph
 from seedbed.crds.messages import StepError, StepKey, StepTask
 from seedbed.crds.workflow import WorkflowSpec
@@ -216,6 +217,204 @@ def test_a_join_behind_arms_counts_the_arm_that_was_taken() -> None:
     ],
 )
 def test_what_cannot_flow_is_refused_with_its_field(
+    steps: list[Any], field: str, says: str
+) -> None:
+    problems = Graph.problems(WorkflowSpec.model_validate({"steps": steps}))
+    assert [(problem.field, says in problem.expected) for problem in problems] == [(field, True)]
+
+
+def after(name: str, **fields: Any) -> Any:
+    """A step that tells what it sees of an earlier one."""
+    args = {"out": f"${{steps.{name}.output}}", "why": f"${{steps.{name}.error}}"}
+    return call("after", needs=[name], args={**args, "state": f"${{steps.{name}.state}}"}, **fields)
+
+
+def telling(*broken: str) -> Any:
+    def behave(task: StepTask) -> Any:
+        if task.key.step in broken:
+            return StepError("broken", "it broke", retryable=False)
+        return task.inputs if task.key.step == "after" else task.key.step
+
+    return behave
+
+
+WHY = {"code": "broken", "class": "unknown_error", "message": "it broke"}
+
+
+@pytest.mark.req("DSX-44")
+@pytest.mark.parametrize(
+    ("policy", "sees", "phase", "reason"),
+    [
+        ({"action": "fail"}, None, "Failed", "StepFailed"),
+        ({"action": "abort"}, None, "Failed", "Aborted"),
+        ({"action": "continue"}, {"out": None, "why": WHY, "state": "Failed"}, "Succeeded", None),
+        ({"action": "skip"}, {"out": None, "why": WHY, "state": "Skipped"}, "Succeeded", None),
+        (
+            {"action": "fallback", "step": "spare"},
+            {"out": "spare", "why": WHY, "state": "Succeeded"},
+            "Succeeded",
+            None,
+        ),
+    ],
+)
+def test_a_step_that_fails_follows_its_policy(
+    policy: dict[str, Any], sees: Any, phase: str, reason: str | None
+) -> None:
+    steps = [call("a", onError=policy), after("a")]
+    if "step" in policy:
+        steps.append(call("spare"))
+    run = play(request(*steps), telling("a"))
+    finished = run.state.finished
+    assert finished is not None
+    assert (finished.phase, finished.reason) == (phase, reason or "Succeeded")
+    assert (run.state.told["after"]["output"] if sees else None) == sees
+    # What went well before stays readable, and what failed says what followed.
+    (failure,) = [record for record in run.journal if isinstance(record, StepFailed)]
+    assert failure.then == policy["action"]
+
+
+def test_a_fallback_is_skipped_where_it_is_not_needed_and_is_no_result_of_its_own() -> None:
+    plan = request(
+        call("a", onError={"action": "fallback", "step": "spare"}), call("spare"), after("spare")
+    )
+    run = play(request(*plan.spec["steps"][:2]), telling())
+    assert names(run) == ["a"]
+    assert run.state.finished is not None
+    assert run.state.finished.result == "a"
+    behind = play(plan, telling())
+    assert behind.state.told["after"]["state"] == "Skipped"
+
+
+@pytest.mark.parametrize(
+    ("spare", "broken", "phase", "state"),
+    [
+        ({}, ("a", "spare"), "Failed", None),
+        ({"allowFailure": True}, ("a", "spare"), "Succeeded", "Failed"),
+        ({"onError": {"action": "skip"}}, ("a", "spare"), "Succeeded", "Skipped"),
+        (
+            {"onError": {"action": "fallback", "step": "last"}},
+            ("a", "spare"),
+            "Succeeded",
+            "Succeeded",
+        ),
+        ({"when": "false"}, ("a",), "Failed", None),
+    ],
+)
+def test_what_becomes_of_the_fallback_becomes_of_the_step(
+    spare: dict[str, Any], broken: tuple[str, ...], phase: str, state: str | None
+) -> None:
+    plan = request(
+        call("a", onError={"action": "fallback", "step": "spare"}),
+        call("spare", needs=["slow"], **spare),
+        call("slow"),
+        call("last") if "onError" in spare and "step" in spare["onError"] else call("other"),
+        after("a"),
+    )
+    run = play(plan, telling(*broken))
+    assert run.state.finished is not None
+    assert run.state.finished.phase == phase
+    if state is not None:
+        assert run.state.told["a"]["state"] == state
+        assert run.state.told["after"]["output"]["state"] == state
+
+
+def test_a_policy_of_the_workflow_holds_for_steps_that_have_none() -> None:
+    plan = request(call("a"), call("b", needs=["a"]), onError={"action": "continue"})
+    assert names(play(plan, telling("a"))) == ["a", "b"]
+    plan = request(
+        call("a", onError={"action": "fail"}), call("b", needs=["a"]), onError={"action": "skip"}
+    )
+    assert names(play(plan, telling("a"))) == ["a"]
+
+
+@pytest.mark.req("DSX-31")
+@pytest.mark.req("COG-7.1.2")
+@pytest.mark.parametrize(
+    ("on", "error", "attempts"),
+    [
+        ((), StepError("anything", ""), 6),
+        ((), StepError("anything", "", retryable=False), 1),
+        (("timeout_error",), StepError("timeout", ""), 6),
+        (("timeout_error",), StepError("unavailable", ""), 1),
+        (("connection_error",), StepError("unavailable", ""), 6),
+        (("connection_error",), StepError("entry_failed", "", category="connection_error"), 6),
+        (("python_execution_error",), StepError("entry_failed", ""), 6),
+        (("unknown_error",), StepError("answer_malformed", ""), 6),
+        (("answer_malformed",), StepError("answer_malformed", ""), 6),
+        (("answer_malformed",), StepError("answer_malformed", "", retryable=False), 1),
+    ],
+)
+def test_only_errors_of_the_named_classes_are_retried_at_most_five_times(
+    on: tuple[str, ...], error: StepError, attempts: int
+) -> None:
+    retry = {"attempts": 6, "backoff": "1s", "maxBackoff": "1h", "on": list(on)}
+    run = play(request(call("a", retry=retry)), lambda _: error)
+    assert len(run.executed) == attempts
+    failures = [record for record in run.journal if isinstance(record, StepFailed)]
+    waits = [record.retry_at - record.at for record in failures if record.retry_at is not None]
+    assert waits == sorted(waits)
+    assert all(2 * before < after for before, after in zip(waits, waits[2:], strict=False))
+
+
+@pytest.mark.req("SNK-23")
+@pytest.mark.parametrize(
+    ("code", "kind", "expected"),
+    [
+        ("timeout", "", "timeout_error"),
+        ("connection_error", "", "connection_error"),
+        ("python_error", "", "python_execution_error"),
+        ("anything else", "", "unknown_error"),
+        ("unavailable", "", "connection_error"),
+        ("entry_failed", "ValueError", "python_execution_error"),
+        ("entry_failed", "ConnectionResetError", "connection_error"),
+        ("entry_failed", "ReadTimeout", "timeout_error"),
+        ("internal", "KeyError", "python_execution_error"),
+    ],
+)
+def test_every_error_has_one_class(code: str, kind: str, expected: str) -> None:
+    assert class_of(code, kind) == expected
+
+
+@pytest.mark.parametrize(
+    ("steps", "field", "says"),
+    [
+        (
+            [call("a", onError={"action": "fallback", "step": "x"})],
+            "spec.steps[0].onError.step",
+            "no step `x`",
+        ),
+        (
+            [call("a", onError={"action": "fallback"})],
+            "spec.steps[0].onError",
+            "names a step where its action is fallback",
+        ),
+        (
+            [call("a", onError={"action": "skip"}, allowFailure=True)],
+            "spec.steps[0].allowFailure",
+            "write one of them",
+        ),
+        (
+            [
+                call("a", onError={"action": "fallback", "step": "f"}),
+                call("b", needs=["a"]),
+                call("f", needs=["b"]),
+            ],
+            "spec.steps[1].needs",
+            "wait for each other: b → f → b",
+        ),
+        (
+            [call("a", forEach="[1]", onError={"action": "fallback", "step": "f"}), call("f")],
+            "spec.steps[0].onError.action",
+            "forEach",
+        ),
+        (
+            [call("a", retry={"on": ["time_error"]})],
+            "spec.steps[0].retry.on[0]",
+            "did you mean `timeout_error`?",
+        ),
+    ],
+)
+def test_a_policy_that_cannot_be_followed_is_refused(
     steps: list[Any], field: str, says: str
 ) -> None:
     problems = Graph.problems(WorkflowSpec.model_validate({"steps": steps}))

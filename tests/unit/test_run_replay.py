@@ -42,6 +42,9 @@ EVERY_RECORD: list[Record] = [
     StepScheduled(KEY, 1, 4.0, "call", "general", 60.0, {"x": LARGE}, {"entry": "m:f"}),
     StepScheduled(KEY, 2, 4.0, "agent", "general", 60.0, None, {"instructions": "y" * 600}),
     StepFailed(KEY, 1, 5.0, "w", 4.1, 4.9, StepError("broken", "no", retryable=False), 6.0),
+    StepFailed(
+        KEY, 1, 5.0, "w", 4.1, 4.9, StepError("x", "y", category="timeout_error"), None, "skip"
+    ),
     StepSucceeded(KEY, 2, 7.0, "w", 6.1, 6.9, LARGE),
     StepSucceeded(StepKey("b"), 1, 7.0, "w", 6.1, 6.9, None),
     StepSkipped(StepKey("c"), 8.0),
@@ -82,7 +85,10 @@ def plans(draw: st.DrawFn) -> RunRequest:
         needs = draw(st.lists(st.sampled_from(earlier), unique=True, max_size=3)) if at else []
         fields: dict[str, Any] = {"needs": needs}
         form = draw(st.sampled_from(["plain", "each", "each-when", "skip", "branch"]))
-        _enter(draw, steps, f"s{at}")
+        if _stands_in(draw, steps, f"s{at}"):
+            fields["needs"] = needs = []
+        else:
+            _enter(draw, steps, f"s{at}")
         if len(needs) > 1:
             fields["join"] = draw(st.sampled_from(["all", "any", 2]))
         if form == "branch":
@@ -99,13 +105,29 @@ def plans(draw: st.DrawFn) -> RunRequest:
             fields["when"] = "false"
         if needs and form == "plain" and fields.get("join", "all") == "all":
             fields["args"] = {"got": "${steps." + needs[0] + ".output}"}
-        fields["allowFailure"] = draw(st.booleans())
+        policies = ["fail", "continue", "skip", "abort"]
+        policies += [] if "forEach" in fields else ["fallback"] * 2
+        fields["onError"] = {"action": draw(st.sampled_from(policies))}
         steps.append(call(f"s{at}", **fields))
+    for step in steps:
+        policy = step.get("onError", {})
+        if policy.get("action") == "fallback" and "step" not in policy:
+            policy["action"] = "skip"
     return request(
         *steps,
         parallelism=draw(st.integers(1, 5)),
         retry={"attempts": draw(st.integers(1, 3)), "backoff": "1s"},
     )
+
+
+def _stands_in(draw: st.DrawFn, earlier: list[dict[str, Any]], name: str) -> bool:
+    """Make a step the fallback of an earlier one, now and then."""
+    for step in earlier:
+        policy = step.get("onError", {})
+        if policy.get("action") == "fallback" and "step" not in policy and draw(st.booleans()):
+            policy["step"] = name
+            return True
+    return False
 
 
 def _enter(draw: st.DrawFn, earlier: list[dict[str, Any]], name: str) -> None:
@@ -207,7 +229,13 @@ def test_crashes_change_nothing(
     attempts = Counter((r.key, r.attempt) for r in journal if isinstance(r, StepScheduled))
     assert all(count == 1 for count in attempts.values())
     if run.state.finished.phase == "Succeeded":
-        assert sum(completed.values()) == run.state.counts["succeeded"]
+        # A fallback's success is that of the step it stands for, too.
+        twice = [
+            told
+            for told in run.state.told.values()
+            if told["state"] == "Succeeded" and isinstance(told["error"], dict)
+        ]
+        assert sum(completed.values()) == run.state.counts["succeeded"] - len(twice)
     replayed = resumed(plan, groups, None)
     assert summarise(replayed) == summarise(run.state)
 
