@@ -1,15 +1,21 @@
-"""Shows the analysis of a Workflow's newest run: longest path, bottlenecks, expected end."""
+"""Shows the analysis of a Workflow's newest run, or of a plan in a file, in words and as a picture."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.table import Table
 
 from seedbed.cli import output
+from seedbed.cli.embedded import manifests
 from seedbed.cli.source import Source
+from seedbed.crds.errors import InvalidError
+from seedbed.crds.workflow import WorkflowSpec
+from seedbed.runtime.workflow.planning.insight import of_plan, spoken
+from seedbed.runtime.workflow.planning.picture import picture_named
 
 _PATH_SHOWN = 30
 _STEPS_SHOWN = 100
@@ -35,10 +41,47 @@ async def critical_path(
     return 0
 
 
+async def graph(
+    source: Source, workflow: str, namespace: str | None, form: str, file: Path | None
+) -> int:
+    """Writes the picture of a Workflow's newest run."""
+    return _written(await source.picture(namespace or source.namespace, workflow, form), file)
+
+
+async def graph_of_file(path: Path, form: str, file: Path | None) -> int:
+    """Writes the picture of the plan that a manifest holds."""
+    name, spec = workflow_in(path)
+    return _written(picture_named(form)(of_plan(spec), f"Workflow {name}"), file)
+
+
+def workflow_in(path: Path) -> tuple[str, WorkflowSpec]:
+    """Name and spec of the one Workflow in a file of manifests.
+
+    Raises:
+        InvalidError: where it is not valid, or where there is none or more than one.
+    """
+    found = [obj for obj in manifests.load((path,), "default") if obj["kind"] == "Workflow"]
+    if len(found) != 1:
+        raise InvalidError(str(path), f"expected one Workflow, found {len(found)}")
+    return found[0]["metadata"]["name"], WorkflowSpec.model_validate(found[0]["spec"])
+
+
+def _written(svg: str, file: Path | None) -> int:
+    if file is None:
+        print(svg)
+        return 0
+    try:
+        file.write_text(svg)
+    except OSError as error:
+        raise InvalidError("--output", str(error)) from error
+    print(f"{file}: {len(svg):,} bytes")
+    return 0
+
+
 def _heading(told: Mapping[str, Any]) -> str:
-    line = f"{told['phase']}: the longest path takes {duration(told['seconds'])}"
+    line = f"{told['phase']}: the longest path takes {spoken(told['seconds'])}"
     if told["eta"]:
-        line += f"; {duration(told['remaining'])} left, until about {told['eta']}"
+        line += f"; {spoken(told['remaining'])} left, until about {told['eta']}"
     return line
 
 
@@ -62,9 +105,9 @@ def _steps(title: str, steps: Sequence[Mapping[str, Any]], most: int) -> Table:
         table.add_row(
             step["name"] + (f" x{step['units']}" if step["units"] != 1 else ""),
             step["state"],
-            duration(step["seconds"]),
-            f"+{duration(step['start'])}",
-            duration(step["slack"]),
+            spoken(step["seconds"]),
+            f"+{spoken(step['start'])}",
+            spoken(step["slack"]),
             step["source"],
         )
     return table
@@ -74,19 +117,6 @@ def _bottlenecks(found: Sequence[Mapping[str, Any]]) -> Table:
     table = _table("Bottlenecks", "Step", "Takes", "Share", "Would save")
     for one in found:
         table.add_row(
-            one["name"], duration(one["seconds"]), f"{one['share']:.0%}", duration(one["gain"])
+            one["name"], spoken(one["seconds"]), f"{one['share']:.0%}", spoken(one["gain"])
         )
     return table
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: `1h02m`, `3m05s`, `12.3s`, `250ms`."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f}ms"
-    if seconds < 60:  # noqa: PLR2004  # a minute
-        return f"{seconds:.1f}s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:  # noqa: PLR2004  # an hour
-        return f"{minutes}m{rest:02d}s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m"

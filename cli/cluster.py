@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote
 
 import aiohttp
 from kubernetes.aio import client, config
@@ -168,6 +168,11 @@ class ClusterSource:
         )
         return told
 
+    async def picture(self, namespace: str, workflow: str, form: str) -> str:
+        """From Seedbed's API."""
+        path = f"/api/v3/workflows/{namespace}/{workflow}/graph.svg?form={form}"
+        return await self._text_from_api(path)
+
     async def pod_logs(self, namespace: str, selector: str, lines: int) -> dict[str, str]:
         """The last lines that each pod under a label selector wrote, by pod."""
         pods = f"/api/v1/namespaces/{namespace}/pods"
@@ -199,6 +204,9 @@ class ClusterSource:
                     yield change["object"]
 
     async def _from_api(self, path: str) -> Any:
+        return json.loads(await self._text_from_api(path))
+
+    async def _text_from_api(self, path: str) -> str:
         bearer = await self._bearer()
         if not bearer:
             raise InvalidError(
@@ -207,10 +215,12 @@ class ClusterSource:
                 "try `kubectl create token` of a service account that may get workflows",
             )
         if self._api.url:
-            return await self._plain_json(f"{self._api.url.rstrip('/')}{path}", bearer)
+            return await self._plain_text(f"{self._api.url.rstrip('/')}{path}", bearer)
         namespace, _, service = self._api.service.partition("/")
         proxy = f"/api/v1/namespaces/{namespace}/services/{service}/proxy"
-        return json.loads(await self._text(proxy + path, headers={_TOKEN_HEADER: bearer}))
+        where, _, query = path.partition("?")
+        told = dict(parse_qsl(query))
+        return await self._text(proxy + where, told, {_TOKEN_HEADER: bearer})
 
     async def _bearer(self) -> str:
         """`Bearer TOKEN`: the user's own, or one that the user may ask for; nothing otherwise.
@@ -237,7 +247,7 @@ class ClusterSource:
         except TerminalError:
             return ""
 
-    async def _plain_json(self, url: str, bearer: str) -> Any:
+    async def _plain_text(self, url: str, bearer: str) -> str:
         try:
             async with (
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(_WAIT)) as session,
@@ -245,7 +255,7 @@ class ClusterSource:
             ):
                 if answer.status >= _ERROR:
                     raise _refusal(answer.status, await answer.text(), url)
-                return await answer.json()
+                return await answer.text()
         except (aiohttp.ClientError, TimeoutError) as error:
             raise UnavailableError(f"{url} does not answer: {error}") from error
 

@@ -1,8 +1,10 @@
-"""The commands about plans: critical-path. What a command needs is imported when it runs."""
+"""The commands about plans: critical-path, graph. What a command needs is imported when it runs."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,10 +20,18 @@ from seedbed.cli.options import (
     Namespace,
     Place,
     Token,
+    finish,
     read,
 )
 
 app = typer.Typer()
+
+
+class Picture(StrEnum):
+    """What a picture shows: steps over time, or what needs what."""
+
+    gantt = "gantt"
+    layers = "layers"
 
 
 @app.command("critical-path")
@@ -48,3 +58,29 @@ def critical_path(
         ),
         place,
     )
+
+
+@app.command()
+def graph(
+    *,
+    workflow: Annotated[str, typer.Argument(help="Name of a Workflow, or a manifest's file.")],
+    file: Annotated[
+        Path | None, typer.Option("--output", "-o", help="SVG file to write; else it is printed.")
+    ] = None,
+    form: Annotated[Picture, typer.Option(help="Steps over time, or what needs what.")] = (
+        Picture.gantt
+    ),
+    namespace: Namespace = None,
+    context: Context = None,
+    api: Api = None,
+    api_service: ApiService = API_SERVICE,
+    token: Token = None,
+    local: Local = None,
+) -> None:
+    """Draw a Workflow's newest run, or the plan in a file, with its critical path."""
+    commands = import_module("seedbed.cli.analysis")
+    if Path(workflow).is_file():
+        finish(commands.graph_of_file(Path(workflow), form, file))
+        return
+    place = Place(context, local, api, api_service, token)
+    read(lambda source: commands.graph(source, workflow, namespace, form, file), place)

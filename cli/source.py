@@ -41,6 +41,9 @@ class Source(Protocol):
     async def analysis(self, namespace: str, workflow: str, page: str) -> Mapping[str, Any]:
         """What a page of `seedbed.runtime.api.planning` tells of the Workflow's newest run."""
 
+    async def picture(self, namespace: str, workflow: str, form: str) -> str:
+        """A picture of the Workflow's newest run as SVG; forms as in `runtime.workflow.planning.picture`."""
+
 
 def kind_named(text: str) -> Kind:
     """The kind that a user means by its name, plural or short name, in any case.

@@ -201,6 +201,14 @@ class FolderSource:
         async with self._newest(namespace, workflow) as (store, row):
             return insight.PAGES[page](await insight.of_run(store, row))
 
+    async def picture(self, namespace: str, workflow: str, form: str) -> str:
+        """From the journals."""
+        from seedbed.runtime.workflow.planning import insight, picture  # noqa: PLC0415  # as below
+
+        async with self._newest(namespace, workflow) as (store, row):
+            found = await insight.of_run(store, row)
+            return picture.picture_named(form)(found, f"Workflow {namespace}/{workflow}")
+
     @asynccontextmanager
     async def _history(
         self, namespace: str, workflow: str

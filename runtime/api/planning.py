@@ -2,6 +2,7 @@
 
 GET /api/v3/workflows/{namespace}/{name}/critical-path    longest path, slack, expected end
 GET /api/v3/workflows/{namespace}/{name}/bottlenecks      steps that the end waits for, slowest paths
+GET /api/v3/workflows/{namespace}/{name}/graph.svg        a picture: `?form=gantt` (the default) or `layers`
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from seedbed.runtime.workflow.planning.insight import (
     critical_path_told,
     of_run,
 )
+from seedbed.runtime.workflow.planning.picture import picture_named
 
 T = TypeVar("T")
 
@@ -37,6 +39,7 @@ class PlanningPages:
         return [
             web.get(f"{base}/critical-path", self.critical_path),
             web.get(f"{base}/bottlenecks", self.bottlenecks),
+            web.get(f"{base}/graph.svg", self.picture),
         ]
 
     async def critical_path(self, request: web.Request) -> web.Response:
@@ -46,6 +49,16 @@ class PlanningPages:
     async def bottlenecks(self, request: web.Request) -> web.Response:
         """The ten steps that hold the end up most, and the ten slowest paths."""
         return answer(await self._told(request, bottlenecks_told))
+
+    async def picture(self, request: web.Request) -> web.Response:
+        """The run over time, or as a graph."""
+        form = request.query.get("form", "gantt")
+        draw = picture_named(form)
+        title = "Workflow {namespace}/{name}".format(**request.match_info)
+        drawn = await self._told(request, lambda found: draw(found, title))
+        # An SVG opened by itself may hold scripts; this one never runs any.
+        headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+        return web.Response(text=drawn, content_type="image/svg+xml", headers=headers)
 
     async def _told(self, request: web.Request, tell: Callable[[Analysis], T]) -> T:
         found = await of_run(self._store, await newest_run(request, self._store))

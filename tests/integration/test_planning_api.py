@@ -146,6 +146,15 @@ def test_critical_path_and_bottlenecks_of_a_run_with_a_history(tmp_path: Path) -
                 ["collect", "long", "report"],
                 ["collect", "short", "report"],
             ]
+            status, drawn = await get(f"{BASE}/graph.svg")
+            assert status == 200
+            assert drawn.startswith("<svg")
+            assert "Workflow team/plan" in drawn
+            status, drawn = await get(f"{BASE}/graph.svg?form=layers")
+            assert status == 200
+            assert "◆ critical" in drawn
+            status, told = await get(f"{BASE}/graph.svg?form=pie")
+            assert (status, told["error"]["code"]) == (400, "invalid")
             status, told = await get("/api/v3/workflows/team/other/critical-path")
             assert (status, told["error"]["code"]) == (404, "not_found")
 

@@ -189,3 +189,16 @@ def _step(found: Analysis, at: int) -> dict[str, Any]:
 def instant(time_of: float) -> str:
     """A Unix time as Kubernetes writes it, in whole seconds."""
     return datetime.fromtimestamp(time_of, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def spoken(seconds: float) -> str:
+    """Seconds as people say them: `1h02m`, `3m05s`, `12.3s`, `250ms`."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f}ms"
+    if seconds < 60:  # noqa: PLR2004  # a minute
+        return f"{seconds:.3g}s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:  # noqa: PLR2004  # an hour
+        return f"{minutes}m{rest:02d}s" if rest else f"{minutes}m"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if minutes else f"{hours}h"
