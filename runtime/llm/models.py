@@ -3,7 +3,10 @@
     default: careful
     models:
       - {name: smollm2, provider: local}
-      - {name: careful, provider: litellm, model: openai/gpt-4o-mini, apiKeyEnv: OPENAI_KEY}
+      - {name: careful, provider: openai, model: gpt-4o-mini, apiKeyEnv: OPENAI_KEY}
+      - {name: other, provider: litellm, model: anthropic/claude-haiku-4-5, apiKeyEnv: OTHER_KEY}
+
+The order counts: where a model cannot answer, the ones behind it are asked, then the ones before it.
 
 Keys never stand in it: `apiKeyEnv` names an environment variable, which in a cluster comes from a
 Secret. Without a file there is one local model, `smollm2`.
@@ -11,42 +14,151 @@ Secret. Without a file there is one local model, `smollm2`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from seedbed.crds.base import Model
 from seedbed.crds.errors import InvalidError
+from seedbed.crds.money import AMOUNT_PATTERN
+from seedbed.runtime.llm.prices import Price, known
+
+Capability = Literal["streaming", "structured", "tools", "embeddings"]
+CAPABILITIES: tuple[Capability, ...] = get_args(Capability)
+LOCAL_CONTEXT = 4096
+LOCAL_ANSWER = 1024
+UNKNOWN_CONTEXT = 32_768
+UNKNOWN_ANSWER = 4096
 
 DEFAULT = "default"
 """The name that always means the file's default model."""
+
+
+class ModelPrice(Model):
+    """Dollars for a million tokens, as text so that nothing is rounded."""
+
+    prompt: str = Field(pattern=AMOUNT_PATTERN, description="Of what is asked.")
+    completion: str = Field(pattern=AMOUNT_PATTERN, description="Of what is answered.")
+
+
+class ModelQuota(Model):
+    """A provider's rate limit."""
+
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    tokens_per_minute: int | None = Field(default=None, ge=1)
+
+
+class ModelBreaker(Model):
+    """When a model that fails is left alone, and for how long."""
+
+    share: float = Field(default=0.5, gt=0, le=1, description="Of calls that failed.")
+    window_seconds: float = Field(default=10.0, gt=0, le=3600)
+    minimum_calls: int = Field(default=5, ge=1, le=10_000)
+    rest_seconds: float = Field(default=30.0, gt=0, le=3600)
 
 
 class ModelEntry(Model):
     """One model."""
 
     name: str = Field(min_length=1, max_length=128, description="What callers ask for.")
-    provider: Literal["local", "litellm"] = Field(
-        default="local", description="In this process, or any provider LiteLLM knows."
+    provider: Literal["local", "openai", "litellm"] = Field(
+        default="local",
+        description=(
+            "In this process; over HTTP by OpenAI's protocol; or any provider LiteLLM knows."
+        ),
     )
     model: str = Field(
         default="smollm2",
         min_length=1,
-        description="local: `smollm2` or the path of a GGUF file. litellm: `provider/model`.",
+        description=(
+            "local: `smollm2` or the path of a GGUF file. openai: the provider's name for it. "
+            "litellm: `provider/model`."
+        ),
     )
     api_base: str | None = Field(default=None, description="Address, where not the provider's own.")
     api_key_env: str | None = Field(
         default=None, description="Environment variable that holds the key."
     )
     threads: int = Field(default=1, ge=1, le=256, description="local: threads that compute.")
-    context_length: int = Field(
-        default=4096, ge=256, le=1_000_000, description="local: tokens of prompt and answer."
+    context_length: int | None = Field(
+        default=None,
+        ge=256,
+        le=10_000_000,
+        description="Tokens of prompt and answer; local: 4096 where not given.",
     )
     queue_limit: int = Field(
         default=64, ge=1, le=10_000, description="local: requests that may wait; more are refused."
     )
+    longest_answer: int | None = Field(
+        default=None, ge=1, le=1_000_000, description="Tokens, where a request sets no limit."
+    )
+    capabilities: tuple[Capability, ...] | None = Field(
+        default=None, description="What it can do, where the price table does not know."
+    )
+    price: ModelPrice | None = Field(
+        default=None, description="Where not the table's; a local model costs nothing."
+    )
+    bytes_per_token: int = Field(
+        default=1,
+        ge=1,
+        le=16,
+        description="For the worst case of a prompt's price: no token has fewer bytes than this.",
+    )
+    quota: ModelQuota = ModelQuota()
+    breaker: ModelBreaker = ModelBreaker()
+    retries: int = Field(
+        default=2, ge=0, le=5, description="Times that a failed call is sent to it again."
+    )
+    timeout_seconds: float = Field(
+        default=600.0, gt=0, le=3600, description="Longest wait for one answer."
+    )
+    failover: bool = Field(
+        default=True, description="Whether others answer where it cannot, and it for others."
+    )
+
+    def facts(self) -> ModelFacts:
+        """What holds of it, from this entry and else from the table."""
+        if self.provider == "local":
+            price: Price | None = Price()
+            context, longest = self.context_length or LOCAL_CONTEXT, LOCAL_ANSWER
+            able: frozenset[Capability] = frozenset({"streaming", "structured"})
+        else:
+            table = known(self.model)
+            price = table.price
+            context = self.context_length or table.context or UNKNOWN_CONTEXT
+            longest = table.longest_answer or UNKNOWN_ANSWER
+            able = frozenset(CAPABILITIES) - {"embeddings"}
+            if table.tools is False:
+                able -= {"tools"}
+            if table.structured is False:
+                able -= {"structured"}
+        if self.price is not None:
+            price = Price.per_million(self.price.prompt, self.price.completion)
+        return ModelFacts(
+            price,
+            context,
+            min(self.longest_answer or longest, context),
+            able if self.capabilities is None else frozenset(self.capabilities),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What holds of a model.
+
+    Attributes:
+        price: None where nobody knows it; such a model takes no call that a budget pays.
+        context: tokens of prompt and answer together.
+        longest_answer: tokens of an answer to a request that sets no limit.
+    """
+
+    price: Price | None
+    context: int
+    longest_answer: int
+    able: frozenset[Capability]
 
 
 class Models(Model):

@@ -1,24 +1,29 @@
 """What the service asks of whatever answers: one request form, one answer form, one Protocol.
 
-Requests and answers are OpenAI's chat completions. Errors are Seedbed's own; a provider turns what
-it gets into one of
+Requests and answers are OpenAI's chat completions and embeddings. Errors are Seedbed's own; a
+provider turns what it gets into one of
 
-    InvalidError        the request is wrong (400)
-    QueueFullError      too many wait (429)
-    UnavailableError    no answer now (503)
-    RefusedError        the provider said no for good, such as a wrong key (502)
+    InvalidError            the request is wrong (400)
+    QueueFullError          too many wait here (429)
+    UnavailableError        no answer now (503)
+    ├── RateLimitedError    the provider says: too many (429)
+    └── MalformedError      what came is no answer (502)
+    RefusedError            the provider said no for good, such as a wrong key (502)
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import orjson
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from seedbed.crds.errors import InvalidError, TerminalError
+from seedbed.crds.errors import InvalidError, TerminalError, UnavailableError
 
 Json = dict[str, Any]
+_TEMPLATE_BYTES = 32
+"""What a chat template puts around one message, at most; tokens have at least one byte each."""
 
 
 class RefusedError(TerminalError):
@@ -35,13 +40,63 @@ class RefusedError(TerminalError):
         self.model = model
 
 
+class RateLimitedError(UnavailableError):
+    """A provider takes no more for now.
+
+    Attributes:
+        model: the name under which the service serves it.
+    """
+
+    code = "rate_limited"
+
+    def __init__(self, model: str, reason: str, retry_after: float | None = None) -> None:
+        super().__init__(f"model {model!r}: {reason}", retry_after)
+        self.model = model
+
+
+class MalformedError(UnavailableError):
+    """A provider's answer is none, or breaks off.
+
+    Attributes:
+        model: the name under which the service serves it.
+    """
+
+    code = "provider_malformed"
+
+    def __init__(self, model: str, reason: str) -> None:
+        super().__init__(f"model {model!r}: {reason}")
+        self.model = model
+
+
+def _joined(content: Any) -> Any:
+    """The text of a message that comes in parts; parts that are no text are refused by the form."""
+    if not isinstance(content, list):
+        return content
+    texts: list[str] = []
+    for part in content:
+        text = part.get("text") if isinstance(part, dict) else None
+        if not isinstance(text, str):
+            return content
+        texts.append(text)
+    return "".join(texts)
+
+
 class ChatMessage(BaseModel):
     """One message of the conversation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Annotated[str | None, BeforeValidator(_joined)] = None
+    name: str | None = None
+    tool_calls: tuple[Json, ...] | None = None
+    tool_call_id: str | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> ChatMessage:
+        if self.content is None and not self.tool_calls:
+            raise ValueError("a message has content or tool_calls")
+        return self
 
 
 class StreamOptions(BaseModel):
@@ -71,6 +126,9 @@ class ChatRequest(BaseModel):
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     response_format: Json | None = None
+    tools: tuple[Json, ...] | None = Field(default=None, min_length=1)
+    tool_choice: str | Json | None = None
+    parallel_tool_calls: bool | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     n: Literal[1] = 1
@@ -84,15 +142,88 @@ class ChatRequest(BaseModel):
             found["max_tokens"] = limit
         return found
 
+    @property
+    def limit(self) -> int | None:
+        """Tokens that the answer may have; None where the request does not say."""
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def answer_schema(self) -> Json | None:
+        """The JSON schema that the answer is to fit."""
+        form = self.response_format or {}
+        found = (form.get("json_schema") or {}).get("schema")
+        return found if form.get("type") == "json_schema" and isinstance(found, dict) else None
+
+    def prompt_bytes(self) -> int:
+        """Bytes of all that a model reads, with what a chat template adds."""
+        size = 0
+        for message in self.messages:
+            size += _TEMPLATE_BYTES + len((message.content or "").encode())
+            size += len(orjson.dumps(message.tool_calls)) if message.tool_calls else 0
+        for extra in (self.tools, self.response_format):
+            size += len(orjson.dumps(extra)) if extra else 0
+        return size
+
+
+class CompletionRequest(BaseModel):
+    """A request of the older form: one prompt, one text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    prompt: str
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    seed: int | None = None
+    stop: str | tuple[str, ...] | None = None
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: Literal[1] = 1
+    user: str | None = None
+
+    def as_chat(self) -> ChatRequest:
+        """The same as a chat of one message, which every model here understands."""
+        fields = self.model_dump(exclude={"prompt"}, exclude_none=True)
+        return ChatRequest(messages=(ChatMessage(role="user", content=self.prompt),), **fields)
+
+
+class EmbeddingRequest(BaseModel):
+    """Asks for the vectors of texts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    input: Annotated[
+        tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)
+    ] = Field(min_length=1, max_length=2048)
+    dimensions: int | None = Field(default=None, ge=1)
+    encoding_format: Literal["float", "base64"] | None = None
+    user: str | None = None
+
+    def prompt_bytes(self) -> int:
+        """Bytes of all texts."""
+        return sum(len(text.encode()) + 1 for text in self.input)
+
+
+_Form = TypeVar("_Form", bound=BaseModel)
+
 
 def parse_request(body: bytes) -> ChatRequest:
+    """A chat completion request from JSON; see `parse`."""
+    return parse(ChatRequest, body)
+
+
+def parse(form: type[_Form], body: bytes) -> _Form:
     """A request from JSON.
 
     Raises:
         InvalidError: naming the first field that is not as expected.
     """
     try:
-        return ChatRequest.model_validate_json(body)
+        return form.model_validate_json(body)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "body"
@@ -100,7 +231,7 @@ def parse_request(body: bytes) -> ChatRequest:
 
 
 class Provider(Protocol):
-    """Something that answers chat completions. `name` is what callers ask for."""
+    """Something that answers. `name` is what callers ask for."""
 
     @property
     def name(self) -> str:
@@ -122,6 +253,10 @@ class Provider(Protocol):
 
     def stream(self, request: ChatRequest) -> AsyncGenerator[Json, None]:
         """The answer in chunks; the last one carries the usage. Closing it ends the work."""
+        ...
+
+    async def embed(self, request: EmbeddingRequest) -> Json:
+        """The vectors, in OpenAI's form."""
         ...
 
     async def close(self) -> None:

@@ -1,83 +1,90 @@
-"""The HTTP side of the model service: OpenAI's chat completions, on aiohttp.
+"""The HTTP side of the model service: OpenAI's protocol, on aiohttp.
 
     POST /v1/chat/completions    also `stream: true`, as server-sent events
+    POST /v1/completions         the older form: one prompt, one text
+    POST /v1/embeddings
     GET  /v1/models
     GET  /healthz /readyz /metrics
 
 Errors have OpenAI's form, `{"error": {"message", "type", "param", "code"}}`. A caller that goes away
-ends the work done for it.
+ends the work done for it. Every answer tells its cost and who gave it: in `X-Seedbed-*` headers, and
+in the body under `seedbed` (in a stream: in its last chunk, where usage was asked for).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import orjson
 from aiohttp import web
 
-from seedbed.crds.errors import (
-    InvalidError,
-    NotFoundError,
-    QueueFullError,
-    RetryableError,
-    SeedbedError,
-    UnavailableError,
+from seedbed.crds.errors import SeedbedError, UnavailableError
+from seedbed.crds.money import dollars
+from seedbed.runtime.llm.call import Call, Reply
+from seedbed.runtime.llm.failures import in_openai_form, told
+from seedbed.runtime.llm.gateway import Gateway
+from seedbed.runtime.llm.identity import Identify, anybody
+from seedbed.runtime.llm.models import Models
+from seedbed.runtime.llm.providers import (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    Json,
+    parse,
 )
-from seedbed.runtime.llm.litellm_provider import LiteLLMModel
-from seedbed.runtime.llm.local import LocalModel
-from seedbed.runtime.llm.metrics import ModelMetrics
-from seedbed.runtime.llm.models import DEFAULT, ModelEntry, Models
-from seedbed.runtime.llm.providers import ChatRequest, Json, Provider, RefusedError, parse_request
 
 _LARGEST_BODY = 8 * 1024 * 1024
 _LONGEST_CALL = 900.0
-_STATUS: tuple[tuple[type[SeedbedError], int, str], ...] = (
-    (InvalidError, 400, "invalid_request_error"),
-    (NotFoundError, 404, "invalid_request_error"),
-    (QueueFullError, 429, "rate_limit_error"),
-    (UnavailableError, 503, "server_error"),
-    (RefusedError, 502, "server_error"),
-    (SeedbedError, 500, "server_error"),
-)
+_TIMEOUT = "X-Seedbed-Timeout"
 _log = logging.getLogger(__name__)
 
-
-def provider_of(entry: ModelEntry) -> Provider:
-    """What answers for an entry of the models file; not started yet."""
-    return LocalModel(entry) if entry.provider == "local" else LiteLLMModel(entry)
+Form = Callable[[Json], Json]
+"""Turns a chat completion, or a chunk of one, into what the page answers."""
 
 
-def providers_of(models: Models) -> dict[str, Provider]:
-    """Providers by the name callers ask for; `default` is there too."""
-    found = {entry.name: provider_of(entry) for entry in models.models}
-    return {**found, DEFAULT: found[models.default]}
+def create_app(
+    gateway: Gateway, identify: Identify = anybody, routes: Sequence[web.RouteDef] = ()
+) -> web.Application:
+    """The service over a gateway, whose models it starts and ends.
 
-
-def create_app(providers: Mapping[str, Provider]) -> web.Application:
-    """The service over these providers, which it starts and closes. One may stand under two names."""
-    app = web.Application(client_max_size=_LARGEST_BODY, middlewares=[_in_openai_form])
-    service = _Service(providers)
+    Args:
+        gateway: answers.
+        identify: says on whose behalf a request comes, or refuses it.
+        routes: further pages.
+    """
+    app = web.Application(client_max_size=_LARGEST_BODY, middlewares=[in_openai_form])
+    service = _Service(gateway, identify)
     app.cleanup_ctx.append(service.running)
     app.add_routes(
         [
             web.post("/v1/chat/completions", service.chat),
+            web.post("/v1/completions", service.completions),
+            web.post("/v1/embeddings", service.embeddings),
             web.get("/v1/models", service.models),
             web.get("/healthz", service.alive),
             web.get("/readyz", service.ready),
             web.get("/metrics", service.metrics),
+            *routes,
         ]
     )
     return app
 
 
 @asynccontextmanager
-async def serving(models: Models, host: str, port: int) -> AsyncIterator[int]:
+async def serving(
+    models: Models,
+    host: str,
+    port: int,
+    *,
+    gateway: Gateway | None = None,
+    identify: Identify = anybody,
+    routes: Sequence[web.RouteDef] = (),
+) -> AsyncIterator[int]:
     """Serve while the context is open; gives the port, which is chosen where `port` is 0."""
-    app = create_app(providers_of(models))
+    app = create_app(gateway or Gateway(models), identify, routes)
     # Without handler_cancellation a request goes on after its caller has left.
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=5.0)
     await runner.setup()
@@ -92,62 +99,75 @@ async def serving(models: Models, host: str, port: int) -> AsyncIterator[int]:
         await runner.cleanup()
 
 
-async def serve(models: Models, host: str, port: int) -> None:
-    """Serve until cancelled."""
-    async with serving(models, host, port):
-        await asyncio.Event().wait()
-
-
 class _Service:
-    def __init__(self, providers: Mapping[str, Provider]) -> None:
-        self._providers = providers
+    def __init__(self, gateway: Gateway, identify: Identify) -> None:
+        self._gateway = gateway
+        self._identify = identify
+        self._metrics = gateway.metrics
         self._ready = False
-        self._metrics = ModelMetrics()
-        self._metrics.watch(providers)
 
     async def running(self, _: web.Application) -> AsyncIterator[None]:
-        async with AsyncExitStack() as started:
-            for provider in dict.fromkeys(self._providers.values()):
-                started.push_async_callback(provider.close)
-                await provider.start()
+        async with self._gateway.running():
             self._ready = True
             yield
             self._ready = False
 
     async def chat(self, http: web.Request) -> web.StreamResponse:
-        began = time.monotonic()
-        outcome, usage, name = "cancelled", None, "?"
+        return await self._answered(http, parse_chat, _as_it_is)
+
+    async def completions(self, http: web.Request) -> web.StreamResponse:
+        return await self._answered(http, _parse_completion, _as_text)
+
+    async def embeddings(self, http: web.Request) -> web.StreamResponse:
+        return await self._answered(http, _parse_embedding, _as_it_is)
+
+    async def _answered(
+        self,
+        http: web.Request,
+        read: Callable[[bytes], ChatRequest | EmbeddingRequest],
+        form: Form,
+    ) -> web.StreamResponse:
+        began = self._gateway.now()
+        outcome, name = "cancelled", "?"
+        call: Call | None = None
         try:
-            request = parse_request(await http.read())
-            provider = self._provider(request.model)
-            name = provider.name
-            async with asyncio.timeout(_LONGEST_CALL):
-                if request.stream:
-                    answer, usage = await _streamed(http, provider, request)
-                else:
-                    body = await provider.complete(request)
-                    answer, usage = _json(body), body.get("usage")
+            identity = await self._identify(http)
+            request = read(await http.read())
+            name = self._gateway.named(request.model)
+            limit = _limit(http)
+            async with asyncio.timeout(limit):
+                async with AsyncExitStack() as closing:
+                    call = Call(request, identity, began + limit, closing)
+                    answer = await self._sent(http, call, form)
+                if isinstance(answer, web.StreamResponse):
+                    await answer.write(b"data: [DONE]\n\n")
+                    await answer.write_eof()
         except SeedbedError as error:
             outcome = error.code
             raise
         except TimeoutError as error:
             outcome = "timeout"
-            raise UnavailableError(f"no answer within {_LONGEST_CALL:.0f} s") from error
+            raise UnavailableError(f"no answer within {_limit(http):.0f} s") from error
         else:
             outcome = "ok"
-            return answer
+            if isinstance(answer, web.StreamResponse):
+                return answer
+            return _json({**form(answer), "seedbed": _account(call)}, headers=_headers(call))
         finally:
-            self._metrics.count(name, outcome, time.monotonic() - began, usage)
+            served = call.served_by if call is not None else ""
+            self._metrics.count(served or name, outcome, self._gateway.now() - began, call)
 
-    def _provider(self, name: str) -> Provider:
-        if name not in self._providers:
-            raise _UnknownModelError(name, sorted(self._providers))
-        return self._providers[name]
+    async def _sent(self, http: web.Request, call: Call, form: Form) -> web.StreamResponse | Json:
+        reply = await self._gateway.answer(call)
+        if reply.whole is not None:
+            return reply.whole
+        return await _streamed(http, call, reply, form)
 
-    async def models(self, _: web.Request) -> web.Response:
+    async def models(self, http: web.Request) -> web.Response:
+        await self._identify(http)
         entries = [
             {"id": name, "object": "model", "created": 0, "owned_by": "seedbed"}
-            for name in sorted(self._providers)
+            for name in self._gateway.names
         ]
         return _json({"object": "list", "data": entries})
 
@@ -165,44 +185,95 @@ class _Service:
         )
 
 
-class _UnknownModelError(NotFoundError):
-    code = "model_not_found"
-
-    def __init__(self, name: str, known: list[str]) -> None:
-        super().__init__("model", name)
-        self.message = f"{self.message}; there are {', '.join(known)}"
+def parse_chat(body: bytes) -> ChatRequest:
+    """A chat completion request."""
+    return parse(ChatRequest, body)
 
 
-async def _streamed(
-    http: web.Request, provider: Provider, request: ChatRequest
-) -> tuple[web.StreamResponse, Json | None]:
-    """Server-sent events.
+def _parse_completion(body: bytes) -> ChatRequest:
+    return parse(CompletionRequest, body).as_chat()
+
+
+def _parse_embedding(body: bytes) -> EmbeddingRequest:
+    return parse(EmbeddingRequest, body)
+
+
+async def _streamed(http: web.Request, call: Call, reply: Reply, form: Form) -> web.StreamResponse:
+    """Server-sent events, but the last one.
 
     The response begins with the first chunk, so that a refusal before it is an ordinary error; a
     failure later is an event of its own.
     """
-    usage: Json | None = None
-    wanted = request.stream_options is not None and request.stream_options.include_usage
+    assert reply.chunks is not None
+    assert isinstance(call.request, ChatRequest)
+    options = call.request.stream_options
+    wanted = options is not None and options.include_usage
     response = web.StreamResponse(
-        headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
+        headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", **_headers(call)}
     )
-    async with aclosing(provider.stream(request)) as chunks:
-        try:
-            async for chunk in chunks:
-                if not response.prepared:
-                    await response.prepare(http)
-                usage = chunk.get("usage") or usage
-                if chunk.get("choices") or wanted:
-                    await response.write(_event(chunk))
-        except SeedbedError as error:
-            if not response.prepared:
-                raise
-            await response.write(_event(_error_body(error)[1]))
-    if not response.prepared:
-        await response.prepare(http)
-    await response.write(b"data: [DONE]\n\n")
-    await response.write_eof()
-    return response, usage
+    await response.prepare(http)
+    last: Json | None = None
+    try:
+        async for chunk in reply.chunks:
+            if chunk.get("choices"):
+                shown = chunk if wanted else {k: v for k, v in chunk.items() if k != "usage"}
+                await response.write(_event(form(shown)))
+            if chunk.get("usage"):
+                last = chunk
+    except SeedbedError as error:
+        await response.write(_event(told(error)[1]))
+        return response
+    if wanted and last is not None:
+        await response.write(_event(form({**last, "choices": [], "seedbed": _account(call)})))
+    return response
+
+
+def _as_it_is(body: Json) -> Json:
+    return body
+
+
+def _as_text(body: Json) -> Json:
+    """A chat completion, or a chunk of one, in the older form."""
+    choices = [
+        {
+            "index": choice["index"],
+            "text": (choice.get("message") or choice.get("delta") or {}).get("content") or "",
+            "finish_reason": choice.get("finish_reason"),
+            "logprobs": None,
+        }
+        for choice in body.get("choices") or ()
+    ]
+    return {**body, "object": "text_completion", "choices": choices}
+
+
+def _account(call: Call) -> Json:
+    """What the caller is told of how the answer came about."""
+    return {
+        "model": call.served_by,
+        "cost_dollars": dollars(call.cost),
+        "cost_estimated": any(each.estimated for each in call.spent),
+        "attempts": [{"model": each.model, "outcome": each.outcome} for each in call.attempts],
+        **call.notes,
+    }
+
+
+def _headers(call: Call) -> dict[str, str]:
+    found = {
+        "X-Seedbed-Attempts": ",".join(map(str, call.attempts)),
+        "X-Seedbed-Model": call.served_by or (call.candidates[0] if call.candidates else ""),
+        **{f"X-Seedbed-{name.replace('_', '-')}": value for name, value in call.notes.items()},
+    }
+    if call.served_by:
+        found["X-Seedbed-Cost"] = dollars(call.cost)
+    return {name: value for name, value in found.items() if value}
+
+
+def _limit(http: web.Request) -> float:
+    """Seconds that the caller gives, at most what a call may take."""
+    try:
+        return min(_LONGEST_CALL, max(0.0, float(http.headers[_TIMEOUT])))
+    except (KeyError, ValueError):
+        return _LONGEST_CALL
 
 
 def _event(body: Json) -> bytes:
@@ -213,32 +284,3 @@ def _json(body: Json, status: int = 200, headers: Mapping[str, str] | None = Non
     return web.Response(
         body=orjson.dumps(body), status=status, content_type="application/json", headers=headers
     )
-
-
-def _error_body(error: SeedbedError) -> tuple[int, Json]:
-    status, kind = next((s, k) for form, s, k in _STATUS if isinstance(error, form))
-    param = error.field if isinstance(error, InvalidError) else None
-    body = {"message": error.message, "type": kind, "param": param, "code": error.code}
-    return status, {"error": body}
-
-
-@web.middleware
-async def _in_openai_form(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except SeedbedError as error:
-        status, body = _error_body(error)
-        wait = error.retry_after if isinstance(error, RetryableError) else None
-        return _json(body, status, {"Retry-After": f"{wait:.0f}"} if wait else None)
-    except web.HTTPException as error:
-        if error.status < 400:  # noqa: PLR2004 - HTTP's first error
-            raise
-        body = {
-            "message": error.reason,
-            "type": "invalid_request_error",
-            "param": None,
-            "code": None,
-        }
-        return _json({"error": body}, error.status)

@@ -1,0 +1,111 @@
+"""One request on its way, and the stages it passes.
+
+    identity → plan → structure → budget → cache → batch → targets → provider
+
+A stage is a function of the call and of what comes behind it. What it has to do when all is over,
+whether it went well or not, it leaves with `call.closing`, which is worked off before the last byte
+of the answer is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from functools import partial
+
+from seedbed.crds.errors import SeedbedError
+from seedbed.runtime.llm.providers import ChatRequest, EmbeddingRequest, Json
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """On whose behalf a call is made. A namespace is a tenant; the others are empty where not told."""
+
+    namespace: str = "default"
+    agent: str = ""
+    workflow: str = ""
+    run: str = ""
+    user: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What became of asking one model; `outcome` is `ok`, an error's code, or why it was not asked."""
+
+    model: str
+    outcome: str
+
+    def __str__(self) -> str:
+        return f"{self.model}={self.outcome}"
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What one attempt cost.
+
+    Attributes:
+        nanos: nano-dollars.
+        estimated: whether the provider did not say, so that the worst case is taken.
+    """
+
+    model: str
+    prompt_tokens: int
+    completion_tokens: int
+    nanos: int
+    estimated: bool = False
+
+
+@dataclass(slots=True)
+class Call:
+    """One request on its way.
+
+    Attributes:
+        deadline: of the event loop's clock.
+        candidates: names of the models that may answer, the best one first; the plan sets them.
+        attempts: what was asked and why not, in order.
+        spent: what it has cost so far.
+        refusal: set where no model may be asked any more; a cache may still answer.
+        served_by: the model that answered, or `cache`.
+        notes: what other stages tell the caller, by header name without `X-Seedbed-`.
+    """
+
+    request: ChatRequest | EmbeddingRequest
+    identity: Identity
+    deadline: float
+    closing: AsyncExitStack
+    candidates: tuple[str, ...] = ()
+    attempts: list[Attempt] = field(default_factory=list)
+    spent: list[Spent] = field(default_factory=list)
+    refusal: SeedbedError | None = None
+    served_by: str = ""
+    notes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def cost(self) -> int:
+        """Nano-dollars so far."""
+        return sum(each.nanos for each in self.spent)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer: `whole`, or in `chunks` where the caller asked for a stream."""
+
+    whole: Json | None = None
+    chunks: AsyncIterator[Json] | None = None
+
+
+Rest = Callable[[Call], Awaitable[Reply]]
+Stage = Callable[[Call, Rest], Awaitable[Reply]]
+
+
+def chained(stages: Sequence[Stage], last: Rest) -> Rest:
+    """The stages in order, and what answers behind them."""
+    rest = last
+    for stage in reversed(stages):
+        rest = partial(_passed, stage, rest)
+    return rest
+
+
+async def _passed(stage: Stage, rest: Rest, call: Call) -> Reply:
+    return await stage(call, rest)

@@ -1,0 +1,70 @@
+"""Errors as answers in OpenAI's form, which every client of that protocol can read."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import orjson
+from aiohttp import web
+
+from seedbed.crds.errors import (
+    InvalidError,
+    NotFoundError,
+    QueueFullError,
+    RetryableError,
+    SeedbedError,
+    UnavailableError,
+)
+from seedbed.runtime.llm.identity import NotAllowedError, NotKnownError
+from seedbed.runtime.llm.providers import Json, MalformedError, RateLimitedError, RefusedError
+
+_STATUS: tuple[tuple[type[SeedbedError], int, str], ...] = (
+    (NotKnownError, 401, "authentication_error"),
+    (NotAllowedError, 403, "permission_error"),
+    (InvalidError, 400, "invalid_request_error"),
+    (NotFoundError, 404, "invalid_request_error"),
+    (QueueFullError, 429, "rate_limit_error"),
+    (RateLimitedError, 429, "rate_limit_error"),
+    (MalformedError, 502, "server_error"),
+    (UnavailableError, 503, "server_error"),
+    (RefusedError, 502, "server_error"),
+    (SeedbedError, 500, "server_error"),
+)
+_FIRST_ERROR = 400
+
+
+def told(error: SeedbedError) -> tuple[int, Json]:
+    """Status and body of an error."""
+    status, kind = next((s, k) for form, s, k in _STATUS if isinstance(error, form))
+    param = error.field if isinstance(error, InvalidError) else None
+    body = {"message": error.message, "type": kind, "param": param, "code": error.code}
+    return status, {"error": body}
+
+
+@web.middleware
+async def in_openai_form(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Every error becomes an answer that tells what was wrong."""
+    try:
+        return await handler(request)
+    except SeedbedError as error:
+        status, body = told(error)
+        wait = error.retry_after if isinstance(error, RetryableError) else None
+        return _answer(status, body, {"Retry-After": f"{wait:.0f}"} if wait else {})
+    except web.HTTPException as error:
+        if error.status < _FIRST_ERROR:
+            raise
+        body = {
+            "message": error.reason,
+            "type": "invalid_request_error",
+            "param": None,
+            "code": None,
+        }
+        return _answer(error.status, {"error": body}, {})
+
+
+def _answer(status: int, body: Json, headers: dict[str, str]) -> web.Response:
+    return web.Response(
+        body=orjson.dumps(body), status=status, content_type="application/json", headers=headers
+    )

@@ -1,0 +1,126 @@
+"""Puts the parts of the model service together: models, what protects them, and the stages before.
+
+Whoever asks gives a request and an identity, and gets an answer or a typed error; HTTP stands in
+front of it (`service`), and nothing here knows of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from seedbed.crds.errors import NotFoundError
+from seedbed.runtime.llm.call import Call, Reply, Rest, Stage, chained
+from seedbed.runtime.llm.litellm_provider import LiteLLMModel
+from seedbed.runtime.llm.local import LocalModel
+from seedbed.runtime.llm.metrics import ModelMetrics
+from seedbed.runtime.llm.models import DEFAULT, ModelEntry, Models
+from seedbed.runtime.llm.openai_provider import OpenAIModel
+from seedbed.runtime.llm.providers import Provider
+from seedbed.runtime.llm.resilience.targets import Clock, Target, Targets
+from seedbed.runtime.llm.selection import choose, need_of
+from seedbed.runtime.llm.structure import structured
+
+
+class UnknownModelError(NotFoundError):
+    """No model has that name."""
+
+    code = "model_not_found"
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__("model", name)
+        self.message = f"{self.message}; there are {', '.join(known)}"
+
+
+def provider_of(entry: ModelEntry) -> Provider:
+    """What answers for an entry of the models file; not started yet."""
+    if entry.provider == "local":
+        return LocalModel(entry)
+    return OpenAIModel(entry) if entry.provider == "openai" else LiteLLMModel(entry)
+
+
+def providers_of(models: Models) -> dict[str, Provider]:
+    """Providers by the name callers ask for; `default` is there too."""
+    found = {entry.name: provider_of(entry) for entry in models.models}
+    return {**found, DEFAULT: found[models.default]}
+
+
+class Gateway:
+    """Answers requests with the models of a models file.
+
+    Attributes:
+        targets: the models by name, each with its breaker and quota.
+        metrics: what it counts.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        *,
+        stages: Sequence[Stage] = (),
+        clock: Clock | None = None,
+        providers: Mapping[str, Provider] | None = None,
+    ) -> None:
+        """`stages` stand between the choice of models and asking them, the outermost first."""
+        self.models = models
+        self.metrics = ModelMetrics()
+        self._clock = clock or Clock(asyncio.get_running_loop().time)
+        found = providers or providers_of(models)
+        self.targets = {
+            entry.name: Target(
+                entry,
+                found[entry.name],
+                self._clock,
+                breaker_changed=self.metrics.breaker_changed,
+            )
+            for entry in models.models
+        }
+        for target in self.targets.values():
+            self.metrics.watch(target)
+            if isinstance(target.provider, OpenAIModel):
+                target.provider.heard = target.heard
+        self._facts = {name: target.facts for name, target in self.targets.items()}
+        last = Targets(self.targets, self._clock)
+        self._answer: Rest = chained((self._planned, structured, *stages), last.answer)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """The models are ready while the context is open."""
+        async with AsyncExitStack() as started:
+            for target in self.targets.values():
+                started.push_async_callback(target.provider.close)
+                await target.provider.start()
+            yield
+
+    @property
+    def names(self) -> list[str]:
+        """The names that callers may ask for."""
+        return sorted({*self.targets, DEFAULT})
+
+    def now(self) -> float:
+        """The clock that deadlines are told in."""
+        return self._clock.now()
+
+    def named(self, asked: str) -> str:
+        """The model that a caller means.
+
+        Raises:
+            UnknownModelError: where there is none.
+        """
+        name = self.models.default if asked == DEFAULT else asked
+        if name not in self.targets:
+            raise UnknownModelError(asked, self.names)
+        return name
+
+    async def answer(self, call: Call) -> Reply:
+        """An answer, or the error that says why there is none."""
+        return await self._answer(call)
+
+    async def _planned(self, call: Call, rest: Rest) -> Reply:
+        """The stage that says which models may answer."""
+        name = self.named(call.request.model)
+        choice = choose(self.models.models, self._facts, name, need_of(call.request))
+        call.candidates = choice.candidates
+        call.attempts += choice.passed_over
+        return await rest(call)

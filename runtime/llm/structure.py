@@ -1,0 +1,89 @@
+"""Holds answers to the JSON schema of the request; a model that misses it is told so and asked again.
+
+Streams are not held to it here: what has been sent cannot be taken back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import orjson
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it ships no types
+from jsonschema.exceptions import SchemaError  # type: ignore[import-untyped]  # likewise
+
+from seedbed.crds.errors import InvalidError
+from seedbed.runtime.llm.call import Call, Reply, Rest
+from seedbed.runtime.llm.providers import ChatMessage, ChatRequest, Json, MalformedError
+
+MOST_ANSWERS = 3
+"""Answers that are asked for before it is given up."""
+_LONGEST_REASON = 300
+
+
+class StructureError(MalformedError):
+    """No answer fitted the schema.
+
+    Attributes:
+        model: the model that gave the last one.
+    """
+
+    code = "answer_malformed"
+
+
+async def structured(call: Call, rest: Rest) -> Reply:
+    """The stage: passes what has no schema, checks what has.
+
+    Raises:
+        InvalidError: where the schema is none.
+        StructureError: where no answer fits it.
+    """
+    asked = call.request
+    if not isinstance(asked, ChatRequest) or asked.stream or asked.answer_schema is None:
+        return await rest(call)
+    try:
+        Draft202012Validator.check_schema(asked.answer_schema)
+    except SchemaError as error:
+        raise InvalidError("response_format.json_schema.schema", error.message) from None
+    held = Draft202012Validator(asked.answer_schema)
+    wrong = ""
+    try:
+        for _ in range(MOST_ANSWERS):
+            reply = await rest(call)
+            text = _text(reply.whole or {})
+            wrong = "" if text is None else _wrong(text, held)
+            if not wrong:
+                return reply
+            call.attempts[-1] = replace(call.attempts[-1], outcome=StructureError.code)
+            call.request = _again(asked, text or "", wrong)
+    finally:
+        call.request = asked
+    raise StructureError(call.served_by, f"{MOST_ANSWERS} answers missed the schema: {wrong}")
+
+
+def _text(answer: Json) -> str | None:
+    """What the model said; None where it calls a tool or was cut off, which is no matter of form."""
+    choice = answer["choices"][0]
+    if choice.get("finish_reason") in ("length", "tool_calls", "content_filter"):
+        return None
+    return str(choice["message"].get("content") or "")
+
+
+def _wrong(text: str, held: Draft202012Validator) -> str:
+    """Why a text does not fit, empty where it does."""
+    try:
+        found: Any = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        return f"it is no JSON: {error}"
+    problem = next(iter(held.iter_errors(found)), None)
+    if problem is None:
+        return ""
+    return f"{problem.json_path}: {problem.message}"[:_LONGEST_REASON]
+
+
+def _again(asked: ChatRequest, text: str, wrong: str) -> ChatRequest:
+    said = ChatMessage(role="assistant", content=text)
+    told = ChatMessage(
+        role="user", content=f"That does not fit the JSON schema: {wrong}. Answer again, JSON only."
+    )
+    return asked.model_copy(update={"messages": (*asked.messages, said, told)})
