@@ -93,8 +93,8 @@ class Store(Protocol):
     async def runs(self, namespace: str, workflow: str | None = None) -> list[RunRow]:
         """Runs of a namespace, newest first, at most 1,000; those of one Workflow where named."""
 
-    async def journal(self, run: str, after: int = 0) -> list[Entry]:
-        """A run's journal entries behind position `after`, in order."""
+    async def journal(self, run: str, after: int = 0, *, limit: int = 0) -> list[Entry]:
+        """A run's journal entries behind position `after`, in order; the first `limit` where one is set."""
 
     async def snapshot(self, run: str) -> Entry | None:
         """A run's newest snapshot, or None."""

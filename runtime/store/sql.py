@@ -89,6 +89,7 @@ _JOURNAL = (
     .where(journal.c.run == bindparam("of"), journal.c.seq > bindparam("after"))
     .order_by(journal.c.seq)
 )
+_JOURNAL_PAGE = _JOURNAL.limit(bindparam("most"))
 _SNAPSHOT = select(snapshots.c.run, snapshots.c.seq, snapshots.c.records).where(
     snapshots.c.run == bindparam("of")
 )
@@ -128,7 +129,7 @@ class SqlStore:
 
     async def migrate(self) -> None:
         """Bring the schema to this version; see `Store.migrate`."""
-        async with self._transaction(MIGRATION_SECONDS) as connection:
+        async with self.transaction(MIGRATION_SECONDS) as connection:
             if connection.dialect.name == "postgresql":
                 for setting in ("statement_timeout", "idle_in_transaction_session_timeout"):
                     await connection.execute(text(f"SET LOCAL {setting} = 0"))
@@ -138,7 +139,7 @@ class SqlStore:
 
     async def claim(self, partition: int, token: int) -> None:
         """Take a partition over; see `Store.claim`."""
-        async with self._transaction() as connection:
+        async with self.transaction() as connection:
             result = await connection.execute(self._claim, {"partition": partition, "token": token})
             if result.rowcount == 0:
                 raise await _fenced(connection, partition, token)
@@ -157,7 +158,7 @@ class SqlStore:
         Raises:
             FencedError: where a larger token has claimed the partition.
         """
-        async with self._transaction() as connection:
+        async with self.transaction() as connection:
             result = await connection.execute(_FENCE, {"of": partition, "mine": token})
             if result.rowcount == 0:
                 raise await _fenced(connection, partition, token)
@@ -211,7 +212,7 @@ class SqlStore:
 
     async def delete_run(self, run: str) -> None:
         """Forget a run and its journal; large values stay, since other runs may share them."""
-        async with self._transaction() as connection:
+        async with self.transaction() as connection:
             for statement in _FORGET:
                 await connection.execute(statement, {"of": run})
 
@@ -220,9 +221,10 @@ class SqlStore:
         await self._engine.dispose()
 
     @asynccontextmanager
-    async def _transaction(
+    async def transaction(
         self, limit: float = OPERATION_SECONDS
     ) -> AsyncIterator[AsyncConnection]:
+        """A transaction without a fence, for what no partition owns."""
         with translated():
             async with asyncio.timeout(limit), AsyncExitStack() as stack:
                 if self._writer is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -86,15 +86,20 @@ class Journal:
 
     async def append(
         self, runs: Mapping[str, LiveRun], summaries: Mapping[str, RunSummary]
-    ) -> None:
-        """Write the new records of runs in one commit; they are durable when this returns."""
+    ) -> Sequence[Entry]:
+        """Write the new records of runs in one commit.
+
+        Returns:
+            The entries, which are durable now.
+        """
         if not runs:
-            return
+            return ()
         commit = self._commit(runs, summaries)
         metrics.GROUP_SIZE.observe(sum(len(run.records) for run in runs.values()))
         began = time.perf_counter()
         await self._write(commit)
         metrics.COMMIT_SECONDS.observe(time.perf_counter() - began)
+        return commit.entries
 
     def _commit(self, runs: Mapping[str, LiveRun], summaries: Mapping[str, RunSummary]) -> Commit:
         rows: list[RunRow] = []

@@ -39,6 +39,7 @@ from seedbed.runtime.workflow.records import Record, StepFailed, StepSucceeded
 from seedbed.runtime.workflow.replay import resume
 from seedbed.runtime.workflow.state import RunState
 from seedbed.runtime.workflow.summary import summarise
+from seedbed.runtime.workflow.telling import tell_end, tell_entries
 from seedbed.runtime.workflow.world import World
 
 log = logging.getLogger(__name__)
@@ -173,12 +174,15 @@ class Partition:
         self._advance(now)
         changed = {name: run for name, run in self._runs.items() if run.changed}
         summaries = {name: summarise(run.state) for name, run in changed.items()}
-        await self._journal.append(changed, summaries)
+        written = await self._journal.append(changed, summaries)
         for each in self._answering:
             each.settle(self._answer(each))
         self._answering = []
         await self._act(changed, now)
+        tell_entries(self._bus.events, written)
         for summary in summaries.values():
+            if summary.finished is not None:
+                tell_end(self._bus.events, summary)
             with suppress(UnavailableError):
                 await self._bus.publish(summaries_topic(self.number), encode(summary))
         for name in [name for name, run in changed.items() if run.state.finished]:

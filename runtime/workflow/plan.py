@@ -1,0 +1,112 @@
+"""What a run executes: its spec with every step, and the graph of it.
+
+The steps of a small plan stand in its RunRequest. Those of a large one, and those that came from a
+ConfigMap or a file, are kept as one value of the store under their content hash, written in the commit
+that starts the run: resuming reads nothing from outside, and lists of runs stay small.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import orjson
+from pydantic import ValidationError
+
+from seedbed.crds.errors import InvalidError
+from seedbed.crds.graph import Graph
+from seedbed.crds.messages import INLINE_LIMIT, RunRequest
+from seedbed.crds.steps_document import steps_from_json, steps_to_json
+from seedbed.crds.workflow import Step, WorkflowSpec
+from seedbed.runtime.workflow.records import Record, digest_of
+
+THREAD_FROM = 200
+"""Steps from which on a graph is compiled beside the event loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """A plan that can run."""
+
+    spec: WorkflowSpec
+    graph: Graph
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A run that may begin.
+
+    Attributes:
+        request: as it is kept: without steps where `values` hold them.
+        values: what the store must keep for it, by content hash.
+        first: records that it begins with, where it takes over results of an earlier run.
+    """
+
+    request: RunRequest
+    plan: RunPlan
+    values: Mapping[str, bytes] = field(default_factory=dict)
+    first: tuple[Record, ...] = ()
+
+
+def plan_of(request: RunRequest, steps: tuple[Step, ...] | None = None) -> RunPlan:
+    """Compile a plan.
+
+    Args:
+        request: the run.
+        steps: its steps, where its spec does not hold them.
+
+    Raises:
+        InvalidError: the plan cannot run.
+    """
+    spec = _spec(request)
+    if steps is not None:
+        spec = spec.model_copy(update={"steps": steps, "steps_from": None})
+    if not spec.steps:
+        raise InvalidError("spec.steps", "a run needs steps")
+    return RunPlan(spec, Graph.build(spec))
+
+
+def started(request: RunRequest, steps: tuple[Step, ...] | None = None) -> Start:
+    """A run as it begins, its steps put aside where they are many or came from elsewhere.
+
+    Raises:
+        InvalidError: the plan cannot run.
+    """
+    plan = plan_of(request, steps)
+    if steps is None:
+        held = request.spec.get("steps") or ()
+        if len(held) < THREAD_FROM and len(orjson.dumps(held)) <= INLINE_LIMIT:
+            return Start(request, plan)
+    data = steps_to_json(plan.spec.steps)
+    digest = digest_of(data)
+    rest = {
+        name: value for name, value in request.spec.items() if name not in ("steps", "stepsFrom")
+    }
+    return Start(replace(request, spec=rest, steps=digest), plan, {digest: data})
+
+
+async def reopened(request: RunRequest, data: bytes | None) -> RunPlan:
+    """The plan of a run that the store has: `data` is the value of `request.steps`.
+
+    Raises:
+        InvalidError: the value is missing, or this code cannot read it.
+    """
+    if not request.steps:
+        return plan_of(request)
+    if data is None:
+        raise InvalidError("steps", f"value {request.steps} is missing")
+    return await asyncio.to_thread(_reopened, request, data)
+
+
+def _reopened(request: RunRequest, data: bytes) -> RunPlan:
+    return plan_of(request, steps_from_json(data))
+
+
+def _spec(request: RunRequest) -> WorkflowSpec:
+    try:
+        return WorkflowSpec.model_validate(request.spec)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(("spec", *(str(part) for part in first["loc"])))
+        raise InvalidError(where, first["msg"]) from error
