@@ -88,9 +88,11 @@ class Withdraw:
 
 @dataclass(frozen=True, slots=True)
 class SubmitRun:
-    """Ask the engine to run a plan."""
+    """Ask the engine to run a plan; `document` and `packed` as in `Submit`."""
 
     request: RunRequest
+    document: str = ""
+    packed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

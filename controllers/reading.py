@@ -15,6 +15,7 @@ from seedbed.controllers.conditions import (
     generation_of,
     news,
     stalled,
+    waiting,
 )
 from seedbed.controllers.plan import Effect, Observed, Plan, Publish, Raw, Withdraw
 from seedbed.crds.base import Model
@@ -72,15 +73,36 @@ def told(
     return Plan(status=status, events=news(previous, verdicts), **plan)
 
 
+def awaiting(obj: Raw, reason: str, message: str, now: datetime) -> Plan:
+    """A plan for what has to come from elsewhere first: it says so and leaves everything else."""
+    return _amended(obj, waiting(reason, message), now)
+
+
+def declined(obj: Raw, reason: str, message: str, now: datetime) -> Plan:
+    """A plan for what somebody else has found to be wrong: likewise."""
+    verdicts = {**stalled(reason, message), "Accepted": Verdict("False", reason, message)}
+    return _amended(obj, verdicts, now)
+
+
+def _amended(obj: Raw, verdicts: Mapping[str, Verdict], now: datetime) -> Plan:
+    status = status_of(obj)
+    others = {
+        one["type"]: Verdict(one["status"], one["reason"], one["message"])
+        for one in status.get("conditions") or ()
+    }
+    return told(obj, {**others, **verdicts}, now, fields=_own_fields(status))
+
+
+def _own_fields(status: Raw) -> dict[str, Any]:
+    shared = ("conditions", "observedGeneration", "fencingToken")
+    return {name: value for name, value in status.items() if name not in shared}
+
+
 def refused(
     obj: Raw, error: InvalidError, now: datetime, *, reason: str = "InvalidSpec", **plan: Any
 ) -> Plan:
     """A plan for a spec that cannot work: it says so and leaves everything else as it is."""
     verdicts = stalled(reason, str(error))
     accepted = Verdict("False", reason, str(error))
-    kept = {
-        name: value
-        for name, value in status_of(obj).items()
-        if name not in ("conditions", "observedGeneration", "fencingToken")
-    }
+    kept = _own_fields(status_of(obj))
     return told(obj, {**verdicts, "Accepted": accepted}, now, fields=kept, **plan)

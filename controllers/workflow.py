@@ -35,6 +35,7 @@ from seedbed.controllers.plan import (
     SubmitRun,
 )
 from seedbed.controllers.reading import read_spec, refused, status_of, told
+from seedbed.controllers.steps_source import Document, Missing, document
 from seedbed.crds.admission import validate
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.messages import RESULT_PREVIEW_LIMIT, RunRequest, RunSummary, run_id
@@ -54,19 +55,26 @@ def reconcile(observed: Observed, now: datetime, defaults: Defaults) -> Plan:
         spec = _read(workflow)
     except InvalidError as error:
         return refused(workflow, error, now)
-    run = run_id(workflow["metadata"]["uid"], spec)
     before = status_of(workflow)
+    source = document(observed, spec)
+    if isinstance(source, Missing):
+        return _without_document(observed, workflow, spec, source, now, defaults)
+    run = run_id(workflow["metadata"]["uid"], spec, source.text)
     summary = observed.run if observed.run is not None and observed.run.run == run else None
     goes_on = summary is not None or before.get("runId") == run
     if not goes_on:
-        return _begin(observed, workflow, spec, run, now)
-    return _follow(observed, workflow, spec, run, summary, now, defaults)
+        return _begin(observed, workflow, spec, run, source, now)
+    submit = _submit(workflow, spec, run, source)
+    return _follow(observed, workflow, spec, submit, summary, now, defaults)
 
 
 def references(workflow: Raw) -> Iterator[Key]:
-    """The Agents and Pools that a Workflow names, as its raw spec names them."""
+    """The objects that a Workflow names, as its raw spec names them."""
     namespace = workflow["metadata"]["namespace"]
     spec = workflow.get("spec") or {}
+    held = (spec.get("stepsFrom") or {}).get("configMap")
+    if held:
+        yield Key("ConfigMap", namespace, held.get("name", ""))
     yield Key("Pool", namespace, (spec.get("pool") or {}).get("name", "general"))
     for step in spec.get("steps") or ():
         if step.get("pool"):
@@ -89,7 +97,30 @@ def _read(workflow: Raw) -> WorkflowSpec:
     return spec
 
 
-def _begin(observed: Observed, workflow: Raw, spec: WorkflowSpec, run: str, now: datetime) -> Plan:
+def _without_document(
+    observed: Observed,
+    workflow: Raw,
+    spec: WorkflowSpec,
+    missing: Missing,
+    now: datetime,
+    defaults: Defaults,
+) -> Plan:
+    """A plan whose ConfigMap is not there: a run that began has its steps and goes on."""
+    begun = observed.run.run if observed.run is not None else status_of(workflow).get("runId")
+    if not begun:
+        verdicts = {**waiting(missing.reason, missing.message), **_marks(spec, None)}
+        return told(workflow, verdicts, now, fields={"phase": "Pending"})
+    return _follow(observed, workflow, spec, None, observed.run, now, defaults)
+
+
+def _begin(
+    observed: Observed,
+    workflow: Raw,
+    spec: WorkflowSpec,
+    run: str,
+    source: Document,
+    now: datetime,
+) -> Plan:
     """A plan that has no run yet: wait for what it names, then submit."""
     before = status_of(workflow)
     effects = _cancel_previous(observed, before)
@@ -106,7 +137,7 @@ def _begin(observed: Observed, workflow: Raw, spec: WorkflowSpec, run: str, now:
         verdicts,
         now,
         fields={"phase": "Pending", "runId": run},
-        effects=(*effects, _submit(workflow, spec, run)),
+        effects=(*effects, _submit(workflow, spec, run, source)),
         delete=pods,
     )
 
@@ -115,7 +146,7 @@ def _follow(
     observed: Observed,
     workflow: Raw,
     spec: WorkflowSpec,
-    run: str,
+    submit: SubmitRun | None,
     summary: RunSummary | None,
     now: datetime,
     defaults: Defaults,
@@ -130,7 +161,7 @@ def _follow(
             if name not in ("conditions", "observedGeneration", "fencingToken")
         }
         finished = before.get("phase") in FINISHED
-        effects = () if finished else (_submit(workflow, spec, run),)
+        effects = () if finished or submit is None else (submit,)
         return told(workflow, _as_before(workflow, spec), now, fields=fields, effects=effects)
     if summary.phase in FINISHED:
         return told(
@@ -260,10 +291,11 @@ def _fields(run: RunSummary) -> dict[str, Any]:
     return fields
 
 
-def _submit(workflow: Raw, spec: WorkflowSpec, run: str) -> SubmitRun:
+def _submit(workflow: Raw, spec: WorkflowSpec, run: str, source: Document) -> SubmitRun:
     metadata = workflow["metadata"]
-    plan = spec.model_dump(mode="json", by_alias=True)
-    return SubmitRun(RunRequest(run, metadata["namespace"], metadata["name"], plan))
+    plan = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    request = RunRequest(run, metadata["namespace"], metadata["name"], plan)
+    return SubmitRun(request, source.text, source.packed)
 
 
 def _cancel(run: RunSummary | None, reason: str) -> tuple[Effect, ...]:

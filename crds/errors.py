@@ -7,6 +7,7 @@
     │   └── FencedError          a newer owner exists; this process must stop writing
     ├── RetryableError       trying again after `retry_after` seconds may help
     │   ├── UnavailableError     a server did not answer or refused for now
+    │   │   └── PlanUnavailableError     the document with a plan's steps cannot be had for now
     │   └── QueueFullError       a bounded queue is full
     └── ConflictError        somebody else changed the thing; read it again and decide again
 
@@ -100,6 +101,12 @@ class UnavailableError(RetryableError):
     """A server did not answer, or refused for now."""
 
     code = "unavailable"
+
+
+class PlanUnavailableError(UnavailableError):
+    """The document with a plan's steps is not there, or does not come, for now."""
+
+    code = "plan_unavailable"
 
 
 class QueueFullError(RetryableError):

@@ -9,6 +9,8 @@ from seedbed.crds.base import Model
 PUSHED = "seedbed://sha256/"
 """Scheme of plans that were pushed into Seedbed's own store, followed by their SHA-256."""
 
+PLAN_LABEL = "seedbed.dev/plan"
+"""The label of ConfigMaps that hold steps: the operator watches no others."""
 DIGEST_PATTERN = r"^[0-9a-f]{64}$"
 
 

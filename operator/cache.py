@@ -109,8 +109,9 @@ class Cache:
             if owner is not None:
                 self._children[owner].add(key)
             return {owner} if owner is not None else set()
-        self._refer(key, REGISTRATIONS[key.kind].references(obj))
-        return {key, *self._dependents.get(key, ())}
+        if key.kind in REGISTRATIONS:
+            self._refer(key, REGISTRATIONS[key.kind].references(obj))
+        return self._affected(key)
 
     def drop(self, key: Key) -> set[Key]:
         """Forget an object; returns the keys to look at."""
@@ -123,7 +124,12 @@ class Cache:
             self._children[known.owner].discard(key)
             return {known.owner}
         self._refer(key, ())
-        return {key, *self._dependents.get(key, ())}
+        return self._affected(key)
+
+    def _affected(self, key: Key) -> set[Key]:
+        """Who to look at when an object has changed."""
+        own = {key} if key.kind in REGISTRATIONS else set()
+        return own | self._dependents.get(key, set())
 
     def _refer(self, key: Key, named: Iterable[Key]) -> None:
         new = tuple(dict.fromkeys(named))

@@ -28,9 +28,14 @@ from seedbed.controllers.plan import (
     Withdraw,
 )
 from seedbed.controllers.pods import key_of
-from seedbed.controllers.reading import refused
+from seedbed.controllers.reading import awaiting, declined, refused
 from seedbed.crds.base import API_VERSION
-from seedbed.crds.errors import FencedError, InvalidError
+from seedbed.crds.errors import (
+    FencedError,
+    InvalidError,
+    PlanUnavailableError,
+    UnavailableError,
+)
 from seedbed.crds.messages import (
     Adjust,
     Cancel,
@@ -98,7 +103,9 @@ class Executor:
         if observed.object is not None and status is not None:
             await self._status(observed.object, status)
         for effect in plan.effects:
-            if not isinstance(effect, Publish | Withdraw):
+            if isinstance(effect, SubmitRun):
+                await self._submit(observed, plan, effect)
+            elif not isinstance(effect, Publish | Withdraw):
                 await self.effect(effect)
         if observed.object is not None:
             for event in plan.events:
@@ -140,11 +147,31 @@ class Executor:
         """The status of an object whose child the API server refuses."""
         if observed.object is None or plan.status is None:
             raise error
-        said = {
-            **observed.object,
-            "status": {**(observed.object.get("status") or {}), **plan.status},
-        }
+        said = _said(observed.object, plan)
         return refused(said, error, datetime.now(UTC), reason="ChildRefused").status
+
+    async def _submit(self, observed: Observed, plan: Plan, effect: SubmitRun) -> None:
+        """Submit a run; what the engine says of a plan that cannot begin goes into the status."""
+        try:
+            await self.effect(effect)
+        except InvalidError as error:
+            if observed.object is None:
+                raise
+            said, now = _said(observed.object, plan), datetime.now(UTC)
+            await self._correct(said, declined(said, "PlanRefused", error.message, now))
+        except UnavailableError as error:
+            if error.code == PlanUnavailableError.code and observed.object is not None:
+                said, now = _said(observed.object, plan), datetime.now(UTC)
+                await self._correct(said, awaiting(said, "PlanUnavailable", error.message, now))
+            raise
+
+    async def _correct(self, said: Raw, plan: Plan) -> None:
+        """Write a status that a plan's effects have shown to be right, after the plan's own."""
+        if plan.status is not None:
+            await self._status(said, plan.status)
+        for event in plan.events:
+            self._check()
+            await self._cluster.record(said, event)
 
     async def _status(self, obj: Raw, status: Raw) -> None:
         if same_status(status, obj.get("status")):
@@ -169,8 +196,8 @@ class Executor:
                 await self._coordinator.put(key, value, under=self._ownership)
             case Withdraw(key):
                 await self._coordinator.delete(key, under=self._ownership)
-            case SubmitRun(request):
-                await self._ask(request.run, Submit(request))
+            case SubmitRun(request, document, packed):
+                await self._ask(request.run, Submit(request, document, packed))
             case AdjustRun(run, suspend, parallelism):
                 await self._ask(run, Adjust(run, suspend, parallelism))
             case CancelRun(run, reason):
@@ -186,6 +213,11 @@ class Executor:
     async def _request(self, run: str, message: Any) -> bytes:
         address = engine_address(partition_of(run))
         return await self._bus.request(address, encode(message), wait=ENGINE_WAIT)
+
+
+def _said(obj: Raw, plan: Plan) -> dict[str, Any]:
+    """The object as the plan's status, which was just written, makes it."""
+    return {**obj, "status": {**(obj.get("status") or {}), **(plan.status or {})}}
 
 
 def _without_empty(desired: Any) -> Any:

@@ -11,6 +11,7 @@ from seedbed.controllers.plan import Defaults, Key, Observed, Plan, Raw
 from seedbed.controllers.pods import POOL_LABEL, WORKFLOW_LABEL
 from seedbed.crds.base import API_VERSION
 from seedbed.crds.messages import agent_setting, flag_setting, pool_setting
+from seedbed.crds.steps_source import PLAN_LABEL
 
 
 def _none(obj: Raw) -> tuple[Key, ...]:  # noqa: ARG001 -- a kind that names nothing
@@ -39,10 +40,10 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class ChildKind:
-    """A kind of object that Seedbed owns.
+    """A kind of Kubernetes' own objects that Seedbed watches.
 
     Attributes:
-        label: the label that the children which Seedbed makes carry, and what they make does not.
+        label: the label that the objects which concern Seedbed carry, and others do not.
     """
 
     kind: str
@@ -67,8 +68,14 @@ CHILDREN: dict[str, ChildKind] = {
         ChildKind("Pod", "v1", "pods", WORKFLOW_LABEL),
     )
 }
+"""Objects that Seedbed makes and owns."""
+SOURCES: dict[str, ChildKind] = {
+    each.kind: each for each in (ChildKind("ConfigMap", "v1", "configmaps", PLAN_LABEL),)
+}
+"""Objects of users that Seedbed only reads."""
+WATCHED = {**CHILDREN, **SOURCES}
 
 
 def api_version(kind: str) -> str:
     """Group and version of a kind that the operator handles."""
-    return CHILDREN[kind].api_version if kind in CHILDREN else API_VERSION
+    return WATCHED[kind].api_version if kind in WATCHED else API_VERSION

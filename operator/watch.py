@@ -23,7 +23,7 @@ from seedbed.crds.errors import RetryableError
 from seedbed.crds.kinds import BY_NAME
 from seedbed.operator.kubernetes import PAGE, KubernetesCluster
 from seedbed.operator.reconciler import Reconciler
-from seedbed.operator.registration import CHILDREN, REGISTRATIONS, api_version
+from seedbed.operator.registration import REGISTRATIONS, WATCHED, api_version
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ async def list_everything(
     """Show the reconciler every object that exists now; gives their keys."""
     listed = set()
     for namespace in tuple(namespaces) or ("",):
-        for child in CHILDREN.values():
+        for child in WATCHED.values():
             async for obj in cluster.objects(child.kind, namespace, selector=child.label):
                 reconciler.notice(obj)
                 listed.add(key_of(obj))
@@ -60,7 +60,7 @@ def registry(reconciler: Reconciler) -> kopf.OperatorRegistry:
 
     for kind in REGISTRATIONS:
         handle(kind, GROUP, VERSION, BY_NAME[kind].plural)
-    for child in CHILDREN.values():
+    for child in WATCHED.values():
         group, _, version = child.api_version.rpartition("/")
         handle(child.kind, group, version, child.plural)
 
@@ -81,7 +81,7 @@ def settings() -> kopf.OperatorSettings:
     chosen.persistence.finalizer = f"{GROUP}/unused"
     chosen.persistence.diffbase_storage = _NoDiffs()
     chosen.persistence.progress_storage = kopf.StatusProgressStorage()
-    for child in CHILDREN.values():
+    for child in WATCHED.values():
         group, _, version = child.api_version.rpartition("/")
         chosen.watching.label_selectors[group, version, child.plural] = child.label
     return chosen

@@ -32,15 +32,15 @@ class Options:
 
 async def run(options: Options) -> int:
     """Run the manifests, show what becomes of them; 0 where all is as wanted."""
-    objects = manifests.load(options.paths, options.namespace)
-    objects += missing_pools(objects)
+    wanted = manifests.read(options.paths, options.namespace)
+    wanted.objects.extend(missing_pools(wanted.objects))
     models = models_file.load(options.models)
     state = folder(options.keep)
     console = output.console()
     with state.locked():
         _log_to(state)
         with progress.shown(console) as display:
-            cluster, results = await play(objects, state, models, display, options.timeout)
+            cluster, results = await play(wanted, state, models, display, options.timeout)
     found = users_objects(cluster)
     _show(console, found, results)
     _show_next(console, found, state, options)

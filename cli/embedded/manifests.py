@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from seedbed.cli.embedded.plan_files import PlanFile, labelled_config_map, plan_file
 from seedbed.controllers.plan import Key, Raw
 from seedbed.crds.admission import validate
-from seedbed.crds.errors import TerminalError
+from seedbed.crds.errors import InvalidError, TerminalError
 from seedbed.crds.kinds import BY_NAME
 
 _SUFFIXES = (".yaml", ".yml", ".json")
@@ -30,7 +32,20 @@ class ManifestError(TerminalError):
         self.problems = tuple(problems)
 
 
+@dataclass(frozen=True, slots=True)
+class Manifests:
+    """What a user wants to run: objects, and the files that they name."""
+
+    objects: list[Raw]
+    plans: list[PlanFile]
+
+
 def load(paths: Iterable[Path], namespace: str) -> list[Raw]:
+    """The objects alone; see `read`."""
+    return read(paths, namespace).objects
+
+
+def read(paths: Iterable[Path], namespace: str) -> Manifests:
     """The objects of files and folders, with the defaults a server sets.
 
     Args:
@@ -42,13 +57,18 @@ def load(paths: Iterable[Path], namespace: str) -> list[Raw]:
     """
     problems: list[str] = []
     found: dict[Key, Raw] = {}
+    plans: list[PlanFile] = []
     for file in _files(paths, problems):
         for document in _documents(file, problems):
             try:
                 obj = admitted(document, namespace)
+                plan = _plan_file(obj, file)
             except ManifestError as error:
                 problems += [f"{file}: {problem}" for problem in error.problems]
                 continue
+            if obj is None:
+                continue
+            plans += [plan] if plan else []
             metadata = obj["metadata"]
             key = Key(obj["kind"], metadata["namespace"], metadata["name"])
             if key in found:
@@ -58,11 +78,11 @@ def load(paths: Iterable[Path], namespace: str) -> list[Raw]:
         problems.append("no object in any of the manifests")
     if problems:
         raise ManifestError(problems)
-    return list(found.values())
+    return Manifests(list(found.values()), plans)
 
 
-def admitted(document: Any, namespace: str) -> Raw:
-    """One object with its defaults.
+def admitted(document: Any, namespace: str) -> Raw | None:
+    """One object with its defaults; None for one that does not concern Seedbed.
 
     Raises:
         ManifestError: with every problem of the object.
@@ -73,6 +93,11 @@ def admitted(document: Any, namespace: str) -> Raw:
     if isinstance(metadata, dict):
         document = {**document, "metadata": {"namespace": namespace, **metadata}}
     label = _label(document)
+    if (document.get("apiVersion"), document.get("kind")) == ("v1", "ConfigMap"):
+        try:
+            return labelled_config_map(document)
+        except InvalidError as error:
+            raise ManifestError([f"{label}: {error}"]) from error
     kind = BY_NAME.get(str(document.get("kind")))
     if kind is not None and not kind.installed:
         raise ManifestError([f"{label}: kind: this version does not serve {kind.name}"])
@@ -86,6 +111,15 @@ def admitted(document: Any, namespace: str) -> Raw:
         "metadata": document["metadata"],
         "spec": spec.model_dump(mode="json", by_alias=True, exclude_none=True),
     }
+
+
+def _plan_file(obj: Raw | None, file: Path) -> PlanFile | None:
+    if obj is None or obj["kind"] != "Workflow":
+        return None
+    try:
+        return plan_file(obj, file)
+    except InvalidError as error:
+        raise ManifestError([f"{_label(dict(obj))}: {error}"]) from error
 
 
 def _label(document: dict[str, Any]) -> str:

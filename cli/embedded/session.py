@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any, Literal
 
 from seedbed.cli.embedded.cluster import MemoryCluster, key_of
 from seedbed.cli.embedded.kubelet import Kubelet, Replica
+from seedbed.cli.embedded.manifests import Manifests
 from seedbed.cli.embedded.state import StateFolder
 from seedbed.cli.output import at
 from seedbed.cli.progress import Display, ended
@@ -23,10 +25,12 @@ from seedbed.operator.reconciler import Reconciler
 from seedbed.runtime.bus.memory import MemoryBus
 from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.llm.models import Models
+from seedbed.runtime.store.plans import PlanRow, SqlPlans
 from seedbed.runtime.store.sql import SqlStore
 from seedbed.runtime.worker.worker import serve_workers
 from seedbed.runtime.workflow.engine import Engine
 from seedbed.runtime.workflow.history import StoredHistory
+from seedbed.runtime.workflow.plan_sources import Allowed
 
 State = Literal["done", "waiting", "hopeless"]
 
@@ -48,7 +52,7 @@ class Parts:
 
 
 async def play(
-    objects: Sequence[Raw], state: StateFolder, models: Models, display: Display, limit: float
+    wanted: Manifests, state: StateFolder, models: Models, display: Display, limit: float
 ) -> tuple[MemoryCluster, Mapping[str, Any]]:
     """Run the objects until every Workflow has ended and everything else is ready, or cannot be.
 
@@ -67,7 +71,10 @@ async def play(
     parts = Parts(cluster, MemoryBus(), coordinator, store)
     try:
         await store.migrate()
-        await _apply_all(cluster, objects)
+        for plan in wanted.plans:
+            row = PlanRow(plan.namespace, plan.digest, time.time(), 0, len(plan.data))
+            await SqlPlans(store).put(row, plan.data)
+        await _apply_all(cluster, wanted.objects)
         state.save(cluster, opened)
         changed = _shown_changes(cluster, display)
         async with _everything(parts, models, display, lambda: state.saving(cluster, opened)):
@@ -112,7 +119,7 @@ def users_objects(cluster: MemoryCluster) -> list[Raw]:
 async def _apply_all(cluster: MemoryCluster, objects: Sequence[Raw]) -> None:
     """Make the cluster hold these objects and no others of the user."""
     wanted = {key_of(obj) for obj in objects}
-    for obj in users_objects(cluster):
+    for obj in (*users_objects(cluster), *cluster.listed("ConfigMap")):
         if key_of(obj) not in wanted:
             await cluster.delete(key_of(obj), obj["metadata"]["uid"])
     for obj in objects:
@@ -134,7 +141,12 @@ async def _everything(
         reconciler = Reconciler(parts.cluster, parts.bus, parts.coordinator, ownership, Defaults())
         parts.cluster.listen(lambda how, obj: reconciler.notice(obj, deleted=how == "DELETED"))
         engine = Engine(
-            store=parts.store, bus=parts.bus, coordinator=parts.coordinator, holder=_HOLDER
+            store=parts.store,
+            bus=parts.bus,
+            coordinator=parts.coordinator,
+            holder=_HOLDER,
+            plans=SqlPlans(parts.store),
+            allowed=Allowed(hosts=None),
         )
         kubelet = Kubelet(parts.cluster, lambda replica: _work(parts, gateway, replica))
         try:

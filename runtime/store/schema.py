@@ -105,3 +105,15 @@ checkpoints = Table(
     Column("data", LargeBinary, nullable=False),
 )
 Index("checkpoints_expiring", checkpoints.c.partition, checkpoints.c.expires_at)
+
+# Documents with steps that users pushed, by content hash. A namespace sees its own only.
+plans = Table(
+    "plans",
+    metadata,
+    Column("namespace", Text, primary_key=True),
+    Column("digest", Text, primary_key=True),
+    Column("pushed_at", Double, nullable=False),
+    Column("steps", Integer, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+)

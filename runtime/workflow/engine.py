@@ -10,18 +10,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, nullcontext, suppress
 
-from seedbed.crds.errors import FencedError, SeedbedError, UnavailableError
-from seedbed.crds.messages import PARTITIONS, SETTING_PREFIXES, decode_request, engine_address
+from seedbed.crds.errors import FencedError, InvalidError, SeedbedError, UnavailableError
+from seedbed.crds.messages import (
+    PARTITIONS,
+    SETTING_PREFIXES,
+    Submit,
+    TakeCheckpoint,
+    decode_request,
+    engine_address,
+)
 from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.coordination.lease import while_held
 from seedbed.runtime.coordination.port import Change, Coordinator, Lease, Ownership
 from seedbed.runtime.coordination.registry import discover, register
+from seedbed.runtime.store.plans import Plans
 from seedbed.runtime.store.port import Store
 from seedbed.runtime.workflow import metrics
+from seedbed.runtime.workflow.checkpoint.origin import Origins
+from seedbed.runtime.workflow.checkpoint.taking import Checkpointer
+from seedbed.runtime.workflow.checkpoint.vault import Owner, Vault
 from seedbed.runtime.workflow.partition import Partition
+from seedbed.runtime.workflow.plan_sources import Allowed, PlanSources
 from seedbed.runtime.workflow.world import World
 
 log = logging.getLogger(__name__)
@@ -41,6 +54,9 @@ class Engine:
     Args:
         holder: says who this is, unique among live engines.
         lease_ttl: seconds after which others may take over when this process does not answer.
+        plans: plans that users pushed.
+        allowed: where plans may be read from beside.
+        vault: the checkpoints; None to take none.
     """
 
     def __init__(
@@ -51,6 +67,9 @@ class Engine:
         coordinator: Coordinator,
         holder: str,
         lease_ttl: float = 8.0,
+        plans: Plans | None = None,
+        allowed: Allowed | None = None,
+        vault: Vault | None = None,
     ) -> None:
         self._store = store
         self._bus = bus
@@ -58,6 +77,9 @@ class Engine:
         self._holder = holder
         self._ttl = lease_ttl
         self._world = World()
+        self._vault = vault
+        self._origins = Origins(store, vault)
+        self._sources = PlanSources(store, plans, allowed or Allowed())
         self._owned: dict[int, tuple[Partition, asyncio.Task[None]]] = {}
 
     @property
@@ -146,12 +168,23 @@ class Engine:
     async def _own(self, partition: Partition, ownership: Ownership) -> None:
         """Run a partition and answer for it; it is given back when this ends."""
         address = engine_address(partition.number)
+        owner = Owner(partition.number, ownership.token)
+        checkpointer = Checkpointer(partition, owner, self._vault) if self._vault else None
+        checkpointing = checkpointer.running() if checkpointer else nullcontext()
 
         async def answer(payload: bytes) -> bytes:
-            return await partition.ask(decode_request(payload))
+            request = decode_request(payload)
+            if isinstance(request, Submit):
+                ready = await self._sources.ready(request)
+                return await partition.ask(await self._origins.begin(ready, time.time()))
+            if isinstance(request, TakeCheckpoint):
+                if checkpointer is None:
+                    raise InvalidError("checkpoint", "this engine keeps none")
+                return await checkpointer.take(request.run)
+            return await partition.ask(request)
 
         try:
-            async with self._bus.serve(address, answer):
+            async with self._bus.serve(address, answer), checkpointing:
                 await partition.run()
         except FencedError as error:
             metrics.REFUSED.inc()

@@ -50,6 +50,8 @@ class LiveRun:
         records: decided and applied, not journalled yet.
         tail: bytes journalled since the last snapshot.
         snapshot: size of the last snapshot.
+        values: what the store must keep for the run from its first commit on, by content hash.
+        taken_over: how many of the records come from an earlier run.
         handed: attempt and Unix time of what was put into a work queue and is not decided.
     """
 
@@ -59,6 +61,8 @@ class LiveRun:
     records: list[Record] = field(default_factory=list)
     tail: int = 0
     snapshot: int = 0
+    values: Mapping[str, bytes] = field(default_factory=dict)
+    taken_over: int = 0
     handed: dict[StepKey, tuple[int, float]] = field(default_factory=dict)
 
     @property
@@ -112,7 +116,8 @@ class Journal:
             told[name] = (summary, run.state.finished is not None)
             if not run.stored:
                 rows.append(self._row(run, summary))
-                run.stored = True
+                values.update(run.values)
+                run.stored, run.values = True, {}
             if run.records:
                 encoded = encode_records(run.records)
                 values.update(encoded.values)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -22,9 +23,9 @@ from seedbed.crds.messages import (
     EngineRequest,
     ListActive,
     Report,
-    RunRequest,
     Submit,
     Summarise,
+    TakeCheckpoint,
     encode,
     summaries_topic,
 )
@@ -32,9 +33,13 @@ from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.coordination.port import Ownership
 from seedbed.runtime.store.port import RunRow, Store
 from seedbed.runtime.workflow import metrics
+from seedbed.runtime.workflow.checkpoint.content import capture
+from seedbed.runtime.workflow.checkpoint.metrics import PAUSE
+from seedbed.runtime.workflow.checkpoint.taking import Capture, Note
 from seedbed.runtime.workflow.decide import accept, adjust, advance, cancel, fail
 from seedbed.runtime.workflow.dispatch import Dispatch
 from seedbed.runtime.workflow.journal import Journal, LiveRun, until_answered
+from seedbed.runtime.workflow.plan import Start, started
 from seedbed.runtime.workflow.records import Record, StepFailed, StepSucceeded
 from seedbed.runtime.workflow.replay import resume
 from seedbed.runtime.workflow.state import RunState
@@ -51,11 +56,13 @@ STARVED_LOOK = 0.1
 
 Known = bytes | SeedbedError
 """An answer that needs no commit."""
+Asked = EngineRequest | Start | Capture | Note
+"""What a partition may be asked, by others and by the engine itself."""
 
 
 @dataclass(slots=True)
 class _Ask:
-    request: EngineRequest
+    request: Asked
     answer: asyncio.Future[bytes]
     known: Known | None = None
 
@@ -99,7 +106,12 @@ class Partition:
             self._unseen.update(self._runs)
         self._wake.set()
 
-    async def ask(self, request: EngineRequest) -> bytes:
+    @property
+    def live(self) -> Mapping[str, RunState]:
+        """The runs under way, to look at."""
+        return {name: run.state for name, run in self._runs.items()}
+
+    async def ask(self, request: Asked) -> bytes:
         """Have a request done; the answer comes when its effect is durable.
 
         Raises:
@@ -206,7 +218,8 @@ class Partition:
         """Do what is durable now."""
         for run in changed.values():
             records, run.records = run.records, []
-            _count(records)
+            _count(records[run.taken_over :])
+            run.taken_over = 0
             await self._dispatch.follow(run, records, now)
         unseen, self._unseen = self._unseen, set()
         if now > self._looked + LOOK_EVERY:
@@ -215,12 +228,12 @@ class Partition:
         for name in unseen & self._runs.keys():
             await self._dispatch.look(self._runs[name], now)
 
-    async def _take(self, request: EngineRequest, now: float) -> Known | None:
+    async def _take(self, request: Asked, now: float) -> Known | None:
         """Apply a request to its run; returns an answer that is known already, or None."""
         if isinstance(request, ListActive):
             return orjson.dumps({"runs": list(self._runs)})
-        if isinstance(request, Submit):
-            return await self._submit(request.request)
+        if isinstance(request, Start | Submit):
+            return await self._submit(request)
         name = request.result.run if isinstance(request, Report) else request.run
         run = self._runs.get(name)
         if run is None:
@@ -236,17 +249,28 @@ class Partition:
                 run.records += adjust(run.state, suspend=suspend, parallelism=parallelism, now=now)
             case Cancel(_, reason):
                 run.records += cancel(run.state, reason, now)
+            case Note(_, record) if not run.state.finished:
+                run.state.apply(record)
+                run.records.append(record)
         self._dirty.add(name)
         return None
 
-    async def _submit(self, request: RunRequest) -> Known | None:
+    async def _submit(self, asked: Start | Submit) -> Known | None:
+        request = asked.request
         if request.run in self._runs:
             return None
         try:
             known = await self._store.run(request.run)
             if known is not None:
                 return known.summary
-            self._runs[request.run] = LiveRun(RunState(request, self._world.hands), stored=False)
+            start = asked if isinstance(asked, Start) else started(request)
+            state = RunState(start.request, self._world.hands, start.plan)
+            for record in start.first:
+                state.apply(record)
+            first = list(start.first)
+            self._runs[request.run] = LiveRun(
+                state, stored=False, values=start.values, records=first, taken_over=len(first)
+            )
         except SeedbedError as error:
             return error
         self._dirty.add(request.run)
@@ -264,7 +288,11 @@ class Partition:
             return error
         return b"{}" if known is None or known.finished else _moving()
 
-    async def _stored(self, request: Summarise | Adjust | Cancel) -> Known:
+    async def _stored(
+        self, request: Summarise | Adjust | Cancel | TakeCheckpoint | Capture | Note
+    ) -> Known:
+        if isinstance(request, TakeCheckpoint | Capture | Note):
+            return NotFoundError("run under way", request.run)
         try:
             known = await self._store.run(request.run)
         except SeedbedError as error:
@@ -277,9 +305,13 @@ class Partition:
         request = asked.request
         if asked.known is not None:
             return asked.known
-        if isinstance(request, Report | ListActive):
+        if isinstance(request, Report | ListActive | Note):
             return b"{}"
-        name = request.request.run if isinstance(request, Submit) else request.run
+        if isinstance(request, Capture):
+            with PAUSE.time():
+                request.captured = capture(self._runs[request.run].state)
+            return b"{}"
+        name = request.request.run if isinstance(request, Start | Submit) else request.run
         return encode(summarise(self._runs[name].state))
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from seedbed.crds.messages import RunRequest, decode
-from seedbed.runtime.store.port import Entry, RunRow, Store
+from seedbed.runtime.store.port import RunRow, Store
+from seedbed.runtime.workflow.plan import reopened
 from seedbed.runtime.workflow.records import Record, decode_records, missing_values
 from seedbed.runtime.workflow.state import RunState
 from seedbed.runtime.workflow.world import Hands
@@ -14,7 +15,7 @@ from seedbed.runtime.workflow.world import Hands
 async def records_of(store: Store, run: str, after: int = 0) -> AsyncIterator[tuple[int, Record]]:
     """A run's records behind position `after` in order, each with that of its journal entry."""
     for entry in await store.journal(run, after):
-        for record in await _decoded(store, entry):
+        for record in await decoded(store, entry.records):
             yield entry.seq, record
 
 
@@ -24,7 +25,9 @@ async def resume(store: Store, row: RunRow, hands: Hands) -> tuple[RunState, int
     Raises:
         InvalidError: this code cannot read what is there.
     """
-    state = RunState(decode(RunRequest, row.request), hands)
+    request = decode(RunRequest, row.request)
+    steps = await store.value(request.steps) if request.steps else None
+    state = RunState(request, hands, await reopened(request, steps))
     try:
         return state, await _fold(store, row.run, state)
     except BaseException:
@@ -37,7 +40,7 @@ async def _fold(store: Store, run: str, state: RunState) -> int:
     snapshot = await store.snapshot(run)
     if snapshot is not None:
         last = snapshot.seq
-        for record in await _decoded(store, snapshot):
+        for record in await decoded(store, snapshot.records):
             state.apply(record)
     async for seq, record in records_of(store, run, last):
         state.apply(record)
@@ -45,10 +48,15 @@ async def _fold(store: Store, run: str, state: RunState) -> int:
     return last
 
 
-async def _decoded(store: Store, entry: Entry) -> list[Record]:
+async def decoded(store: Store, records: bytes) -> list[Record]:
+    """Records with the large values that they refer to.
+
+    Raises:
+        InvalidError: this code cannot read them, or a value is missing.
+    """
     values = {}
-    for digest in missing_values(entry.records):
+    for digest in missing_values(records):
         data = await store.value(digest)
         if data is not None:
             values[digest] = data
-    return decode_records(entry.records, values)
+    return decode_records(records, values)

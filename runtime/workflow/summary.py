@@ -11,8 +11,10 @@ from seedbed.crds.messages import (
     RESULT_PREVIEW_LIMIT,
     ContainerTask,
     Counts,
+    Origin,
     Recent,
     RunSummary,
+    TakenCheckpoint,
 )
 from seedbed.crds.workflow import Phase
 from seedbed.runtime.workflow.state import RunState
@@ -41,6 +43,8 @@ def summarise(state: RunState) -> RunSummary:
         result=preview,
         result_bytes=size,
         containers=tuple(_containers(state)),
+        checkpoint=_checkpoint(state),
+        origin=_origin(state),
     )
 
 
@@ -61,6 +65,20 @@ def _result(state: RunState) -> tuple[int, Any]:
         return 0, None
     data = orjson.dumps(state.finished.result, option=orjson.OPT_NON_STR_KEYS)
     return len(data), state.finished.result if len(data) <= RESULT_PREVIEW_LIMIT else None
+
+
+def _checkpoint(state: RunState) -> TakenCheckpoint | None:
+    last = state.checkpoint
+    if last is None:
+        return None
+    return TakenCheckpoint(last.number, last.id, last.at, last.size_bytes, last.ratio)
+
+
+def _origin(state: RunState) -> Origin | None:
+    began = state.origin
+    if began is None:
+        return None
+    return Origin(began.run, began.checkpoint, began.taken, began.again)
 
 
 def _containers(state: RunState) -> list[ContainerTask]:
