@@ -1,8 +1,8 @@
 """What a new run takes over from an earlier one: the results that its own plan would make again. Pure.
 
 A step is not executed again where the earlier run ended it, its definition is the same in both plans, it
-reads no parameter that differs, and all that it needs is taken over too. Steps that failed and may
-not, and what was under way, begin anew.
+reads no parameter that differs, and all that it needs is taken over too. What was under way begins
+anew, and so does every step that failed, but where its plan goes on without it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from seedbed.runtime.workflow.records import (
 Result = StepSucceeded | StepSkipped | StepExpanded | StepFailed
 """Records that a run may take over."""
 
-_UNTOUCHED = frozenset({"needs", "pool", "retry", "timeout", "allow_failure", "estimate"})
+_UNTOUCHED = frozenset({"needs", "pool", "retry", "timeout", "estimate"})
 """Fields of a step that say how it is run, not what it gives."""
+_GOES_ON = ("continue", "skip")
 # Looser than CEL: text that only looks like a parameter costs one execution, one missed a wrong result.
 _PARAM = re.compile(r"\bparams\b(?:\s*\.\s*(\w+)|\s*\[\s*(?:\"([^\"\\]*)\"|'([^'\\]*)')\s*\])?")
 
@@ -124,8 +125,12 @@ def _broken(records: Iterable[Record], plan: RunPlan) -> set[str]:
 
 
 def _may_fail(record: StepFailed, plan: RunPlan) -> bool:
+    """Whether the plan goes on without the step; one that another stands in for is tried again."""
     node = plan.graph.nodes.get(record.key.step)
-    return node is not None and node.step.allow_failure
+    if node is None:
+        return False
+    policy = node.step.on_error or plan.spec.on_error
+    return node.step.allow_failure or (policy is not None and policy.action in _GOES_ON)
 
 
 def _step(record: Result) -> str:
