@@ -44,6 +44,8 @@ class Settings(BaseModel):
     models: Path | None = None
     port: int = Field(default=8000, ge=0, le=65535)
     health_port: int = Field(default=8080, ge=0, le=65535)
+    checkpoint_keys: Path | None = None
+    checkpoint_url: str = ""
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(validate_default=True)
     ] = "info"

@@ -123,7 +123,7 @@ def _begin(
 ) -> Plan:
     """A plan that has no run yet: wait for what it names, then submit."""
     before = status_of(workflow)
-    effects = _cancel_previous(observed, before)
+    effects = _cancel_previous(observed, before, spec)
     pods = surplus(observed.children)
     missing = _missing(observed, workflow, spec)
     if missing is not None:
@@ -286,6 +286,23 @@ def _fields(run: RunSummary) -> dict[str, Any]:
         fields["startedAt"] = timestamp(datetime.fromtimestamp(run.started, UTC))
     if run.finished is not None:
         fields["finishedAt"] = timestamp(datetime.fromtimestamp(run.finished, UTC))
+    if run.checkpoint is not None:
+        last = run.checkpoint
+        fields["lastCheckpoint"] = {
+            "number": last.number,
+            "id": last.id,
+            "time": timestamp(datetime.fromtimestamp(last.at, UTC)),
+            "sizeBytes": last.size_bytes,
+            "ratio": round(last.ratio, 2),
+        }
+    if run.origin is not None:
+        began = run.origin
+        fields["forkedFrom"] = {
+            "run": began.run,
+            "checkpoint": began.checkpoint,
+            "taken": began.taken,
+            "again": began.again,
+        }
     if run.result is not None and len(orjson.dumps(run.result)) <= RESULT_PREVIEW_LIMIT:
         fields["result"] = run.result
     return fields
@@ -303,11 +320,17 @@ def _cancel(run: RunSummary | None, reason: str) -> tuple[Effect, ...]:
     return (CancelRun(run.run, reason),) if run is not None and ongoing else ()
 
 
-def _cancel_previous(observed: Observed, before: Mapping[str, Any]) -> tuple[Effect, ...]:
+def _cancel_previous(
+    observed: Observed, before: Mapping[str, Any], spec: WorkflowSpec
+) -> tuple[Effect, ...]:
     """Ends the run of an earlier plan, which the status or the engine knows of."""
     reason = "the plan was changed"
-    heard = _cancel(observed.run, reason)
     shown = before.get("runId")
+    fork = spec.fork_from
+    if fork is not None and shown and (fork.run == shown or not (fork.run or fork.workflow)):
+        place = f"checkpoint {fork.checkpoint}" if fork.checkpoint else "where it stood"
+        reason = f"another run goes on from {place}"
+    heard = _cancel(observed.run, reason)
     if heard or not shown or before.get("phase") in FINISHED:
         return heard
     return (CancelRun(shown, reason),)

@@ -13,7 +13,7 @@ class CheckpointPolicy(Model):
     """When the run's state is put aside, and for how long.
 
     A checkpoint is not needed to survive a crash: that is what the journal is for. It is a point to
-    go back to, or to fork from.
+    go back to, or to fork from. A change of the policy holds from the next run on.
     """
 
     enabled: bool = Field(

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Literal
 
 from seedbed.cli.embedded.cluster import MemoryCluster, key_of
@@ -25,9 +26,12 @@ from seedbed.operator.reconciler import Reconciler
 from seedbed.runtime.bus.memory import MemoryBus
 from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.llm.models import Models
+from seedbed.runtime.store.checkpoints import SqlCheckpoints
 from seedbed.runtime.store.plans import PlanRow, SqlPlans
 from seedbed.runtime.store.sql import SqlStore
 from seedbed.runtime.worker.worker import serve_workers
+from seedbed.runtime.workflow.checkpoint.keys import KeyRing
+from seedbed.runtime.workflow.checkpoint.vault import Vault
 from seedbed.runtime.workflow.engine import Engine
 from seedbed.runtime.workflow.history import StoredHistory
 from seedbed.runtime.workflow.plan_sources import Allowed
@@ -49,6 +53,7 @@ class Parts:
     bus: MemoryBus
     coordinator: MemoryCoordinator
     store: SqlStore
+    keys: Path
 
 
 async def play(
@@ -68,7 +73,7 @@ async def play(
     store = SqlStore.open(state.database)
     # Tokens of this start are larger than all of earlier ones, as the store has seen those.
     coordinator = MemoryCoordinator(after=opened * _TOKENS_A_START)
-    parts = Parts(cluster, MemoryBus(), coordinator, store)
+    parts = Parts(cluster, MemoryBus(), coordinator, store, state.path / "checkpoint.keys")
     try:
         await store.migrate()
         for plan in wanted.plans:
@@ -147,6 +152,7 @@ async def _everything(
             holder=_HOLDER,
             plans=SqlPlans(parts.store),
             allowed=Allowed(hosts=None),
+            vault=Vault(SqlCheckpoints(parts.store), KeyRing.at(parts.keys)),
         )
         kubelet = Kubelet(parts.cluster, lambda replica: _work(parts, gateway, replica))
         try:

@@ -2,6 +2,7 @@
 
 objects.json    objects with status, Events, and how often the folder was opened
 runs.db         the Store on SQLite
+checkpoint.keys the key ring that checkpoints are encrypted under
 lock            held by the process that runs on the folder
 """
 
