@@ -29,6 +29,7 @@ from seedbed.crds.errors import (
 from seedbed.crds.kinds import Kind
 
 _WAIT = 15.0
+_PUSH_WAIT = 120.0
 _PAGE = 500
 _WATCH_SECONDS = 240
 _UNAUTHORISED, _FORBIDDEN, _MISSING, _CONFLICT, _GONE, _TOO_MANY = 401, 403, 404, 409, 410, 429
@@ -36,6 +37,7 @@ _ERROR = 400
 _IN_A_POD = "KUBERNETES_SERVICE_HOST"
 # The API server's proxy takes `Authorization` out; Seedbed's API reads this one too.
 _TOKEN_HEADER = "X-Seedbed-Authorization"  # noqa: S105 - the name of a header
+_BYTES = {"Content-Type": "application/octet-stream"}
 
 
 class MissingError(TerminalError):
@@ -206,7 +208,24 @@ class ClusterSource:
     async def _from_api(self, path: str) -> Any:
         return json.loads(await self._text_from_api(path))
 
-    async def _text_from_api(self, path: str) -> str:
+    async def push_plan(self, namespace: str, data: bytes) -> Mapping[str, Any]:
+        """Keep a document with steps in Seedbed's store."""
+        path = f"/api/v3/plans/{quote(namespace, safe='')}"
+        told: Mapping[str, Any] = json.loads(await self._text_from_api(path, "POST", data))
+        return told
+
+    async def plans(self, namespace: str) -> Sequence[Mapping[str, Any]]:
+        """The documents that a namespace keeps, the last pushed first."""
+        answer = await self._from_api(f"/api/v3/plans/{quote(namespace, safe='')}")
+        told: Sequence[Mapping[str, Any]] = answer["plans"]
+        return told
+
+    async def remove_plan(self, namespace: str, digest: str) -> None:
+        """Forget one of them."""
+        path = f"/api/v3/plans/{quote(namespace, safe='')}/{quote(digest, safe='')}"
+        await self._text_from_api(path, "DELETE")
+
+    async def _text_from_api(self, path: str, method: str = "GET", data: bytes = b"") -> str:
         bearer = await self._bearer()
         if not bearer:
             raise InvalidError(
@@ -215,12 +234,22 @@ class ClusterSource:
                 "try `kubectl create token` of a service account that may get workflows",
             )
         if self._api.url:
-            return await self._plain_text(f"{self._api.url.rstrip('/')}{path}", bearer)
+            url = f"{self._api.url.rstrip('/')}{path}"
+            return await self._plain_text(url, bearer, method, data)
         namespace, _, service = self._api.service.partition("/")
         proxy = f"/api/v1/namespaces/{namespace}/services/{service}/proxy"
         where, _, query = path.partition("?")
         told = dict(parse_qsl(query))
-        return await self._text(proxy + where, told, {_TOKEN_HEADER: bearer})
+        wait = _PUSH_WAIT if data else _WAIT
+        async with self._opened(
+            proxy + where,
+            told,
+            wait,
+            {_TOKEN_HEADER: bearer, **_BYTES},
+            method=method,
+            body=data or None,
+        ) as answer:
+            return await answer.text()
 
     async def _bearer(self) -> str:
         """`Bearer TOKEN`: the user's own, or one that the user may ask for; nothing otherwise.
@@ -247,11 +276,13 @@ class ClusterSource:
         except TerminalError:
             return ""
 
-    async def _plain_text(self, url: str, bearer: str) -> str:
+    async def _plain_text(self, url: str, bearer: str, method: str, data: bytes) -> str:
+        limit = aiohttp.ClientTimeout(_PUSH_WAIT if data else _WAIT)
+        headers = {"Authorization": bearer, **_BYTES}
         try:
             async with (
-                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(_WAIT)) as session,
-                session.get(url, headers={"Authorization": bearer}) as answer,
+                aiohttp.ClientSession(timeout=limit) as session,
+                session.request(method, url, headers=headers, data=data or None) as answer,
             ):
                 if answer.status >= _ERROR:
                     raise _refusal(answer.status, await answer.text(), url)
@@ -280,9 +311,9 @@ class ClusterSource:
         headers: Mapping[str, str] | None = None,
         *,
         method: str = "GET",
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | bytes | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        form = {"Content-Type": "application/json"} if body else {}
+        form = {"Content-Type": "application/json"} if isinstance(body, Mapping) else {}
         request = await self._client.param_serialize(
             method,
             path,

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from seedbed.cli import planning
+from seedbed.cli import planning, plans
 from seedbed.cli.options import (
     API_SERVICE,
     Api,
@@ -43,6 +43,7 @@ app = typer.Typer(
     help="Runs autonomous agents and long workflows, on Kubernetes or in this one process.",
 )
 app.add_typer(planning.app)
+app.add_typer(plans.app, name="plan")
 
 
 @app.command()

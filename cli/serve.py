@@ -87,7 +87,10 @@ Role = Callable[[Process], Awaitable[None]]
 @app.command()
 def operator() -> None:
     """Watch the kinds, decide, apply. Replicas elect a leader; all serve admission."""
-    _serve("operator", _operator, "nats_url", "etcd_endpoint", "gateway_url", "pod_namespace")
+    from uvloop import new_event_loop
+
+    needed = ("nats_url", "etcd_endpoint", "gateway_url", "pod_namespace")
+    _serve("operator", _operator, *needed, loop=new_event_loop)
 
 
 @app.command()
@@ -159,10 +162,15 @@ def _operator_options(settings: Settings) -> Options:
 
 
 async def _engine(process: Process) -> None:
+    from seedbed.runtime.store.plans import SqlPlans
+    from seedbed.runtime.workflow.checkpoint.opening import vault
     from seedbed.runtime.workflow.engine import Engine
+    from seedbed.runtime.workflow.plan_sources import Allowed
 
+    settings = process.settings
     async with AsyncExitStack() as stack:
         store = await _store(process, stack)
+        checkpoints = vault(store, settings.checkpoint_keys, settings.checkpoint_url)
         bus = await _bus(process, stack, "engine")
         coordinator = await _coordinator(process, stack)
         process.started()
@@ -170,8 +178,11 @@ async def _engine(process: Process) -> None:
             store=store,
             bus=bus,
             coordinator=coordinator,
-            holder=process.settings.holder,
-            lease_ttl=process.settings.lease_seconds,
+            holder=settings.holder,
+            lease_ttl=settings.lease_seconds,
+            plans=SqlPlans(store),
+            allowed=Allowed(settings.plan_hosts, settings.plan_folder),
+            vault=checkpoints,
         ).run()
 
 
@@ -189,12 +200,16 @@ async def _api(process: Process) -> None:
     from seedbed.runtime.api.access import kubernetes_access
     from seedbed.runtime.api.app import serve
     from seedbed.runtime.api.flags import LiveFlags
+    from seedbed.runtime.store.plans import SqlPlans
     from seedbed.runtime.workflow.history import StoredHistory
 
     flags = LiveFlags()
     process.waiting["the flags"] = lambda: not flags.loaded
     async with AsyncExitStack() as stack:
         store = await _store(process, stack)
+        bus = await _bus(process, stack, "api") if process.settings.nats_url else None
+        # What the store tells can be read also while NATS is away.
+        process.waiting.pop("NATS", None)
         await serve(
             store=store,
             history=StoredHistory(store),
@@ -203,6 +218,8 @@ async def _api(process: Process) -> None:
             host=_EVERYWHERE,
             port=process.settings.port,
             flags=flags,
+            plans=SqlPlans(store),
+            events=bus.events if bus else None,
             started=lambda _: process.started(),
         )
 
@@ -281,15 +298,18 @@ async def _patiently(name: str, attempt: Callable[[], Awaitable[_T]]) -> _T:
         raise UnavailableError(f"{name} did not answer within {START_SECONDS:g} s") from None
 
 
-def _serve(name: str, role: Role, *needed: str) -> None:
-    """Run a role until it is told to stop; the exit code tells why it ended."""
+def _serve(
+    name: str, role: Role, *needed: str, loop: Callable[[], asyncio.AbstractEventLoop] | None = None
+) -> None:
+    """Run a role until it is told to stop, on `loop` or asyncio's own; the exit code tells why it ended."""
     from seedbed.runtime.telemetry.logs import configure
 
     configure(name)
     try:
         settings = Settings.read(os.environ, *needed)
         configure(name, settings.log_level)
-        asyncio.run(_run(Process(settings), role))
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(_run(Process(settings), role))
     except InvalidError as error:
         _log.error("%s", error)
         raise typer.Exit(_MISUSED) from None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from seedbed.crds.base import seconds
 from seedbed.crds.errors import InvalidError
@@ -19,6 +19,12 @@ _UNPREFIXED = ("POD_NAME", "POD_NAMESPACE")
 
 def _with_scheme(value: str) -> str:
     return value if not value or "://" in value else f"http://{value}"
+
+
+def _listed(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return frozenset(part.strip().lower() for part in value.split(",") if part.strip())
 
 
 def _lower(value: str) -> str:
@@ -35,6 +41,8 @@ class Settings(BaseModel):
     database_url: str = ""
     database_password: str = ""
     database_password_file: Path | None = None
+    plan_hosts: Annotated[frozenset[str], BeforeValidator(_listed)] = frozenset()
+    plan_folder: Path | None = None
     gateway_url: str = ""
     namespace: str = ""
     pool: str = ""

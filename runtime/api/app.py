@@ -1,7 +1,8 @@
 """The HTTP API as one application.
 
     /ofrep/v1/...                  FeatureFlags (ofrep.py)
-    /api/v3/workflows/...          runs (runs.py) and their analysis (planning.py)
+    /api/v3/workflows/...          runs (runs.py), live (streams.py), and their analysis (planning.py)
+    /api/v3/plans/...              plans too large for an object (plans.py)
     GET /api/v3/services           the live services, of `?namespace=` or of all
     GET /healthz                   for anybody
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 
 from aiohttp import web
 
@@ -21,11 +23,16 @@ from seedbed.runtime.api.answers import ACCESS, answer, errors_as_answers, requi
 from seedbed.runtime.api.flags import LiveFlags
 from seedbed.runtime.api.ofrep import FlagPages
 from seedbed.runtime.api.planning import PlanningPages
+from seedbed.runtime.api.plans import PlanPages
 from seedbed.runtime.api.runs import History, RunPages
+from seedbed.runtime.api.streams import StreamPages
+from seedbed.runtime.bus.events import EventLog
 from seedbed.runtime.coordination.port import Coordinator
 from seedbed.runtime.coordination.registry import discover
+from seedbed.runtime.store.plans import Plans
 from seedbed.runtime.store.port import Store
 from seedbed.runtime.telemetry.health import serving_app
+from seedbed.runtime.workflow.live import LiveRuns, live_runs
 
 _LARGEST_BODY = 256 * 1024
 _RETRY_SECONDS = 1.0
@@ -38,6 +45,8 @@ def create_app(
     coordinator: Coordinator,
     access: Access,
     flags: LiveFlags,
+    live: LiveRuns,
+    plans: Plans | None = None,
 ) -> web.Application:
     """The application; `flags` is kept up to date by whoever calls."""
 
@@ -75,6 +84,8 @@ def create_app(
             *FlagPages(flags).routes(),
             *RunPages(store, history).routes(),
             *PlanningPages(store).routes(),
+            *StreamPages(store, live).routes(),
+            *(PlanPages(plans).routes() if plans else ()),
         ]
     )
     return app
@@ -89,6 +100,8 @@ async def serve(
     host: str,
     port: int,
     flags: LiveFlags | None = None,
+    events: EventLog | None = None,
+    plans: Plans | None = None,
     started: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Serve until cancelled.
@@ -101,17 +114,26 @@ async def serve(
         host: address to listen on.
         port: port to listen on; 0 for any.
         flags: where the flags are kept; for readiness.
+        events: tells what happens in runs; without it they are looked at every few seconds.
+        plans: where large plans are kept.
         started: told the port once it serves.
     """
-    live = flags or LiveFlags()
-    app = create_app(
-        store=store, history=history, coordinator=coordinator, access=access, flags=live
-    )
-    async with serving_app(app, host, port) as bound:
-        started(bound)
+    known = flags or LiveFlags()
+    async with AsyncExitStack() as stack:
+        live = await stack.enter_async_context(live_runs(store, events))
+        app = create_app(
+            store=store,
+            history=history,
+            coordinator=coordinator,
+            access=access,
+            flags=known,
+            live=live,
+            plans=plans,
+        )
+        started(await stack.enter_async_context(serving_app(app, host, port)))
         while True:
             try:
-                await live.follow(coordinator)
+                await known.follow(coordinator)
             except RetryableError as error:
                 # Flags stay as they were last known; decisions go on.
                 await asyncio.sleep(error.retry_after or _RETRY_SECONDS)

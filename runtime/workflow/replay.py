@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from seedbed.crds.messages import RunRequest, decode
 from seedbed.runtime.store.port import RunRow, Store
-from seedbed.runtime.workflow.plan import reopened
+from seedbed.runtime.workflow.plan import RunPlan, reopened
 from seedbed.runtime.workflow.records import Record, decode_records, missing_values
 from seedbed.runtime.workflow.state import RunState
 from seedbed.runtime.workflow.world import Hands
@@ -19,6 +19,15 @@ async def records_of(store: Store, run: str, after: int = 0) -> AsyncIterator[tu
             yield entry.seq, record
 
 
+async def stored_plan(store: Store, request: RunRequest) -> RunPlan:
+    """The plan of a run that the store has.
+
+    Raises:
+        InvalidError: its steps are missing, or this code cannot read them.
+    """
+    return await reopened(request, await store.value(request.steps) if request.steps else None)
+
+
 async def resume(store: Store, row: RunRow, hands: Hands) -> tuple[RunState, int]:
     """A run as its snapshot and the rest of its journal left it, and the position of its last entry.
 
@@ -26,8 +35,7 @@ async def resume(store: Store, row: RunRow, hands: Hands) -> tuple[RunState, int
         InvalidError: this code cannot read what is there.
     """
     request = decode(RunRequest, row.request)
-    steps = await store.value(request.steps) if request.steps else None
-    state = RunState(request, hands, await reopened(request, steps))
+    state = RunState(request, hands, await stored_plan(store, request))
     try:
         return state, await _fold(store, row.run, state)
     except BaseException:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from seedbed.runtime.workflow.planning.critical_path import (
 from seedbed.runtime.workflow.planning.plan import Plan
 from seedbed.runtime.workflow.planning.schedule import Schedule, simulate
 from seedbed.runtime.workflow.planning.timings import Times, Work, observe, works
-from seedbed.runtime.workflow.replay import records_of
+from seedbed.runtime.workflow.replay import records_of, stored_plan
 
 EARLIER_RUNS = 5
 """Runs of the same Workflow, before this one, whose times are looked at."""
@@ -99,17 +98,15 @@ async def of_run(store: Store, row: RunRow, now: float | None = None) -> Analysi
     """
     request = decode(RunRequest, row.request)
     summary = decode(RunSummary, row.summary)
-    spec = WorkflowSpec.model_validate(request.spec)
+    plan = await stored_plan(store, request)
     rows = await store.runs(row.namespace, row.workflow)
     older = [each.run for each in rows if each.finished and each.run != row.run]
     current = await _times(store, row.run)
     earlier = [await _times(store, run) for run in older[:EARLIER_RUNS]]
-    # A large graph takes a while to compile: others must not wait for it.
-    graph = await asyncio.to_thread(Graph.build, spec)
     return Analysis(
-        graph,
-        works(graph, current, earlier),
-        summary.parallelism or spec.parallelism,
+        plan.graph,
+        works(plan.graph, current, earlier),
+        summary.parallelism or plan.spec.parallelism,
         now if now is not None else (summary.finished or time.time()),
         row.run,
         summary.phase,

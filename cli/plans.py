@@ -1,0 +1,120 @@
+"""`seedbed plan`: documents with steps that are too large for an object, kept by their content."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from seedbed.cli.options import (
+    API_SERVICE,
+    Api,
+    ApiService,
+    Context,
+    Namespace,
+    Place,
+    Token,
+    read,
+)
+
+if TYPE_CHECKING:
+    from seedbed.crds.workflow import Step
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Keep plans that are too large for an object; a Workflow names them by their content.",
+)
+
+
+@app.command()
+def push(
+    *,
+    file: Annotated[Path, typer.Argument(help="Steps as YAML or JSON, also packed.")],
+    namespace: Namespace = None,
+    context: Context = None,
+    api: Api = None,
+    api_service: ApiService = API_SERVICE,
+    token: Token = None,
+) -> None:
+    """Check a plan and keep it; prints the URL that a Workflow's spec.stepsFrom.artifact names.
+
+    The graph is compiled first, so what cannot run is refused here.
+    """
+
+    async def command(source: Any) -> int:
+        # The models take a moment to load.
+        from seedbed.crds.steps_document import packed  # noqa: PLC0415
+
+        steps = _checked(file)
+        told = await source.push_plan(namespace or source.namespace, packed(steps))
+        print(told["url"])
+        return 0
+
+    read(command, Place(context, None, api, api_service, token))
+
+
+@app.command("list")
+def listed(
+    *,
+    namespace: Namespace = None,
+    context: Context = None,
+    api: Api = None,
+    api_service: ApiService = API_SERVICE,
+    token: Token = None,
+) -> None:
+    """List the plans of a namespace, the last pushed first."""
+
+    async def command(source: Any) -> int:
+        from seedbed.cli import output  # noqa: PLC0415  # likewise
+
+        rows = [
+            [
+                plan["url"],
+                plan["steps"],
+                plan["bytes"],
+                output.age(datetime.fromtimestamp(plan["pushedAt"], UTC).isoformat()),
+            ]
+            for plan in await source.plans(namespace or source.namespace)
+        ]
+        output.console().print(output.plain_table(["URL", "STEPS", "BYTES", "AGE"], rows))
+        return 0
+
+    read(command, Place(context, None, api, api_service, token))
+
+
+@app.command()
+def delete(
+    *,
+    url: Annotated[str, typer.Argument(help="URL or SHA-256 of the plan.")],
+    namespace: Namespace = None,
+    context: Context = None,
+    api: Api = None,
+    api_service: ApiService = API_SERVICE,
+    token: Token = None,
+) -> None:
+    """Forget a plan. Runs that began with it have their steps."""
+
+    async def command(source: Any) -> int:
+        await source.remove_plan(namespace or source.namespace, url.rpartition("/")[2])
+        return 0
+
+    read(command, Place(context, None, api, api_service, token))
+
+
+def _checked(file: Path) -> tuple[Step, ...]:
+    from seedbed.crds.errors import InvalidError  # noqa: PLC0415  # likewise
+    from seedbed.crds.graph import Graph  # noqa: PLC0415
+    from seedbed.crds.steps_document import read_steps  # noqa: PLC0415
+    from seedbed.crds.workflow import WorkflowSpec  # noqa: PLC0415
+
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise InvalidError(str(file), error.strerror or str(error)) from error
+    steps = read_steps(data, str(file))
+    problems = Graph.problems(WorkflowSpec(steps=()).model_copy(update={"steps": steps}))
+    if problems:
+        raise InvalidError(str(file), problems[0].message)
+    return steps

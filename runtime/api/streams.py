@@ -1,0 +1,112 @@
+"""Runs as they go, over HTTP, as server-sent events.
+
+GET /api/v3/workflows/{namespace}/{name}/events    what has happened in the newest run, then what happens
+
+Each event has an id, a kind (`event:`) and a JSON object (`data:`). A client that was cut off sends the
+last id it has as `Last-Event-ID` and misses nothing and gets nothing twice; where the journal is not
+kept that far, the event `gap` says so. `end` is the last one; who asks again gets 204, which tells a
+browser to stop. A comment goes out when there is nothing to tell. A client that does not read costs a
+fixed amount of memory and is cut off after a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import orjson
+from aiohttp import hdrs, web
+from prometheus_client import Counter, Gauge
+
+from seedbed.crds.errors import QueueFullError
+from seedbed.runtime.api.runs import newest_run
+from seedbed.runtime.store.port import Store
+from seedbed.runtime.workflow.live import LiveRuns
+from seedbed.runtime.workflow.run_events import RunEvent, position
+
+HEARTBEAT = 15.0
+WRITE_SECONDS = 30.0
+"""How long a client may leave what it was sent unread."""
+STREAMS = 1000
+"""Clients at one time."""
+
+_END = RunEvent("", "end", {})
+_OPEN = Gauge("seedbed_api_streams", "Clients that follow a run now.")
+_CUT = Counter("seedbed_api_streams_cut_total", "Clients that were cut off for not reading.")
+_log = logging.getLogger(__name__)
+
+
+class StreamPages:
+    """The page. Whoever may get the Workflow may follow its runs."""
+
+    def __init__(self, store: Store, live: LiveRuns, *, streams: int = STREAMS) -> None:
+        self._store = store
+        self._live = live
+        self._free = streams
+        self._limit = streams
+
+    def routes(self) -> list[web.RouteDef]:
+        """Where it stands."""
+        return [web.get("/api/v3/workflows/{namespace}/{name}/events", self.events)]
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        """The run's events, as they happen."""
+        row = await newest_run(request, self._store)
+        after = request.headers.get("Last-Event-ID") or request.query.get("after", "")
+        position(after)
+        if not self._free:
+            raise QueueFullError("streams", self._limit, HEARTBEAT)
+        self._free -= 1
+        _OPEN.inc()
+        try:
+            return await self._send(request, row.run, after, over=row.finished)
+        finally:
+            self._free += 1
+            _OPEN.dec()
+
+    async def _send(
+        self, request: web.Request, run: str, after: str, *, over: bool
+    ) -> web.StreamResponse:
+        following = self._live.follow(run, after, heartbeat=HEARTBEAT)
+        first = await anext(following, None) if over else None
+        if over and first is None:
+            return web.Response(status=204)
+        response = web.StreamResponse(
+            headers={
+                hdrs.CONTENT_TYPE: "text/event-stream",
+                hdrs.CACHE_CONTROL: "no-store",
+                "X-Accel-Buffering": "no",
+                "X-Seedbed-Run": run,
+            }
+        )
+        await response.prepare(request)
+        try:
+            await _write(response, b"retry: 2000\n\n" + (_told(first) if first else b""))
+            async for event in following:
+                await _write(response, _told(event))
+            await _write(response, _told(_END))
+        except TimeoutError:
+            _CUT.inc()
+            _log.info("a client of %s does not read and is cut off", run)
+            if request.transport is not None:
+                request.transport.abort()
+        except ConnectionError:
+            _log.debug("a client of %s has gone", run)
+        finally:
+            await following.aclose()
+        return response
+
+
+async def _write(response: web.StreamResponse, text: bytes) -> None:
+    # It waits while the client's buffer is full, and nothing more is read for it meanwhile.
+    async with asyncio.timeout(WRITE_SECONDS):
+        await response.write(text)
+
+
+def _told(event: RunEvent | None) -> bytes:
+    if event is None:
+        return b":\n\n"
+    # JSON has no line breaks of its own, so one line of data is enough.
+    data = orjson.dumps(event.data, option=orjson.OPT_NON_STR_KEYS)
+    where = b"id: %b\n" % event.id.encode() if event.id else b""
+    return b"%bevent: %b\ndata: %b\n\n" % (where, event.kind.encode(), data)
