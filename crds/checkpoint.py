@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 from pydantic import Field
 
 from seedbed.crds.base import Duration, Model, Name, Observation
+from seedbed.crds.errors import ConflictError
 
 
 class CheckpointPolicy(Model):
@@ -95,3 +98,55 @@ class ForkedFrom(Observation):
         ge=0,
         examples=[3],
     )
+
+
+def forked(
+    workflow: Mapping[str, Any],
+    *,
+    name: str,
+    run: str,
+    checkpoint: int | None,
+    params: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The manifest of a Workflow that goes on from a run of another one.
+
+    Args:
+        workflow: the other, as an object.
+        name: the new one's.
+        run: the run.
+        checkpoint: number of its checkpoint; None for the run as it is.
+        params: parameters that are to differ.
+    """
+    metadata, spec = workflow["metadata"], dict(workflow["spec"])
+    spec.pop("suspend", None)
+    if params:
+        spec["params"] = {**(spec.get("params") or {}), **params}
+    spec["forkFrom"] = fork_from(run, checkpoint)
+    labels = metadata.get("labels")
+    head = {"name": name, "namespace": metadata["namespace"]}
+    return {
+        "apiVersion": workflow["apiVersion"],
+        "kind": workflow["kind"],
+        "metadata": {**head, **({"labels": dict(labels)} if labels else {})},
+        "spec": spec,
+    }
+
+
+def fork_from(run: str, checkpoint: int | None) -> dict[str, Any]:
+    """`spec.forkFrom` as JSON."""
+    return {"run": run, **({} if checkpoint is None else {"checkpoint": checkpoint})}
+
+
+def restored(workflow: Mapping[str, Any], run: str, checkpoint: int) -> dict[str, Any]:
+    """The merge patch that has a Workflow go on from one of its own checkpoints.
+
+    Raises:
+        ConflictError: its present run began there already, so the patch would change nothing.
+    """
+    wanted = fork_from(run, checkpoint)
+    if workflow["spec"].get("forkFrom") == wanted:
+        raise ConflictError(
+            f"the Workflow's present run began at checkpoint {checkpoint} of {run}: "
+            "restore a checkpoint of the present run, or fork"
+        )
+    return {"spec": {"forkFrom": {"workflow": None, **wanted}}}

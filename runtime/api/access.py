@@ -197,6 +197,15 @@ async def kubernetes_access(
         server: its URL; the one that the pod's environment tells where none is given.
         account: folder with the service account's `token` and `ca.crt`.
     """
+    async with api_server(server, account) as (session, found):
+        yield KubernetesAccess(session, found, account)
+
+
+@asynccontextmanager
+async def api_server(
+    server: str = "", account: Path = ACCOUNT
+) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
+    """A session that trusts the API server, and its URL; arguments as in `kubernetes_access`."""
     if not server:
         host = os.environ.get("KUBERNETES_SERVICE_HOST", "kubernetes.default.svc")
         port = os.environ.get("KUBERNETES_SERVICE_PORT", "443")
@@ -204,7 +213,7 @@ async def kubernetes_access(
     trust = ssl.create_default_context(cafile=str(account / "ca.crt"))
     connector = aiohttp.TCPConnector(ssl=trust)
     async with aiohttp.ClientSession(connector=connector, timeout=_WAIT) as session:
-        yield KubernetesAccess(session, server, account)
+        yield session, server
 
 
 def _bound(answers: dict[Any, Any]) -> None:

@@ -92,12 +92,15 @@ async def with_caller(request: web.Request, handler: _Page) -> web.StreamRespons
     """Nobody gets past without being known, but to what is public."""
     if request.path in PUBLIC:
         return await handler(request)
+    request[CALLER] = await request.app[ACCESS].caller(bearer_token(request))
+    return await handler(request)
+
+
+def bearer_token(request: web.Request) -> str:
+    """The caller's token; empty where the request has none."""
     header = request.headers.get(hdrs.AUTHORIZATION) or request.headers.get(TOKEN_HEADER) or ""
     scheme, _, token = header.partition(" ")
-    if scheme.lower() != "bearer":
-        token = ""
-    request[CALLER] = await request.app[ACCESS].caller(token.strip())
-    return await handler(request)
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 async def require(request: web.Request, action: Action) -> None:

@@ -2,6 +2,7 @@
 
     /ofrep/v1/...                  FeatureFlags (ofrep.py)
     /api/v3/workflows/...          runs (runs.py), live (streams.py), and their analysis (planning.py)
+                                   and checkpoints (checkpoints.py)
     /api/v3/plans/...              plans too large for an object (plans.py)
     GET /api/v3/services           the live services, of `?namespace=` or of all
     GET /healthz                   for anybody
@@ -20,6 +21,7 @@ from aiohttp import web
 from seedbed.crds.errors import RetryableError
 from seedbed.runtime.api.access import Access, Action
 from seedbed.runtime.api.answers import ACCESS, answer, errors_as_answers, require, with_caller
+from seedbed.runtime.api.checkpoints import CheckpointPages
 from seedbed.runtime.api.flags import LiveFlags
 from seedbed.runtime.api.ofrep import FlagPages
 from seedbed.runtime.api.planning import PlanningPages
@@ -47,6 +49,7 @@ def create_app(
     flags: LiveFlags,
     live: LiveRuns,
     plans: Plans | None = None,
+    checkpoints: CheckpointPages | None = None,
 ) -> web.Application:
     """The application; `flags` is kept up to date by whoever calls."""
 
@@ -86,6 +89,7 @@ def create_app(
             *PlanningPages(store).routes(),
             *StreamPages(store, live).routes(),
             *(PlanPages(plans).routes() if plans else ()),
+            *(checkpoints.routes() if checkpoints else ()),
         ]
     )
     return app
@@ -102,6 +106,7 @@ async def serve(
     flags: LiveFlags | None = None,
     events: EventLog | None = None,
     plans: Plans | None = None,
+    checkpoints: CheckpointPages | None = None,
     started: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Serve until cancelled.
@@ -116,6 +121,7 @@ async def serve(
         flags: where the flags are kept; for readiness.
         events: tells what happens in runs; without it they are looked at every few seconds.
         plans: where large plans are kept.
+        checkpoints: the pages about checkpoints.
         started: told the port once it serves.
     """
     known = flags or LiveFlags()
@@ -129,6 +135,7 @@ async def serve(
             flags=known,
             live=live,
             plans=plans,
+            checkpoints=checkpoints,
         )
         started(await stack.enter_async_context(serving_app(app, host, port)))
         while True:
