@@ -199,7 +199,10 @@ async def _gateway(process: Process) -> None:
 async def _api(process: Process) -> None:
     from seedbed.runtime.api.access import kubernetes_access
     from seedbed.runtime.api.app import serve
+    from seedbed.runtime.api.checkpoints import Acting, CheckpointPages
     from seedbed.runtime.api.flags import LiveFlags
+    from seedbed.runtime.api.objects import kubernetes_workflows
+    from seedbed.runtime.store.checkpoints import SqlCheckpoints
     from seedbed.runtime.store.plans import SqlPlans
     from seedbed.runtime.workflow.history import StoredHistory
 
@@ -210,6 +213,8 @@ async def _api(process: Process) -> None:
         bus = await _bus(process, stack, "api") if process.settings.nats_url else None
         # What the store tells can be read also while NATS is away.
         process.waiting.pop("NATS", None)
+        workflows = await stack.enter_async_context(kubernetes_workflows())
+        acting = Acting(bus, workflows) if bus else None
         await serve(
             store=store,
             history=StoredHistory(store),
@@ -220,6 +225,7 @@ async def _api(process: Process) -> None:
             flags=flags,
             plans=SqlPlans(store),
             events=bus.events if bus else None,
+            checkpoints=CheckpointPages(store, SqlCheckpoints(store), acting),
             started=lambda _: process.started(),
         )
 
