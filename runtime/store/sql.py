@@ -196,9 +196,13 @@ class SqlStore:
             rows = await self.rows(_LIST_ONE, namespace=namespace, workflow=workflow)
         return [RunRow(*row) for row in rows]
 
-    async def journal(self, run: str, after: int = 0) -> list[Entry]:
-        """A run's journal entries behind position `after`, in order."""
-        return [Entry(*row) for row in await self.rows(_JOURNAL, of=run, after=after)]
+    async def journal(self, run: str, after: int = 0, *, limit: int = 0) -> list[Entry]:
+        """A run's journal entries behind position `after`; see `Store.journal`."""
+        if limit:
+            rows = await self.rows(_JOURNAL_PAGE, of=run, after=after, most=limit)
+        else:
+            rows = await self.rows(_JOURNAL, of=run, after=after)
+        return [Entry(*row) for row in rows]
 
     async def snapshot(self, run: str) -> Entry | None:
         """A run's newest snapshot, or None."""

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
 from seedbed.crds.errors import InvalidError, UnavailableError
@@ -76,17 +76,20 @@ class _Listener:
 class LiveRuns:
     """Runs as they go; make one with `live_runs`."""
 
-    def __init__(self, store: Store, events: EventLog, tasks: asyncio.TaskGroup) -> None:
+    def __init__(
+        self, store: Store, events: EventLog | None, tasks: asyncio.TaskGroup, look_every: float
+    ) -> None:
         self._store = store
         self._events = events
         self._tasks = tasks
+        self._look_every = look_every
         self._listeners: dict[int, set[_Listener]] = {}
         self._hearing: dict[int, asyncio.Task[None]] = {}
 
     async def follow(
         self, run: str, after: str = "", *, heartbeat: float = 15.0
-    ) -> AsyncIterator[RunEvent | None]:
-        """A run's events behind an id, until it is over or deleted.
+    ) -> AsyncGenerator[RunEvent | None, None]:
+        """A run's events behind an id, to its end; ends at once where nothing can follow.
 
         Args:
             run: the run's id.
@@ -109,13 +112,17 @@ class LiveRuns:
                     quiet = time.monotonic()
                 if entries:
                     continue
-                if await _heard(listener, min(LOOK_EVERY, heartbeat)):
+                if await self._is_over(run) and not await reading.page():
+                    return
+                if await _heard(listener, min(self._look_every, heartbeat)):
                     continue
                 if time.monotonic() - quiet >= heartbeat:
-                    if await self._store.run(run) is None:
-                        return
                     yield None
                     quiet = time.monotonic()
+
+    async def _is_over(self, run: str) -> bool:
+        row = await self._store.run(run)
+        return row is None or row.finished
 
     def close(self) -> None:
         """Hear no more."""
@@ -128,19 +135,20 @@ class LiveRuns:
         partition, listener = partition_of(run), _Listener(run)
         listeners = self._listeners.setdefault(partition, set())
         listeners.add(listener)
-        if partition not in self._hearing:
-            self._hearing[partition] = self._tasks.create_task(self._hear(partition))
+        if self._events is not None and partition not in self._hearing:
+            hearing = self._tasks.create_task(self._hear(self._events, partition))
+            self._hearing[partition] = hearing
         try:
             yield listener
         finally:
             listeners.discard(listener)
-            if not listeners and (hearing := self._hearing.pop(partition, None)) is not None:
-                hearing.cancel()
+            if not listeners and partition in self._hearing:
+                self._hearing.pop(partition).cancel()
 
-    async def _hear(self, partition: int) -> None:
+    async def _hear(self, events: EventLog, partition: int) -> None:
         while True:
             try:
-                async with self._events.follow("", partition, ("normal",), start=NEW) as follower:
+                async with events.follow("", partition, ("normal",), start=NEW) as follower:
                     self._look_again(partition)
                     while True:
                         delivered = await follower.next(_HEAR_SECONDS)
@@ -209,10 +217,18 @@ async def _heard(listener: _Listener, wait: float) -> bool:
 
 
 @asynccontextmanager
-async def live_runs(store: Store, events: EventLog) -> AsyncIterator[LiveRuns]:
-    """Runs that can be followed while the context is open."""
+async def live_runs(
+    store: Store, events: EventLog | None, *, look_every: float = LOOK_EVERY
+) -> AsyncIterator[LiveRuns]:
+    """Runs that can be followed while the context is open.
+
+    Args:
+        store: where their journals are.
+        events: tells what is new; without it, looking every `look_every` seconds has to do.
+        look_every: seconds after which a journal is read although nothing was heard.
+    """
     async with asyncio.TaskGroup() as tasks:
-        live = LiveRuns(store, events, tasks)
+        live = LiveRuns(store, events, tasks, look_every)
         try:
             yield live
         finally:
