@@ -163,6 +163,39 @@ class ClusterSource:
         answer = await self._from_api(f"/api/v3/workflows/{namespace}/{workflow}/result")
         return answer["result"]
 
+    async def checkpoints(
+        self, namespace: str, workflow: str, run: str | None
+    ) -> Mapping[str, Any]:
+        """From Seedbed's API."""
+        query = f"?run={quote(run, safe='')}" if run else ""
+        path = f"/api/v3/workflows/{namespace}/{workflow}/checkpoints{query}"
+        told: Mapping[str, Any] = await self._from_api(path)
+        return told
+
+    async def take_checkpoint(self, namespace: str, workflow: str) -> Mapping[str, Any]:
+        """Have the engine take one; answers when it is kept."""
+        path = f"/api/v3/workflows/{namespace}/{workflow}/checkpoints"
+        told: Mapping[str, Any] = json.loads(await self._text_from_api(path, "POST", b"{}"))
+        return told
+
+    async def patch(self, kind: Kind, namespace: str, name: str, patch: Raw) -> None:
+        """Change an object by a merge patch."""
+        await self._patch(_path(kind, namespace, name), patch)
+
+    async def secret(self, namespace: str, name: str) -> Raw:
+        """One Secret."""
+        found: Raw = await self._json(f"/api/v1/namespaces/{namespace}/secrets/{name}")
+        return found
+
+    async def patch_secret(self, namespace: str, name: str, patch: Raw) -> None:
+        """Change a Secret by a merge patch."""
+        await self._patch(f"/api/v1/namespaces/{namespace}/secrets/{name}", patch)
+
+    async def _patch(self, path: str, patch: Raw) -> None:
+        form = {"Content-Type": "application/merge-patch+json"}
+        async with self._opened(path, {}, _WAIT, form, method="PATCH", body=patch):
+            return
+
     async def analysis(self, namespace: str, workflow: str, page: str) -> Mapping[str, Any]:
         """From Seedbed's API."""
         told: Mapping[str, Any] = await self._from_api(

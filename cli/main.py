@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from seedbed.cli import planning, plans
+from seedbed.cli import checkpoints, planning, plans
 from seedbed.cli.options import (
     API_SERVICE,
     Api,
@@ -42,6 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Runs autonomous agents and long workflows, on Kubernetes or in this one process.",
 )
+app.add_typer(checkpoints.app)
 app.add_typer(planning.app)
 app.add_typer(plans.app, name="plan")
 

@@ -38,6 +38,11 @@ class Source(Protocol):
     async def result(self, namespace: str, workflow: str) -> Any:
         """The result of the Workflow's newest run, of any size."""
 
+    async def checkpoints(
+        self, namespace: str, workflow: str, run: str | None
+    ) -> Mapping[str, Any]:
+        """A run's checkpoints, oldest first, under `checkpoints`; the run's id under `run`."""
+
     async def analysis(self, namespace: str, workflow: str, page: str) -> Mapping[str, Any]:
         """What a page of `seedbed.runtime.api.planning` tells of the Workflow's newest run."""
 

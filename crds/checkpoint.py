@@ -118,7 +118,8 @@ def forked(
         params: parameters that are to differ.
     """
     metadata, spec = workflow["metadata"], dict(workflow["spec"])
-    spec.pop("suspend", None)
+    for decided in ("suspend", "approvals"):
+        spec.pop(decided, None)
     if params:
         spec["params"] = {**(spec.get("params") or {}), **params}
     spec["forkFrom"] = fork_from(run, checkpoint)

@@ -195,6 +195,19 @@ class FolderSource:
         async with self._history(namespace, workflow) as (history, run):
             return await history.result(run)
 
+    async def checkpoints(
+        self, namespace: str, workflow: str, run: str | None
+    ) -> Mapping[str, Any]:
+        """From the store."""
+        from seedbed.runtime.api.checkpoints import told  # noqa: PLC0415  # as below
+        from seedbed.runtime.store.checkpoints import SqlCheckpoints  # noqa: PLC0415
+        from seedbed.runtime.store.sql import SqlStore  # noqa: PLC0415
+
+        async with self._newest(namespace, workflow) as (store, row):
+            assert isinstance(store, SqlStore)
+            found = await SqlCheckpoints(store).of_run(run or row.run)
+            return {"run": run or row.run, "checkpoints": [told(one) for one in found]}
+
     async def analysis(self, namespace: str, workflow: str, page: str) -> Mapping[str, Any]:
         """From the journals."""
         from seedbed.runtime.workflow.planning import insight  # noqa: PLC0415  # as below
