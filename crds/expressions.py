@@ -183,6 +183,17 @@ class Expression:
             self.field, f"cannot evaluate `{_short(self.text)}`: {_reason(failed[0])}"
         ) from failed[0]
 
+    def holds(self, scope: Scope) -> bool:
+        """The value of a condition.
+
+        Raises:
+            InvalidError: where it is neither true nor false; else as `evaluate`.
+        """
+        value = self.evaluate(scope)
+        if not isinstance(value, bool):
+            raise InvalidError(self.field, "must give true or false")
+        return value
+
     def _variables(self, scope: Scope) -> dict[str, Any]:
         read: dict[str, Any] = {}
         for name in self.variables:

@@ -1,4 +1,4 @@
-"""How a run flows between its steps: branches, joins."""
+"""How a run flows between its steps: branches, joins, approvals, waits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
-from seedbed.crds.base import Model, Name
+from seedbed.crds.base import Duration, Model, Name, Text
 
 MAX_NEEDS = 1000
 
@@ -57,3 +57,72 @@ class Branch(Model):
     def arms(self) -> dict[str, tuple[str, ...]]:
         """The steps of each arm, by its name."""
         return {"then": self.then, "else": self.otherwise}
+
+
+class Approve(Model):
+    """Waits until a person decides; nothing runs meanwhile.
+
+    Approved, the output is `{"decision": "approve", "by": ..., "comment": ...}`; rejected, the step
+    fails with the code `rejected`, and its onError says what follows.
+    """
+
+    message: Text = Field(
+        description="What is to be decided, for the person. May hold `${ CEL }`.",
+        min_length=1,
+        examples=["Send ${size(steps.draft.output)} letters?"],
+    )
+    deadline: Duration | None = Field(
+        default=None,
+        description="How long to wait for a person; for ever where it is not set.",
+        examples=["24h"],
+    )
+    default: Literal["approve", "reject"] = Field(
+        default="reject",
+        description="What counts when nobody has decided by then.",
+        examples=["reject"],
+    )
+
+
+class Wait(Model):
+    """Waits for a time or an event: exactly one of `duration`, `until` and `event`."""
+
+    duration: Duration | None = Field(
+        default=None, description="How long to wait.", examples=["15m"]
+    )
+    until: str | None = Field(
+        default=None,
+        description="CEL of the time to wait for: a timestamp, or text such as 2026-11-21T10:00:00Z.",
+        min_length=1,
+        max_length=4096,
+        examples=["timestamp(params.opens) - duration('10m')"],
+    )
+    event: Name | None = Field(
+        default=None,
+        description=(
+            "Name of the event to wait for; its payload is the output. An event that comes before "
+            "is kept for the next step that waits for it."
+        ),
+        examples=["payment-received"],
+    )
+    timeout: Duration | None = Field(
+        default=None,
+        description="Longest wait for the event; then the step fails with the code `timeout`.",
+        examples=["2h"],
+    )
+
+
+class Approval(Model):
+    """What a person has decided about an approve step."""
+
+    decision: Literal["approve", "reject"] = Field(
+        description="Whether the run goes on.", examples=["approve"]
+    )
+    by: str = Field(
+        default="",
+        description="Who decided; whoever may edit the Workflow may write any name here.",
+        max_length=253,
+        examples=["kim@example.com"],
+    )
+    comment: str = Field(
+        default="", description="Why.", max_length=1024, examples=["figures checked"]
+    )

@@ -12,7 +12,14 @@ from functools import cached_property
 
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.expressions import Expression, suggestion
-from seedbed.crds.graph_checks import FALLBACK, Gate, check_step, find_gates, order_needs
+from seedbed.crds.graph_checks import (
+    FALLBACK,
+    Gate,
+    check_approvals,
+    check_step,
+    find_gates,
+    order_needs,
+)
 from seedbed.crds.templates import Template
 from seedbed.crds.workflow import BODIES, Step, WorkflowSpec, listed
 
@@ -29,6 +36,7 @@ class Node:
         at_least: how many of the needs have to succeed before it starts; None where all have to end.
         gate: what has to let the step through, beside its needs; its step is one of the needs.
         choice: the condition of a branch.
+        until: the time that a wait ends.
     """
 
     step: Step
@@ -40,6 +48,7 @@ class Node:
     at_least: int | None = None
     gate: Gate | None = None
     choice: Expression | None = None
+    until: Expression | None = None
 
     @property
     def name(self) -> str:
@@ -47,10 +56,18 @@ class Node:
         return self.step.name
 
     @property
+    def by_engine(self) -> bool:
+        """Whether the engine carries the step out itself, without a worker."""
+        step = self.step
+        return step.call is None and (
+            step.branch is not None or step.approve is not None or step.wait is not None
+        )
+
+    @property
     def flags(self) -> frozenset[str]:
         """Names of the flags its expressions ask for."""
         found = set(self.body.flags)
-        for expression in (self.when, self.for_each, self.choice):
+        for expression in (self.when, self.for_each, self.choice, self.until):
             found |= expression.flags if expression else set()
         return frozenset(found)
 
@@ -133,6 +150,7 @@ class _Builder:
         self._nodes: dict[str, Node] = {}
         for position, step in enumerate(spec.steps):
             self._nodes.setdefault(step.name, self._node(step, position))
+        check_approvals(spec, self._refuse)
         self._result = self._expression(spec.result, "spec.result")
         if self._result:
             self._check_known(self._result.steps, "spec.result")
@@ -155,8 +173,11 @@ class _Builder:
         choice = None
         if step.branch is not None:
             choice = self._expression(step.branch.when, f"{field}.branch.when")
+        until = None
+        if step.wait is not None:
+            until = self._expression(step.wait.until, f"{field}.wait.until")
         implied: set[str] = set()
-        for part in (when, for_each, choice):
+        for part in (when, for_each, choice, until):
             if part:
                 self._check_known(part.steps, part.field)
                 implied |= part.steps
@@ -175,7 +196,9 @@ class _Builder:
         gate = self._gates.get(step.name)
         if gate is not None:
             needs.setdefault(gate.step)
-        return Node(step, position, tuple(needs), when, for_each, body, at_least, gate, choice)
+        return Node(
+            step, position, tuple(needs), when, for_each, body, at_least, gate, choice, until
+        )
 
     def _join(self, step: Step, needs: int, field: str) -> int | None:
         if step.join == "all":
@@ -252,6 +275,9 @@ def _template(step: Step, field: str) -> Template:
         return Template.parse(step.agent.inputs, f"{field}.agent.inputs")
     if step.call is not None:
         return Template.parse(step.call.args, f"{field}.call.args")
+    if step.approve is not None:
+        message = {"message": step.approve.message}
+        return Template.parse(message, f"{field}.approve")
     if step.container is None:
         return Template.parse(None, field)
     body = {"command": list(step.container.command), "args": list(step.container.args)}

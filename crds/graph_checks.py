@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from seedbed.crds.base import seconds
 from seedbed.crds.expressions import suggestion
 from seedbed.crds.failure import CLASSES, OnError, Retry
-from seedbed.crds.workflow import Step, listed
+from seedbed.crds.flow import Wait
+from seedbed.crds.templates import below
+from seedbed.crds.workflow import Step, WorkflowSpec, listed
 
 Refuse = Callable[[str, str], None]
 """Takes the field that is wrong and what was expected, as the end of a sentence."""
@@ -61,6 +63,9 @@ def _gates(steps: Sequence[Step]) -> Iterator[tuple[str, Gate, str]]:
             )
 
 
+OF_ENGINE = ("approve", "wait", "branch")
+"""Bodies that the engine carries out itself."""
+
 # Fields that only mean something where a worker executes the step.
 _OF_WORK = (
     ("for_each", "forEach"),
@@ -72,15 +77,34 @@ _OF_WORK = (
 
 def check_step(step: Step, field: str, refuse: Refuse) -> None:
     """Refuse fields of a step that do not fit together."""
-    if step.branch is not None:
-        for name, written in _OF_WORK:
-            if getattr(step, name) is not None:
-                meaning = "has no meaning for a branch, which no worker executes"
-                refuse(f"{field}.{written}", meaning)
+    kind = next((body for body in OF_ENGINE if getattr(step, body) is not None), None)
+    for name, written in _OF_WORK if kind else ():
+        if getattr(step, name) is not None:
+            article = "an" if kind == "approve" else "a"
+            meaning = f"has no meaning for {article} {kind} step, which no worker executes"
+            refuse(f"{field}.{written}", meaning)
+    if step.wait is not None:
+        _check_wait(step.wait, f"{field}.wait", refuse)
     if step.on_error is not None:
         _check_on_error(step, step.on_error, field, refuse)
     if step.retry is not None:
         check_retry(step.retry, f"{field}.retry", refuse)
+
+
+def _check_wait(wait: Wait, field: str, refuse: Refuse) -> None:
+    if [wait.duration, wait.until, wait.event].count(None) != len(("until", "event")):
+        refuse(field, "a wait has exactly one of duration, until and event")
+    if wait.timeout is not None and wait.event is None:
+        refuse(f"{field}.timeout", "only the wait for an event has a timeout")
+
+
+def check_approvals(spec: WorkflowSpec, refuse: Refuse) -> None:
+    """Refuse decisions about what is no approve step."""
+    known = {step.name for step in spec.steps if step.approve is not None}
+    for name in spec.approvals:
+        if name not in known:
+            expected = f"there is no approve step `{name}`{suggestion(name, dict.fromkeys(known))}"
+            refuse(below("spec.approvals", name), expected)
 
 
 def _check_on_error(step: Step, policy: OnError, field: str, refuse: Refuse) -> None:

@@ -152,6 +152,7 @@ WORKFLOW = Kind(
         Column("Progress", ".status.progress"),
         _READY,
         _REASON,
+        Column("Checkpoint", ".status.lastCheckpoint.time", "date", priority=1),
         _AGE,
     ),
     rules=(
@@ -159,6 +160,17 @@ WORKFLOW = Kind(
             f"{' + '.join(f'(has(self.{body}) ? 1 : 0)' for body in BODIES)} == 1",
             f"a step has exactly one of {listed(BODIES)}",
             path="spec.steps[]",
+        ),
+        Rule(
+            "[has(self.duration), has(self.until), has(self.event)].filter(b, b).size() == 1",
+            "a wait has exactly one of duration, until and event",
+            path="spec.steps[].wait",
+        ),
+        Rule(
+            "!has(self.timeout) || has(self.event)",
+            "only the wait for an event has a timeout",
+            path="spec.steps[].wait",
+            field="timeout",
         ),
         Rule(
             "(self.action == 'fallback') == has(self.step)",
@@ -195,6 +207,7 @@ WORKFLOW = Kind(
     conditions=(
         ("Finished", "True when the run has ended; the reason says whether it went well."),
         _SUSPENDED,
+        ("WaitingForApproval", "True while a step waits for a person; the message says for what."),
     ),
     needs_spec=True,
 )

@@ -11,8 +11,8 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, cast
 
+import msgspec
 import orjson
-from pydantic import TypeAdapter, ValidationError
 
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.failure import class_of
@@ -236,6 +236,25 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """A step that waits for a person, an event or a time; `until` is Unix time."""
+
+    step: str
+    kind: Literal["approval", "event", "time"]
+    message: str
+    until: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a person has decided about an approve step, who and why."""
+
+    decision: Literal["approve", "reject"]
+    by: str = ""
+    comment: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class RunSummary:
     """All that the operator needs to know of a run; a few KiB whatever the run's size.
 
@@ -246,6 +265,7 @@ class RunSummary:
         suspended: whether it starts no further step now.
         result: the run's result where it has at most 4 KiB, else None; `result_bytes` tells its size.
         containers: container steps that want a Pod now, at most 100.
+        waiting: steps that wait for a person, an event or a time; at most 20, approvals first.
     """
 
     run: str
@@ -264,6 +284,7 @@ class RunSummary:
     result: Any = None
     result_bytes: int = 0
     containers: tuple[ContainerTask, ...] = ()
+    waiting: tuple[Waiting, ...] = ()
     checkpoint: TakenCheckpoint | None = None
     origin: Origin | None = None
 
@@ -289,12 +310,44 @@ class Submit:
 
 @dataclass(frozen=True, slots=True)
 class Adjust:
-    """Change what may change while a run goes on; answered with the RunSummary."""
+    """Change what may change while a run goes on; answered with the RunSummary.
+
+    Attributes:
+        approvals: decisions, by step; those about steps that have ended change nothing.
+    """
 
     run: str
     suspend: bool
     parallelism: int
+    approvals: dict[str, Decision] = field(default_factory=dict)
     op: Literal["adjust"] = "adjust"
+
+
+@dataclass(frozen=True, slots=True)
+class Approve:
+    """Decide about an approve step; answered with the RunSummary."""
+
+    run: str
+    step: str
+    decision: Decision
+    op: Literal["approve"] = "approve"
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Tell a run of an event; answered with the RunSummary.
+
+    Attributes:
+        id: the sender's; an event of an id that came before counts once.
+        by: who sent it.
+    """
+
+    run: str
+    event: str
+    id: str
+    payload: Any = None
+    by: str = ""
+    op: Literal["signal"] = "signal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +365,21 @@ class Report:
 
     result: StepResult
     op: Literal["report"] = "report"
+
+
+@dataclass(frozen=True, slots=True)
+class ReportMany:
+    """Results of steps of one partition; answered as a `Reported` when they are journalled."""
+
+    results: tuple[StepResult, ...]
+    op: Literal["report_many"] = "report_many"
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """Which of the results, by position, have to be sent again in a while."""
+
+    again: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,16 +405,32 @@ class ListActive:
     op: Literal["active"] = "active"
 
 
-EngineRequest = Submit | Adjust | Cancel | Report | Summarise | ListActive | TakeCheckpoint
+EngineRequest = (
+    Submit
+    | Adjust
+    | Approve
+    | Signal
+    | Cancel
+    | Report
+    | ReportMany
+    | Summarise
+    | ListActive
+    | TakeCheckpoint
+)
 
 
-_ADAPTERS: dict[type, TypeAdapter[Any]] = {}
+_DECODERS: dict[type, msgspec.json.Decoder[Any]] = {}
 
 
-def _adapter(form: type) -> TypeAdapter[Any]:
-    if form not in _ADAPTERS:
-        _ADAPTERS[form] = TypeAdapter(form)
-    return _ADAPTERS[form]
+def _decoder(form: type) -> msgspec.json.Decoder[Any]:
+    if form not in _DECODERS:
+        _DECODERS[form] = msgspec.json.Decoder(form)
+    return _DECODERS[form]
+
+
+@dataclass(frozen=True, slots=True)
+class _Op:
+    op: str
 
 
 def encode(message: Any) -> bytes:
@@ -361,27 +445,33 @@ def decode(form: type[_T], data: bytes) -> _T:
         InvalidError: naming the first field that is not as expected.
     """
     try:
-        return cast("_T", _adapter(form).validate_json(data))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "message"
-        raise InvalidError(where, first["msg"]) from error
+        return cast("_T", _decoder(form).decode(data))
+    except msgspec.ValidationError as error:
+        problem, _, where = str(error).partition(" - at `$")
+        field = where.removesuffix("`").replace("[", ".").replace("]", "").strip(".")
+        raise InvalidError(field or "message", problem) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidError("message", f"must be JSON: {error}") from error
+
+
+_REQUESTS: dict[str, Any] = {
+    "submit": Submit,
+    "adjust": Adjust,
+    "approve": Approve,
+    "signal": Signal,
+    "cancel": Cancel,
+    "report": Report,
+    "report_many": ReportMany,
+    "summarise": Summarise,
+    "active": ListActive,
+    "checkpoint": TakeCheckpoint,
+}
 
 
 def decode_request(data: bytes) -> EngineRequest:
     """An engine request from JSON; see `decode`."""
-    forms: dict[str, Any] = {
-        "submit": Submit,
-        "adjust": Adjust,
-        "cancel": Cancel,
-        "report": Report,
-        "summarise": Summarise,
-        "active": ListActive,
-        "checkpoint": TakeCheckpoint,
-    }
     try:
-        op = orjson.loads(data)["op"]
-        form = forms[op]
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise InvalidError("op", f"expected one of {', '.join(forms)}") from error
+        form = _REQUESTS[decode(_Op, data).op]
+    except (InvalidError, KeyError) as error:
+        raise InvalidError("op", f"expected one of {', '.join(_REQUESTS)}") from error
     return cast("EngineRequest", decode(form, data))

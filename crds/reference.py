@@ -86,9 +86,17 @@ def _rows(model: type[BaseModel], schema: dict[str, Any], path: str) -> Iterator
         yield f"| {' | '.join(_cell(cell) for cell in cells)} |"
         inner = _model_of(field)
         if inner is not None:
-            listed = member.get("type") == "array"
-            nested = member["items"] if listed else member
-            yield from _rows(inner, nested, f"{path}{name}{'[]' if listed else ''}.")
+            nested, below = _below(member)
+            yield from _rows(inner, nested, f"{path}{name}{below}.")
+
+
+def _below(member: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The schema of what a field holds, and how its path goes on: into a list, a map or an object."""
+    if member.get("type") == "array":
+        return member["items"], "[]"
+    if "additionalProperties" in member:
+        return member["additionalProperties"], ".NAME"
+    return member, ""
 
 
 def _model_of(field: FieldInfo) -> type[BaseModel] | None:

@@ -23,14 +23,14 @@ from seedbed.crds.base import (
 )
 from seedbed.crds.checkpoint import CheckpointPolicy, ForkedFrom, ForkFrom, LastCheckpoint
 from seedbed.crds.failure import OnError, Retry
-from seedbed.crds.flow import Branch, Join
+from seedbed.crds.flow import Approval, Approve, Branch, Join, Wait
 from seedbed.crds.steps_source import StepsFrom
 
 MAX_INLINE_STEPS = 20_000
 """Steps that one object may hold; etcd's limit of 1.5 MiB for an object is met before."""
 MAX_STEPS = 100_000
 """Steps that a graph may have, wherever they stand."""
-BODIES = ("agent", "call", "container", "branch")
+BODIES = ("agent", "call", "container", "approve", "wait", "branch")
 """What a step may be: each step has exactly one of these fields."""
 Phase = Literal["Pending", "Running", "Suspended", "Succeeded", "Failed"]
 
@@ -125,6 +125,16 @@ class Step(Model):
         description="Runs a container to its end.",
         examples=[{"image": "busybox:1.37"}],
     )
+    approve: Approve | None = Field(
+        default=None,
+        description="Waits until a person approves or rejects.",
+        examples=[{"message": "Send the letters?", "deadline": "24h"}],
+    )
+    wait: Wait | None = Field(
+        default=None,
+        description="Waits for a time or an event.",
+        examples=[{"event": "payment-received", "timeout": "2h"}],
+    )
     branch: Branch | None = Field(
         default=None,
         description="Chooses which steps are entered.",
@@ -186,6 +196,15 @@ class Step(Model):
         default=None,
         description="What becomes of the run when the step fails for good.",
         examples=[{"action": "fallback", "step": "ask-a-person"}],
+    )
+    pure: bool = Field(
+        default=False,
+        description=(
+            "Has no effect but its output, which depends on nothing but what it is given. The "
+            "optimiser may start it before steps that only stand first in `needs`, and run equal ones "
+            "once."
+        ),
+        examples=[True],
     )
     estimate: Duration | None = Field(
         default=None,
@@ -260,6 +279,15 @@ class WorkflowSpec(Model):
         description="Starts no further step while it is set; running ones end.",
         examples=[False],
     )
+    approvals: dict[str, Approval] = Field(
+        default_factory=dict,
+        description=(
+            "Decisions about approve steps, by step. May be set while the run goes on: whoever may "
+            "patch the Workflow may decide."
+        ),
+        max_length=1000,
+        examples=[{"send-letters": {"decision": "approve", "by": "kim@example.com"}}],
+    )
     checkpoint: CheckpointPolicy = Field(
         default=CheckpointPolicy(),
         description="When the run's state is put aside, to go back to or fork from.",
@@ -294,6 +322,21 @@ class RecentStep(Observation):
     )
 
 
+class WaitingStep(Observation):
+    """A step that waits for a person, an event or a time."""
+
+    name: str = Field(description="The step.", max_length=128, examples=["send-letters"])
+    kind: Literal["approval", "event", "time"] = Field(
+        description="What it waits for.", examples=["approval"]
+    )
+    message: str = Field(
+        default="", description="What is asked.", max_length=512, examples=["Send 40 letters?"]
+    )
+    until: datetime | None = Field(
+        default=None, description="When the wait ends by itself.", examples=["2026-11-22T10:00:00Z"]
+    )
+
+
 class WorkflowStatus(Status):
     """What the operator reports of a Workflow; under 16 KiB whatever the size of the run."""
 
@@ -316,6 +359,12 @@ class WorkflowStatus(Status):
         description="Steps that changed last, newest first.",
         max_length=5,
         examples=[[{"name": "collect", "state": "Succeeded"}]],
+    )
+    waiting: tuple[WaitingStep, ...] = Field(
+        default=(),
+        description="Steps that wait, approvals first; at most 10.",
+        max_length=10,
+        examples=[[{"name": "send-letters", "kind": "approval", "message": "Send 40 letters?"}]],
     )
     started_at: datetime | None = Field(
         default=None, description="When the run began.", examples=["2026-11-21T10:00:00Z"]

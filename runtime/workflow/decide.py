@@ -9,19 +9,33 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal
 
 import orjson
 
-from seedbed.crds.errors import InvalidError
-from seedbed.crds.expressions import Expression, Scope
+from seedbed.crds.errors import InvalidError, SeedbedError
+from seedbed.crds.expressions import Scope
 from seedbed.crds.graph import Node
-from seedbed.crds.messages import VALUE_LIMIT, StepError, StepKey, StepResult
+from seedbed.crds.messages import (
+    VALUE_LIMIT,
+    Adjust,
+    Approve,
+    Cancel,
+    Decision,
+    Signal,
+    StepError,
+    StepKey,
+    StepResult,
+)
 from seedbed.crds.workflow import Step
+from seedbed.runtime.workflow.engine_steps import approve, enter, expire, receive
 from seedbed.runtime.workflow.entering import UNSETTLED, barred
 from seedbed.runtime.workflow.failures import failed, refused
 from seedbed.runtime.workflow.records import (
+    EventReceived,
     Record,
     RunAdjusted,
     RunFinished,
@@ -33,13 +47,11 @@ from seedbed.runtime.workflow.records import (
     StepSkipped,
     StepSucceeded,
 )
-from seedbed.runtime.workflow.state import RunState, StepState, Unit
+from seedbed.runtime.workflow.state import RunState, StepState, Unit, made
 from seedbed.runtime.workflow.world import Blocked, Place, World
 
 MAX_ITEMS = 100_000
 """Items that one forEach may have."""
-ENGINE = "engine"
-"""Who ends a step that no worker executes."""
 _WAITING = ("Ready", "Retrying")
 
 Lane = tuple[str, str]
@@ -52,15 +64,49 @@ def accept(state: RunState, result: StepResult, now: float) -> list[Record]:
     error = result.error or _too_large(result.output)
     times = (now, result.worker, result.started, result.finished)
     if error is None:
-        return _made(state, StepSucceeded(result.key, result.attempt, *times, output=result.output))
+        return made(state, StepSucceeded(result.key, result.attempt, *times, output=result.output))
     return failed(state, result.key, result.attempt, times, error)
 
 
-def adjust(state: RunState, *, suspend: bool, parallelism: int, now: float) -> list[Record]:
+def asked(state: RunState, request: Adjust | Approve | Signal | Cancel, now: float) -> list[Record]:
+    """Do what somebody asks of the run.
+
+    Raises:
+        SeedbedError: it cannot be done; nothing was changed.
+    """
+    match request:
+        case Adjust(_, suspend, parallelism, approvals):
+            return adjust(
+                state, suspend=suspend, parallelism=parallelism, approvals=approvals, now=now
+            )
+        case Approve(_, step, decision):
+            return approve(state, step, decision, now)
+        case Signal(_, name, identity, payload, by):
+            _check_size(payload, "payload")
+            return receive(state, EventReceived(name, identity, now, by, payload))
+        case Cancel(_, reason):
+            return cancel(state, reason, now)
+
+
+def adjust(
+    state: RunState,
+    *,
+    suspend: bool,
+    parallelism: int,
+    approvals: Mapping[str, Decision] | None = None,
+    now: float,
+) -> list[Record]:
     """Take over what may change while a run goes on."""
-    if state.finished or (suspend, parallelism) == (state.suspended, state.parallelism):
+    if state.finished:
         return []
-    return _made(state, RunAdjusted(now, suspend, parallelism))
+    decided: list[Record] = []
+    if (suspend, parallelism) != (state.suspended, state.parallelism):
+        decided += made(state, RunAdjusted(now, suspend, parallelism))
+    for step, decision in (approvals or {}).items():
+        # About steps that are not there, or have ended, nothing is left to decide.
+        with suppress(SeedbedError):
+            decided += approve(state, step, decision, now)
+    return decided
 
 
 def cancel(state: RunState, reason: str, now: float) -> list[Record]:
@@ -84,26 +130,21 @@ def advance(state: RunState, now: float, world: World) -> list[Record]:
     """
     if state.finished:
         return []
-    made = [] if state.started is not None else _made(state, RunStarted(now))
+    decided = [] if state.started is not None else made(state, RunStarted(now))
     if _is_over(state, now):
         message = f"not finished within {state.spec.deadline}"
-        return [*made, *_finish(state, now, "Failed", "DeadlineExceeded", message)]
+        return [*decided, *_finish(state, now, "Failed", "DeadlineExceeded", message)]
     scope = _scope(state, world)
     if not state.suspended and state.failed is None:
-        made += _start_all(state, scope, now, world)
+        decided += _start_all(state, scope, now, world)
     if state.failed is not None:
         error = state.unit(state.failed).error
         message = f"step {state.failed} failed: {error.message if error else ''}"
         reason = "Aborted" if state.verdict == "abort" else "StepFailed"
-        return [*made, *_finish(state, now, "Failed", reason, message)]
+        return [*decided, *_finish(state, now, "Failed", reason, message)]
     if state.unsettled == 0:
-        made += _complete(state, scope, now)
-    return made
-
-
-def _made(state: RunState, record: Record) -> list[Record]:
-    state.apply(record)
-    return [record]
+        decided += _complete(state, scope, now)
+    return decided
 
 
 def _is_over(state: RunState, now: float) -> bool:
@@ -120,7 +161,7 @@ def _finish(
     message: str,
     result: Any = None,
 ) -> list[Record]:
-    return _made(state, RunFinished(now, phase, reason, message, result))
+    return made(state, RunFinished(now, phase, reason, message, result))
 
 
 def _scope(state: RunState, world: World) -> Scope:
@@ -133,52 +174,56 @@ def _scope(state: RunState, world: World) -> Scope:
 
 
 def _start_all(state: RunState, scope: Scope, now: float, world: World) -> list[Record]:
+    decided: list[Record] = []
     while state.retries and state.retries[0][0] <= now:
         at, step, index = heapq.heappop(state.retries)
         unit = state.unit(StepKey(step, index))
-        if unit.status == "Retrying" and unit.retry_at == at:
+        if unit.retry_at != at:
+            continue
+        if unit.status == "Retrying":
             _queue(state, unit)
-    made: list[Record] = []
+        elif unit.status == "Waiting":
+            decided += expire(state, unit.key, now)
     blocked: Blocked | None = None
     state.starved = False
     again = True
     while again and state.failed is None:
         while state.startable and state.failed is None:
-            made += _open(state, state.startable.popleft(), scope, now)
+            decided += _open(state, state.startable.popleft(), scope, now)
         for lane in list(state.lanes):
-            stopped = _drain(state, lane, scope, now, world, made)
+            stopped = _drain(state, lane, scope, now, world, decided)
             if stopped is not None and not stopped.missing:
                 state.starved = True
             blocked = blocked or (stopped if stopped and stopped.missing else None)
         again = bool(state.startable)
-    return [*made, *_hold(state, blocked, now)]
+    return [*decided, *_hold(state, blocked, now)]
 
 
 def _open(state: RunState, name: str, scope: Scope, now: float) -> list[Record]:
     """Put the units of a step whose needs have ended into their lane; expand it first."""
     step = state.steps[name]
-    made: list[Record] = []
+    decided: list[Record] = []
     if step.settled:
-        return made
+        return decided
     if step.join is not None:
         scope = _early(state, step.node, scope)
     way = _way(state, step, now)
     if way is not None:
         return way
-    if step.node.choice is not None:
-        return _choose(state, step.node, scope, now)
+    if step.node.by_engine:
+        return enter(state, step.node, scope, now)
     if step.node.for_each is not None and step.items is None:
         try:
             items = _items(step.node, scope)
         except InvalidError as error:
             return refused(state, StepKey(name), error, now)
-        made = _made(state, StepExpanded(name, now, items))
+        decided = made(state, StepExpanded(name, now, items))
     elif not step.units:
         state.unit(StepKey(name))
     for unit in step.units:
         if unit.status == "Ready":
             _queue(state, unit)
-    return made
+    return decided
 
 
 def _way(state: RunState, step: StepState, now: float) -> list[Record] | None:
@@ -188,7 +233,7 @@ def _way(state: RunState, step: StepState, now: float) -> list[Record] | None:
         return None
     reason = barred(node, state.told, state.dead)
     if reason:
-        return _made(state, StepSkipped(StepKey(node.name), now, reason))
+        return made(state, StepSkipped(StepKey(node.name), now, reason))
     if step.join is not None and step.join.impossible:
         error = StepError(
             "join_impossible",
@@ -197,19 +242,6 @@ def _way(state: RunState, step: StepState, now: float) -> list[Record] | None:
         )
         return failed(state, StepKey(node.name), 0, (now, "", now, now), error)
     return None
-
-
-def _choose(state: RunState, node: Node, scope: Scope, now: float) -> list[Record]:
-    """Decide a branch: its output is the name of the arm."""
-    assert node.choice is not None
-    key = StepKey(node.name)
-    try:
-        if node.when is not None and not _truth(node.when, scope):
-            return _made(state, StepSkipped(key, now))
-        arm = "then" if _truth(node.choice, scope) else "else"
-    except InvalidError as error:
-        return refused(state, key, error, now)
-    return _made(state, StepSucceeded(key, 1, now, ENGINE, now, now, arm))
 
 
 def _items(node: Node, scope: Scope) -> list[Any]:
@@ -238,7 +270,7 @@ def _lane(state: RunState, step: Step) -> Lane:
 
 
 def _drain(
-    state: RunState, lane: Lane, scope: Scope, now: float, world: World, made: list[Record]
+    state: RunState, lane: Lane, scope: Scope, now: float, world: World, decided: list[Record]
 ) -> Blocked | None:
     """Start units of a lane until it is empty or nothing more may start; says what blocks it."""
     waiting = state.lanes[lane]
@@ -251,7 +283,7 @@ def _drain(
             return None
         unit = state.unit(waiting.popleft())
         if unit.status in _WAITING:
-            made += _start(state, unit, node, place, scope, now)
+            decided += _start(state, unit, node, place, scope, now)
     if not waiting:
         del state.lanes[lane]
     return None
@@ -274,15 +306,15 @@ def _start(
             if before.kind == "container" or before.program == place.program
             else place.program,
         )
-        return _made(state, record)
+        return made(state, record)
     if node.at_least is not None:
         scope = _early(state, node, scope)
     items = state.steps[step.name].items
     if items is not None:
         scope = scope.at(unit.key.index, items[unit.key.index])
     try:
-        if node.when is not None and not _truth(node.when, scope):
-            return _made(state, StepSkipped(unit.key, now))
+        if node.when is not None and not node.when.holds(scope):
+            return made(state, StepSkipped(unit.key, now))
         inputs, program = node.body.render(scope), place.program
         _check_size(inputs, f"spec.steps[{node.position}]")
     except InvalidError as error:
@@ -290,7 +322,7 @@ def _start(
     kind: StepKind = "agent" if step.agent else "call" if step.call else "container"
     if kind == "container":
         inputs, program = {}, {**program, **inputs}
-    return _made(
+    return made(
         state,
         StepScheduled(unit.key, 1, now, kind, place.pool, place.timeout, inputs, program),
     )
@@ -301,19 +333,12 @@ def _early(state: RunState, node: Node, scope: Scope) -> Scope:
     return replace(scope, steps={need: state.told.get(need, UNSETTLED) for need in node.needs})
 
 
-def _truth(condition: Expression, scope: Scope) -> bool:
-    value = condition.evaluate(scope)
-    if not isinstance(value, bool):
-        raise InvalidError(condition.field, "must give true or false")
-    return value
-
-
 def _hold(state: RunState, blocked: Blocked | None, now: float) -> list[Record]:
     """Journal what steps wait for, where that has changed."""
     told = (blocked.reason, blocked.message) if blocked else ("", "")
     if told == ((state.held.reason, state.held.message) if state.held else ("", "")):
         return []
-    return _made(state, RunHeld(now, *told))
+    return made(state, RunHeld(now, *told))
 
 
 def _complete(state: RunState, scope: Scope, now: float) -> list[Record]:

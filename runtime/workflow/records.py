@@ -18,7 +18,7 @@ from typing import Any, Literal
 import orjson
 
 from seedbed.crds.errors import InvalidError
-from seedbed.crds.messages import INLINE_LIMIT, StepError, StepKey
+from seedbed.crds.messages import INLINE_LIMIT, Decision, StepError, StepKey
 from seedbed.crds.workflow import Phase
 
 VERSION = 1
@@ -129,6 +129,43 @@ class StepSkipped:
 
 
 @dataclass(frozen=True, slots=True)
+class StepWaiting:
+    """A step waits for a person, an event or a time.
+
+    Attributes:
+        until: Unix time when the wait ends by itself, or None.
+        message: what it waits for, for people.
+        event: name of the event, or empty.
+    """
+
+    key: StepKey
+    at: float
+    until: float | None
+    message: str
+    event: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalGiven:
+    """A person has decided about a step, which may not have come to its turn yet."""
+
+    step: str
+    at: float
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class EventReceived:
+    """An event came; `id` and `by` are the sender's."""
+
+    name: str
+    id: str
+    at: float
+    by: str
+    payload: Any
+
+
+@dataclass(frozen=True, slots=True)
 class RunFinished:
     """The run is over. Last record of every journal."""
 
@@ -145,10 +182,12 @@ class RunRestored:
 
     Attributes:
         recent: what changed last, newest first: key, state, message.
+        seen: ids of the events that came last.
     """
 
     revision: int
     recent: tuple[tuple[StepKey, str, str], ...]
+    seen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +224,17 @@ class RunCheckpointed:
     revision: int
 
 
-StepRecord = StepExpanded | StepScheduled | StepSucceeded | StepFailed | StepSkipped
+StepRecord = StepExpanded | StepScheduled | StepSucceeded | StepFailed | StepSkipped | StepWaiting
 RunRecord = (
-    RunStarted | RunForked | RunCheckpointed | RunRestored | RunAdjusted | RunHeld | RunFinished
+    RunStarted
+    | RunForked
+    | RunCheckpointed
+    | RunRestored
+    | RunAdjusted
+    | RunHeld
+    | ApprovalGiven
+    | EventReceived
+    | RunFinished
 )
 Record = StepRecord | RunRecord
 
@@ -252,16 +299,16 @@ def _row(record: Record, aside: _Aside) -> list[Any]:
             return ["skip", key.step, key.index, at, reason]
         case StepExpanded(step, at, items):
             return ["each", step, at, aside.put(items)]
+        case StepWaiting(key, at, until, message, event):
+            return ["wait", key.step, key.index, at, until, message, event]
+        case _:
+            return _row_of_run(record, aside)
+
+
+def _row_of_run(record: RunRecord, aside: _Aside) -> list[Any]:
+    match record:
         case RunFinished(at, phase, reason, message, result):
             return ["end", at, phase, reason, message, aside.put(result)]
-        case _:
-            return _row_of_run(record)
-
-
-def _row_of_run(
-    record: RunStarted | RunForked | RunCheckpointed | RunAdjusted | RunHeld | RunRestored,
-) -> list[Any]:
-    match record:
         case RunStarted(at):
             return ["start", at]
         case RunForked(at, run, checkpoint, taken, again):
@@ -272,8 +319,13 @@ def _row_of_run(
             return ["adjust", at, suspend, parallelism]
         case RunHeld(at, reason, message):
             return ["held", at, reason, message]
-        case RunRestored(revision, recent):
-            return ["snap", revision, [[k.step, k.index, told, why] for k, told, why in recent]]
+        case ApprovalGiven(step, at, decision):
+            return ["decide", step, at, decision.decision, decision.by, decision.comment]
+        case EventReceived(name, identity, at, by, payload):
+            return ["event", name, identity, at, by, aside.put(payload)]
+        case RunRestored(revision, recent, seen):
+            shown = [[k.step, k.index, told, why] for k, told, why in recent]
+            return ["snap", revision, shown, seen]
 
 
 def _succeeded(row: list[Any], values: _Values) -> Record:
@@ -296,7 +348,8 @@ def _failed(row: list[Any], _: _Values) -> Record:
 
 
 def _restored(row: list[Any], _: _Values) -> Record:
-    return RunRestored(row[1], tuple((StepKey(s, i), told, why) for s, i, told, why in row[2]))
+    recent = tuple((StepKey(s, i), told, why) for s, i, told, why in row[2])
+    return RunRestored(row[1], recent, *map(tuple, row[3:]))
 
 
 _READERS: dict[str, Callable[[list[Any], _Values], Record]] = {
@@ -304,6 +357,9 @@ _READERS: dict[str, Callable[[list[Any], _Values], Record]] = {
     "go": _scheduled,
     "no": _failed,
     "skip": lambda row, _: StepSkipped(StepKey(row[1], row[2]), *row[3:]),
+    "wait": lambda row, _: StepWaiting(StepKey(row[1], row[2]), *row[3:]),
+    "decide": lambda row, _: ApprovalGiven(row[1], row[2], Decision(*row[3:])),
+    "event": lambda row, values: EventReceived(row[1], row[2], row[3], row[4], values.get(row[5])),
     "each": lambda row, values: StepExpanded(row[1], row[2], values.get(row[3])),
     "start": lambda row, _: RunStarted(row[1]),
     "fork": lambda row, _: RunForked(*row[1:]),

@@ -38,9 +38,11 @@ def shortest(state: RunState) -> list[Record]:
     if (state.suspended, state.parallelism) != (state.spec.suspend, state.spec.parallelism):
         records.append(RunAdjusted(at, state.suspended, state.parallelism))
     records += [one for one in (state.held, state.origin, state.checkpoint) if one is not None]
+    records += state.inbox.records()
     for step in state.steps.values():
         records += _step(state, step, at)
-    records.append(RunRestored(state.revision, tuple(state.recent)))
+    seen = tuple(state.inbox.seen)
+    records.append(RunRestored(state.revision, tuple(state.recent), seen))
     return records
 
 
@@ -52,6 +54,9 @@ def _step(state: RunState, step: StepState, at: float) -> Iterator[Record]:
     if step.items is not None:
         yield StepExpanded(step.node.name, at, step.items)
     for unit in step.units:
+        if unit.status == "Waiting":
+            yield state.inbox.waiting[unit.key]
+            continue
         verdict = state.verdict if unit.key == state.failed else "continue"
         yield from _unit(unit, at, verdict)
 

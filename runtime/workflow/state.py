@@ -16,10 +16,13 @@ from seedbed.crds.base import seconds
 from seedbed.crds.expressions import Scope
 from seedbed.crds.graph import Node
 from seedbed.crds.graph_checks import FALLBACK
-from seedbed.crds.messages import RunRequest, StepError, StepKey, StepTask
+from seedbed.crds.messages import Decision, RunRequest, StepError, StepKey, StepTask
 from seedbed.runtime.workflow.entering import Join, things_to_await
+from seedbed.runtime.workflow.inbox import Inbox
 from seedbed.runtime.workflow.plan import RunPlan, plan_of
 from seedbed.runtime.workflow.records import (
+    ApprovalGiven,
+    EventReceived,
     Record,
     RunAdjusted,
     RunCheckpointed,
@@ -33,11 +36,12 @@ from seedbed.runtime.workflow.records import (
     StepScheduled,
     StepSkipped,
     StepSucceeded,
+    StepWaiting,
 )
 from seedbed.runtime.workflow.world import Hands
 
 UnitStatus = Literal[
-    "Ready", "Scheduled", "Retrying", "Recovering", "Succeeded", "Failed", "Skipped"
+    "Ready", "Scheduled", "Retrying", "Waiting", "Recovering", "Succeeded", "Failed", "Skipped"
 ]
 ENDED = ("Succeeded", "Failed", "Skipped")
 RECENT = 5
@@ -50,7 +54,7 @@ class Unit:
     Attributes:
         attempt: the last attempt that was scheduled, or 0.
         task: that attempt, until the unit has ended.
-        retry_at: Unix time of the next attempt, while Retrying.
+        retry_at: Unix time of the next attempt while Retrying, of the end of the wait while Waiting.
     """
 
     key: StepKey
@@ -93,6 +97,7 @@ class RunState:
         lanes: units that are ready, by what they wait for; see `decide`.
         retries: heap of (time, step, index).
         told: what expressions see of the steps that have ended.
+        inbox: what came from outside, and the steps that wait for it.
         dead: steps to which no way leads any more, with why; see `entering`.
         failed: the first unit whose failure fails the run.
         verdict: what its policy says about the run.
@@ -136,6 +141,9 @@ class RunState:
         self.retries: list[tuple[float, str, int]] = []
         self.told: dict[str, dict[str, Any]] = {}
         self.dead: dict[str, str] = {}
+        self.inbox = Inbox()
+        for step, given in self.spec.approvals.items():
+            self.inbox.approvals[step] = Decision(given.decision, given.by, given.comment)
         run = {"id": request.run, "namespace": request.namespace, "workflow": request.workflow}
         self.scope = Scope(params=self.spec.params, steps=self.told, run=run)
         self._hands: Hands = Counter() if hands is None else hands
@@ -154,6 +162,8 @@ class RunState:
                 self._skip(self.unit(key), reason)
             case StepExpanded(step, _, items):
                 self._expand(self.steps[step], items)
+            case StepWaiting(key):
+                self._wait(self.unit(key), record)
             case _:
                 self._apply_to_run(record)
 
@@ -169,9 +179,13 @@ class RunState:
                 self.checkpoint = record
             case RunHeld():
                 self.held = record if record.reason else None
-            case RunRestored(revision, recent):
+            case ApprovalGiven() | EventReceived():
+                self.inbox.take(record)
+            case RunRestored(revision, recent, seen):
                 self.revision = revision
                 self.recent = deque(recent, maxlen=RECENT)
+                for event in seen:
+                    self.inbox.see(event)
             case RunFinished():
                 self.finished = record
                 self.release()
@@ -256,6 +270,14 @@ class RunState:
         self._hands[self.request.namespace, record.pool] += 1
         self._note(unit, "Running")
 
+    def _wait(self, unit: Unit, record: StepWaiting) -> None:
+        unit.status = "Waiting"
+        self.inbox.waiting[unit.key] = record
+        if record.until is not None:
+            unit.retry_at = record.until
+            heapq.heappush(self.retries, (record.until, unit.key.step, unit.key.index))
+        self._note(unit, "Waiting", record.message)
+
     def _fail(self, unit: Unit, record: StepFailed) -> None:
         unit.error = record.error
         if record.retry_at is None:
@@ -324,6 +346,10 @@ class RunState:
         error: StepError | None = None,
         message: str = "",
     ) -> None:
+        if unit.status == "Waiting":
+            wait = self.inbox.waiting.pop(unit.key)
+            if wait.event and status == "Succeeded":
+                self.inbox.taken(wait.event)
         self._leave(unit)
         unit.status, unit.output, unit.error, unit.task = status, output, error, None
         self.counts[status.lower()] += 1
@@ -355,6 +381,12 @@ class RunState:
                 self.startable.append(name)
         if step.node.gate is not None and step.node.gate.arm == FALLBACK:
             self._recovered(step)
+
+
+def made(state: RunState, record: Record) -> list[Record]:
+    """Take over what was just decided; returns it for the journal."""
+    state.apply(record)
+    return [record]
 
 
 def _told(step: StepState) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
+import math
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
@@ -15,11 +17,14 @@ from seedbed.crds.messages import (
     Recent,
     RunSummary,
     TakenCheckpoint,
+    Waiting,
 )
 from seedbed.crds.workflow import Phase
+from seedbed.runtime.workflow.records import StepWaiting
 from seedbed.runtime.workflow.state import RunState
 
 CONTAINERS_TOLD = 100
+WAITING_TOLD = 20
 
 
 def summarise(state: RunState) -> RunSummary:
@@ -43,6 +48,7 @@ def summarise(state: RunState) -> RunSummary:
         result=preview,
         result_bytes=size,
         containers=tuple(_containers(state)),
+        waiting=tuple(_waiting(state)),
         checkpoint=_checkpoint(state),
         origin=_origin(state),
     )
@@ -57,6 +63,10 @@ def _phase(state: RunState) -> tuple[Phase, str, str]:
         return "Suspended", "Suspended", "starts no further step"
     if state.held is not None:
         return "Running", state.held.reason, state.held.message
+    if state.inbox.waiting and not state.scheduled:
+        first = _waiting(state)[0]
+        reason = "WaitingForApproval" if first.kind == "approval" else "Waiting"
+        return "Running", reason, f"{first.step}: {first.message}"[:1000]
     return "Running", "Running", ""
 
 
@@ -79,6 +89,26 @@ def _origin(state: RunState) -> Origin | None:
     if began is None:
         return None
     return Origin(began.run, began.checkpoint, began.taken, began.again)
+
+
+def _waiting(state: RunState) -> list[Waiting]:
+    """The steps that wait, approvals first, then those whose wait ends first."""
+    told = [
+        Waiting(str(key), _kind(state, record), record.message[:512], record.until)
+        for key, record in state.inbox.waiting.items()
+    ]
+    order = ("approval", "event", "time")
+    return heapq.nsmallest(
+        WAITING_TOLD,
+        told,
+        key=lambda one: (order.index(one.kind), one.until or math.inf, one.step),
+    )
+
+
+def _kind(state: RunState, record: StepWaiting) -> Literal["approval", "event", "time"]:
+    if record.event:
+        return "event"
+    return "approval" if state.steps[record.key.step].node.step.approve else "time"
 
 
 def _containers(state: RunState) -> list[ContainerTask]:

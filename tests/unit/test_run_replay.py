@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seedbed.crds.errors import InvalidError
-from seedbed.crds.messages import INLINE_LIMIT, RunRequest, StepError, StepKey, StepTask
+from seedbed.crds.messages import INLINE_LIMIT, Decision, RunRequest, StepError, StepKey, StepTask
 from seedbed.runtime.workflow.records import (
+    ApprovalGiven,
+    EventReceived,
     Record,
     RunAdjusted,
     RunFinished,
@@ -23,6 +25,7 @@ from seedbed.runtime.workflow.records import (
     StepScheduled,
     StepSkipped,
     StepSucceeded,
+    StepWaiting,
     decode_records,
     encode_records,
     missing_values,
@@ -49,8 +52,12 @@ EVERY_RECORD: list[Record] = [
     StepSucceeded(StepKey("b"), 1, 7.0, "w", 6.1, 6.9, None),
     StepSkipped(StepKey("c"), 8.0),
     StepSkipped(StepKey("d"), 8.0, "c chose else"),
+    StepWaiting(StepKey("e"), 8.0, None, "Go on?"),
+    StepWaiting(StepKey("f"), 8.0, 9.5, "waits for the event paid", "paid"),
+    ApprovalGiven("e", 8.0, Decision("approve", "kim", "why not")),
+    EventReceived("paid", "id-1", 8.0, "tester", LARGE),
     RunFinished(9.0, "Failed", "StepFailed", "why", {"r": [1, 2]}),
-    RunRestored(41, ((KEY, "Running", ""), (StepKey("b"), "Failed", "no"))),
+    RunRestored(41, ((KEY, "Running", ""), (StepKey("b"), "Failed", "no")), ("id-1", "id-2")),
 ]
 
 
@@ -76,6 +83,9 @@ def test_a_missing_value_is_refused() -> None:
         decode_records(encoded.data)
 
 
+OF_ENGINE = ("branch", "approve", "wait")
+
+
 @st.composite
 def plans(draw: st.DrawFn) -> RunRequest:
     """A plan whose steps need earlier ones, in every combination of what a step can be."""
@@ -84,18 +94,14 @@ def plans(draw: st.DrawFn) -> RunRequest:
         earlier = [f"s{n}" for n in range(at)]
         needs = draw(st.lists(st.sampled_from(earlier), unique=True, max_size=3)) if at else []
         fields: dict[str, Any] = {"needs": needs}
-        form = draw(st.sampled_from(["plain", "each", "each-when", "skip", "branch"]))
+        form = draw(st.sampled_from(["plain", "each", "each-when", "skip", *OF_ENGINE]))
         if _stands_in(draw, steps, f"s{at}"):
-            fields["needs"] = needs = []
+            needs = []
+            fields["needs"] = needs
         else:
             _enter(draw, steps, f"s{at}")
         if len(needs) > 1:
             fields["join"] = draw(st.sampled_from(["all", "any", 2]))
-        if form == "branch":
-            condition = draw(st.sampled_from(["true", "false"]))
-            arms = {"when": condition, "then": [], "else": []}
-            steps.append({"name": f"s{at}", "branch": arms, **fields})
-            continue
         if form.startswith("each"):
             fields["forEach"] = f"lists.range({draw(st.integers(0, 4))})"
             fields["args"] = {"item": "${item}"}
@@ -108,7 +114,10 @@ def plans(draw: st.DrawFn) -> RunRequest:
         policies = ["fail", "continue", "skip", "abort"]
         policies += [] if "forEach" in fields else ["fallback"] * 2
         fields["onError"] = {"action": draw(st.sampled_from(policies))}
-        steps.append(call(f"s{at}", **fields))
+        if form in OF_ENGINE:
+            steps.append({"name": f"s{at}", **_of_engine(draw, form), **fields})
+        else:
+            steps.append(call(f"s{at}", **fields))
     for step in steps:
         policy = step.get("onError", {})
         if policy.get("action") == "fallback" and "step" not in policy:
@@ -120,21 +129,35 @@ def plans(draw: st.DrawFn) -> RunRequest:
     )
 
 
+def _of_engine(draw: st.DrawFn, form: str) -> dict[str, Any]:
+    """The body of a step that no worker executes, with whatever ends its wait."""
+    if form == "branch":
+        condition = draw(st.sampled_from(["true", "false"]))
+        return {"branch": {"when": condition, "then": [], "else": []}}
+    if form == "approve":
+        default = draw(st.sampled_from(["approve", "reject"]))
+        return {"approve": {"message": "?", "deadline": "7s", "default": default}}
+    return {"wait": draw(st.sampled_from([{"duration": "3s"}, {"event": "x", "timeout": "5s"}]))}
+
+
 def _stands_in(draw: st.DrawFn, earlier: list[dict[str, Any]], name: str) -> bool:
     """Make a step the fallback of an earlier one, now and then."""
     for step in earlier:
-        policy = step.get("onError", {})
-        if policy.get("action") == "fallback" and "step" not in policy and draw(st.booleans()):
-            policy["step"] = name
-            return True
+        policy: dict[str, Any] = step.get("onError", {})
+        if policy.get("action") == "fallback" and "step" not in policy:
+            taken: bool = draw(st.booleans())
+            if taken:
+                policy["step"] = name
+                return True
     return False
 
 
 def _enter(draw: st.DrawFn, earlier: list[dict[str, Any]], name: str) -> None:
     """Put a step behind an arm of an earlier branch, now and then."""
     branches = [step["branch"] for step in earlier if "branch" in step]
-    if branches and draw(st.booleans()):
-        draw(st.sampled_from(branches))[draw(st.sampled_from(["then", "else"]))].append(name)
+    if draw(st.booleans()) and branches:
+        branch, arm = draw(st.sampled_from(branches)), draw(st.sampled_from(["then", "else"]))
+        branch[arm].append(name)
 
 
 def behaviour(failures: dict[tuple[str, int], int]) -> Any:
