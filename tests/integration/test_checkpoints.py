@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from seedbed.crds.errors import ConflictError, FencedError, NotFoundError, UnavailableError
+from seedbed.crds.errors import UnavailableError
 from seedbed.crds.messages import (
     Adjust,
     RunRequest,
@@ -36,8 +35,8 @@ from seedbed.runtime.store.sql import SqlStore
 from seedbed.runtime.worker.worker import serve_workers
 from seedbed.runtime.workflow.checkpoint import taking
 from seedbed.runtime.workflow.checkpoint.archive import Archive
-from seedbed.runtime.workflow.checkpoint.keys import DamagedError, KeyLostError, KeyRing, new_line
-from seedbed.runtime.workflow.checkpoint.vault import Owner, Vault
+from seedbed.runtime.workflow.checkpoint.keys import KeyRing
+from seedbed.runtime.workflow.checkpoint.vault import Vault
 from seedbed.runtime.workflow.engine import Engine
 from seedbed.runtime.workflow.history import StoredHistory
 from tests.conftest import run_async
