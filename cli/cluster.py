@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, quote
 import aiohttp
 from kubernetes.aio import client, config
 
+from seedbed.cli.following import reconnecting
 from seedbed.cli.output import age
 from seedbed.controllers.plan import Raw
 from seedbed.crds.base import GROUP, VERSION
@@ -178,6 +179,16 @@ class ClusterSource:
         told: Mapping[str, Any] = json.loads(await self._text_from_api(path, "POST", b"{}"))
         return told
 
+    async def tell(
+        self, namespace: str, workflow: str, page: str, body: Any, key: str = ""
+    ) -> Mapping[str, Any]:
+        """Tell a run something through Seedbed's API; with a key, what is sent twice counts once."""
+        query = f"?key={quote(key, safe='')}" if key else ""
+        path = f"/api/v3/workflows/{namespace}/{workflow}/{quote(page)}{query}"
+        data = json.dumps(body).encode()
+        told: Mapping[str, Any] = json.loads(await self._text_from_api(path, "POST", data))
+        return told
+
     async def patch(self, kind: Kind, namespace: str, name: str, patch: Raw) -> None:
         """Change an object by a merge patch."""
         await self._patch(_path(kind, namespace, name), patch)
@@ -207,6 +218,36 @@ class ClusterSource:
         """From Seedbed's API."""
         path = f"/api/v3/workflows/{namespace}/{workflow}/graph.svg?form={form}"
         return await self._text_from_api(path)
+
+    async def follow(self, namespace: str, workflow: str) -> AsyncIterator[Mapping[str, Any]]:
+        """From Seedbed's API."""
+        path = f"/api/v3/workflows/{namespace}/{workflow}/events"
+        async for event in reconnecting(lambda after: self._stream_from_api(path, after)):
+            yield event
+
+    @asynccontextmanager
+    async def _stream_from_api(
+        self, path: str, after: str
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        bearer = await self._bearer()
+        headers = {"Last-Event-ID": after} if after else {}
+        if not self._api.url:
+            namespace, _, service = self._api.service.partition("/")
+            proxy = f"/api/v1/namespaces/{namespace}/services/{service}/proxy"
+            headers[_TOKEN_HEADER] = bearer
+            async with self._opened(proxy + path, {}, _WATCH_SECONDS, headers) as answer:
+                yield answer
+            return
+        headers["Authorization"] = bearer
+        url = f"{self._api.url.rstrip('/')}{path}"
+        limit = aiohttp.ClientTimeout(total=None, sock_connect=_WAIT, sock_read=4 * _WAIT)
+        async with (
+            aiohttp.ClientSession(timeout=limit) as session,
+            session.get(url, headers=headers) as answer,
+        ):
+            if answer.status >= _ERROR:
+                raise _refusal(answer.status, await answer.text(), url)
+            yield answer
 
     async def pod_logs(self, namespace: str, selector: str, lines: int) -> dict[str, str]:
         """The last lines that each pod under a label selector wrote, by pod."""

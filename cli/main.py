@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from seedbed.cli import checkpoints, planning, plans
+from seedbed.cli import checkpoints, deciding, planning, plans
 from seedbed.cli.options import (
     API_SERVICE,
     Api,
@@ -43,6 +43,7 @@ app = typer.Typer(
     help="Runs autonomous agents and long workflows, on Kubernetes or in this one process.",
 )
 app.add_typer(checkpoints.app)
+app.add_typer(deciding.app)
 app.add_typer(planning.app)
 app.add_typer(plans.app, name="plan")
 
@@ -130,6 +131,9 @@ def logs(
     workers: Annotated[
         int, typer.Option(help="Also the last lines that each worker pod wrote.")
     ] = 0,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the run is over.")
+    ] = False,
     namespace: Namespace = None,
     context: Context = None,
     api: Api = None,
@@ -140,15 +144,28 @@ def logs(
     """Show the step log of a Workflow's newest run."""
     commands = import_module("seedbed.cli.reading")
     place = Place(context, local, api, api_service, token)
+    if follow:
+        read(lambda source: commands.follow(source, workflow, namespace, step), place)
+        return
     read(lambda source: commands.logs(source, workflow, namespace, step, workers), place)
 
 
 @app.command()
-def watch(workflow: Name, namespace: Namespace = None, context: Context = None) -> None:
+def watch(
+    *,
+    workflow: Name,
+    steps: Annotated[bool, typer.Option(help="Show each step as it goes.")] = False,
+    namespace: Namespace = None,
+    context: Context = None,
+    api: Api = None,
+    api_service: ApiService = API_SERVICE,
+    token: Token = None,
+    local: Local = None,
+) -> None:
     """Follow a Workflow until its run ends; the exit code is 0 where it succeeded."""
     commands = import_module("seedbed.cli.reading")
-    place = Place(context)
-    read(lambda source: commands.watch(source, workflow, namespace), place)
+    place = Place(context, local, api, api_service, token)
+    read(lambda source: commands.watch(source, workflow, namespace, steps=steps), place)
 
 
 @app.command()

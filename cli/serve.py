@@ -201,6 +201,7 @@ async def _api(process: Process) -> None:
     from seedbed.runtime.api.app import serve
     from seedbed.runtime.api.checkpoints import Acting, CheckpointPages
     from seedbed.runtime.api.flags import LiveFlags
+    from seedbed.runtime.api.inbox import InboxPages
     from seedbed.runtime.api.objects import kubernetes_workflows
     from seedbed.runtime.store.checkpoints import SqlCheckpoints
     from seedbed.runtime.store.plans import SqlPlans
@@ -226,6 +227,7 @@ async def _api(process: Process) -> None:
             plans=SqlPlans(store),
             events=bus.events if bus else None,
             checkpoints=CheckpointPages(store, SqlCheckpoints(store), acting),
+            inbox=InboxPages(store, bus) if bus else None,
             started=lambda _: process.started(),
         )
 

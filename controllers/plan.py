@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from seedbed.crds.messages import RunRequest, RunSummary, StepResult
+from seedbed.crds.messages import Decision, RunRequest, RunSummary, StepResult
 
 Raw = Mapping[str, Any]
 """A Kubernetes object as JSON."""
@@ -97,11 +97,12 @@ class SubmitRun:
 
 @dataclass(frozen=True, slots=True)
 class AdjustRun:
-    """Tell the engine what changed for a run under way."""
+    """Tell the engine what changed for a run under way; `approvals` by step."""
 
     run: str
     suspend: bool
     parallelism: int
+    approvals: Mapping[str, Decision] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

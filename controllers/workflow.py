@@ -38,12 +38,20 @@ from seedbed.controllers.reading import read_spec, refused, status_of, told
 from seedbed.controllers.steps_source import Document, Missing, document
 from seedbed.crds.admission import validate
 from seedbed.crds.errors import InvalidError
-from seedbed.crds.messages import RESULT_PREVIEW_LIMIT, RunRequest, RunSummary, run_id
+from seedbed.crds.messages import (
+    RESULT_PREVIEW_LIMIT,
+    Decision,
+    RunRequest,
+    RunSummary,
+    Waiting,
+    run_id,
+)
 from seedbed.crds.workflow import WorkflowSpec
 
 FINISHED = ("Succeeded", "Failed")
 # Of the steps that changed last: how many, and the bytes of name and message that are shown.
 _RECENT, _NAME, _MESSAGE = 5, 128, 256
+_WAITING, _ASKED = 10, 1000
 
 
 def reconcile(observed: Observed, now: datetime, defaults: Defaults) -> Plan:
@@ -246,7 +254,16 @@ def _marks(spec: WorkflowSpec, run: RunSummary | None) -> dict[str, Verdict]:
             "Suspended" if suspended else "Active",
             "spec.suspend is set" if suspended else "further steps may start",
         ),
+        "WaitingForApproval": _asked(run),
     }
+
+
+def _asked(run: RunSummary | None) -> Verdict:
+    asked = [one for one in run.waiting if one.kind == "approval"] if run is not None else []
+    if not asked:
+        return Verdict("False", "NothingAsked", "no step waits for a person")
+    told = "; ".join(f"{one.step}: {shortened(one.message, _MESSAGE)}" for one in asked)
+    return Verdict("True", "ApprovalNeeded", shortened(told, _ASKED))
 
 
 def _as_before(workflow: Raw, spec: WorkflowSpec) -> dict[str, Verdict]:
@@ -282,6 +299,8 @@ def _fields(run: RunSummary) -> dict[str, Any]:
             for one in run.recent[:_RECENT]
         ],
     }
+    if run.waiting:
+        fields["waiting"] = [_waiting_step(one) for one in run.waiting[:_WAITING]]
     if run.started is not None:
         fields["startedAt"] = timestamp(datetime.fromtimestamp(run.started, UTC))
     if run.finished is not None:
@@ -306,6 +325,17 @@ def _fields(run: RunSummary) -> dict[str, Any]:
     if run.result is not None and len(orjson.dumps(run.result)) <= RESULT_PREVIEW_LIMIT:
         fields["result"] = run.result
     return fields
+
+
+def _waiting_step(one: Waiting) -> dict[str, Any]:
+    told = {
+        "name": shortened(one.step, _NAME),
+        "kind": one.kind,
+        "message": shortened(one.message, _MESSAGE),
+    }
+    if one.until is not None:
+        told["until"] = timestamp(datetime.fromtimestamp(one.until, UTC))
+    return told
 
 
 def _submit(workflow: Raw, spec: WorkflowSpec, run: str, source: Document) -> SubmitRun:
@@ -338,6 +368,12 @@ def _cancel_previous(
 
 def _adjusted(spec: WorkflowSpec, summary: RunSummary) -> tuple[Effect, ...]:
     """Tells the engine what may change while a run goes on, where it does something else."""
-    if (summary.suspended, summary.parallelism) == (spec.suspend, spec.parallelism):
+    decided = {
+        one.step: Decision(given.decision, given.by, given.comment)
+        for one in summary.waiting
+        if one.kind == "approval" and (given := spec.approvals.get(one.step)) is not None
+    }
+    same = (summary.suspended, summary.parallelism) == (spec.suspend, spec.parallelism)
+    if same and not decided:
         return ()
-    return (AdjustRun(summary.run, spec.suspend, spec.parallelism),)
+    return (AdjustRun(summary.run, spec.suspend, spec.parallelism, decided),)

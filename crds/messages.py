@@ -27,7 +27,7 @@ RESULT_PREVIEW_LIMIT = 4 * 1024
 """Bytes up to which a run's result stands in the Workflow's status."""
 
 # Fields of a Workflow's spec that may change while a run goes on; all others make another run.
-LIVE_FIELDS = ("suspend", "parallelism", "checkpoint")
+LIVE_FIELDS = ("suspend", "parallelism", "checkpoint", "approvals")
 
 _T = TypeVar("_T")
 
@@ -70,13 +70,35 @@ def summaries_topic(partition: int) -> str:
     return f"runs.{partition}"
 
 
-SETTING_PREFIXES = ("agents/", "flags/", "pools/")
-"""Where the live settings of Agents, FeatureFlags and Pools stand."""
+SETTING_PREFIXES = ("agents/", "flags/", "pools/", "workflows/")
+"""Where the live settings of Agents, FeatureFlags, Pools and Workflows stand."""
+SPENDING_PREFIX = "spending/"
+"""Where the model service tells what accounts have spent."""
 
 
 def agent_setting(namespace: str, name: str = "") -> str:
     """Key of the live setting that holds an Agent's spec; the prefix of all where no name is given."""
     return f"agents/{namespace}/{name}"
+
+
+def workflow_setting(namespace: str, name: str = "") -> str:
+    """Key of the live setting that holds a Workflow's budget."""
+    return f"workflows/{namespace}/{name}"
+
+
+def agent_account(namespace: str, name: str) -> str:
+    """The account that an Agent's budget pays for; `spending/` before it is its live setting."""
+    return f"agents/{namespace}/{name}"
+
+
+def workflow_account(namespace: str, name: str) -> str:
+    """The account that a Workflow's budget pays for."""
+    return f"workflows/{namespace}/{name}"
+
+
+def namespace_account(namespace: str) -> str:
+    """The account that all of a namespace pays from."""
+    return f"namespaces/{namespace}"
 
 
 def flag_setting(namespace: str, name: str = "") -> str:

@@ -198,8 +198,8 @@ class Executor:
                 await self._coordinator.delete(key, under=self._ownership)
             case SubmitRun(request, document, packed):
                 await self._ask(request.run, Submit(request, document, packed))
-            case AdjustRun(run, suspend, parallelism):
-                await self._ask(run, Adjust(run, suspend, parallelism))
+            case AdjustRun(run, suspend, parallelism, approvals):
+                await self._ask(run, Adjust(run, suspend, parallelism, dict(approvals)))
             case CancelRun(run, reason):
                 await self._ask(run, Cancel(run, reason))
             case ReportStep(result):

@@ -61,7 +61,10 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What somebody wants to do with an object of Seedbed's group, in RBAC's words."""
+    """What somebody wants to do with an object of Seedbed's group, in RBAC's words.
+
+    `resource` may name a part of it, as `workflows/approvals` does.
+    """
 
     verb: str
     resource: str
@@ -71,7 +74,9 @@ class Action:
     def __str__(self) -> str:
         named = f" {self.name!r}" if self.name else ""
         where = f"namespace {self.namespace!r}" if self.namespace else "all namespaces"
-        return f"{self.verb} {self.resource}.{GROUP}{named} in {where}"
+        resource, _, part = self.resource.partition("/")
+        whole = f"{resource}.{GROUP}/{part}" if part else f"{resource}.{GROUP}"
+        return f"{self.verb} {whole}{named} in {where}"
 
 
 class Access(Protocol):
@@ -143,10 +148,12 @@ class KubernetesAccess:
         now = time.monotonic()
         if self._allowed.get((caller, action), 0.0) > now:
             return
+        resource, _, part = action.resource.partition("/")
         attributes = {
             "group": GROUP,
             "verb": action.verb,
-            "resource": action.resource,
+            "resource": resource,
+            **({"subresource": part} if part else {}),
             "namespace": action.namespace,
             "name": action.name,
         }

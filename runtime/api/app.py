@@ -2,7 +2,7 @@
 
     /ofrep/v1/...                  FeatureFlags (ofrep.py)
     /api/v3/workflows/...          runs (runs.py), live (streams.py), and their analysis (planning.py)
-                                   and checkpoints (checkpoints.py)
+                                   and checkpoints (checkpoints.py), approvals and events (inbox.py)
     /api/v3/plans/...              plans too large for an object (plans.py)
     GET /api/v3/services           the live services, of `?namespace=` or of all
     GET /healthz                   for anybody
@@ -23,6 +23,7 @@ from seedbed.runtime.api.access import Access, Action
 from seedbed.runtime.api.answers import ACCESS, answer, errors_as_answers, require, with_caller
 from seedbed.runtime.api.checkpoints import CheckpointPages
 from seedbed.runtime.api.flags import LiveFlags
+from seedbed.runtime.api.inbox import InboxPages
 from seedbed.runtime.api.ofrep import FlagPages
 from seedbed.runtime.api.planning import PlanningPages
 from seedbed.runtime.api.plans import PlanPages
@@ -50,6 +51,7 @@ def create_app(
     live: LiveRuns,
     plans: Plans | None = None,
     checkpoints: CheckpointPages | None = None,
+    inbox: InboxPages | None = None,
 ) -> web.Application:
     """The application; `flags` is kept up to date by whoever calls."""
 
@@ -90,6 +92,7 @@ def create_app(
             *StreamPages(store, live).routes(),
             *(PlanPages(plans).routes() if plans else ()),
             *(checkpoints.routes() if checkpoints else ()),
+            *(inbox.routes() if inbox else ()),
         ]
     )
     return app
@@ -107,6 +110,7 @@ async def serve(
     events: EventLog | None = None,
     plans: Plans | None = None,
     checkpoints: CheckpointPages | None = None,
+    inbox: InboxPages | None = None,
     started: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Serve until cancelled.
@@ -122,6 +126,7 @@ async def serve(
         events: tells what happens in runs; without it they are looked at every few seconds.
         plans: where large plans are kept.
         checkpoints: the pages about checkpoints.
+        inbox: the pages by which people and other systems tell runs something.
         started: told the port once it serves.
     """
     known = flags or LiveFlags()
@@ -136,6 +141,7 @@ async def serve(
             live=live,
             plans=plans,
             checkpoints=checkpoints,
+            inbox=inbox,
         )
         started(await stack.enter_async_context(serving_app(app, host, port)))
         while True:

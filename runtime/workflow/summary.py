@@ -48,7 +48,7 @@ def summarise(state: RunState) -> RunSummary:
         result=preview,
         result_bytes=size,
         containers=tuple(_containers(state)),
-        waiting=tuple(_waiting(state)),
+        waiting=tuple(_waiting(state)) if state.finished is None else (),
         checkpoint=_checkpoint(state),
         origin=_origin(state),
     )

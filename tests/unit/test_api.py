@@ -13,9 +13,19 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from seedbed.crds.errors import UnavailableError
+from seedbed.crds.errors import NotFoundError, UnavailableError
 from seedbed.crds.feature_flag import FeatureFlagSpec
-from seedbed.crds.messages import flag_setting
+from seedbed.crds.messages import (
+    Approve,
+    Decision,
+    RunSummary,
+    Signal,
+    decode_request,
+    encode,
+    engine_address,
+    flag_setting,
+    partition_of,
+)
 from seedbed.runtime.api.access import (
     Access,
     Action,
@@ -27,6 +37,8 @@ from seedbed.runtime.api.access import (
 )
 from seedbed.runtime.api.app import serve
 from seedbed.runtime.api.flags import LiveFlags
+from seedbed.runtime.api.inbox import InboxPages
+from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.coordination.registry import register
 from seedbed.runtime.store.port import RunRow, Store
@@ -77,7 +89,7 @@ class History:
 
 
 @asynccontextmanager
-async def api(access: Access, *, token: str = "good") -> AsyncIterator[Any]:
+async def api(access: Access, *, token: str = "good", **pages: Any) -> AsyncIterator[Any]:
     """The API as a function: `await call(method, path, ...)` gives (status, JSON, headers)."""
     coordinator = MemoryCoordinator()
     ports: asyncio.Queue[int] = asyncio.Queue()
@@ -92,6 +104,7 @@ async def api(access: Access, *, token: str = "good") -> AsyncIterator[Any]:
             port=0,
             flags=flags,
             started=ports.put_nowait,
+            **pages,
         )
     )
     try:
@@ -335,3 +348,72 @@ def test_kubernetes_says_who_calls_and_what_they_may_do(tmp_path: Path) -> None:
                 await access.caller("another")
 
     run_async(body())
+
+
+class Engine:
+    """A bus whose other end is an engine with one step that waits."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    async def request(self, address: str, payload: bytes, *, wait: float) -> bytes:
+        assert address == engine_address(partition_of("r-3"))
+        assert wait > 0
+        asked = decode_request(payload)
+        self.asked.append(asked)
+        if isinstance(asked, Approve) and asked.step != "send":
+            raise NotFoundError("step", asked.step)
+        return encode(RunSummary("r-3", "team-a", "running", 1, "Running", "Running"))
+
+
+GET = "get workflows.seedbed.dev 'running' in namespace 'team-a'"
+APPROVE = "create workflows.seedbed.dev/approvals 'running' in namespace 'team-a'"
+SIGNAL = "create workflows.seedbed.dev/events 'running' in namespace 'team-a'"
+
+
+def test_a_decision_carries_the_name_of_the_caller_and_needs_a_right_of_its_own() -> None:
+    async def scenario() -> None:
+        engine = Engine()
+        pages = InboxPages(cast("Store", Runs()), cast("Bus", engine))
+        path = "/api/v3/workflows/team-a/running/approvals/send"
+        body = {"decision": "approve", "comment": "figures checked"}
+        async with api(Rights(GET), inbox=pages) as call:
+            status, told, _ = await call("POST", path, json=body)
+            assert (status, told["error"]["code"]) == (403, "forbidden")
+        async with api(Rights(GET, APPROVE), inbox=pages) as call:
+            status, told, _ = await call("POST", path, json=body)
+            assert (status, told["decision"]["by"]) == (200, TEAM.name)
+            decision = Decision("approve", TEAM.name, "figures checked")
+            assert engine.asked == [Approve("r-3", "send", decision)]
+            for wrong, field in (
+                ({"decision": "maybe"}, "decision"),
+                ({**body, "by": "somebody else"}, "by"),
+                ([], "body"),
+            ):
+                status, told, _ = await call("POST", path, json=wrong)
+                assert (status, told["error"]["code"]) == (400, "invalid")
+                assert told["error"]["message"].startswith(field)
+            status, told, _ = await call("POST", f"{path}-not", json=body)
+            assert (status, told["error"]["code"]) == (404, "not_found")
+
+    run_async(scenario())
+
+
+def test_an_event_is_told_once_by_its_key() -> None:
+    async def scenario() -> None:
+        engine = Engine()
+        pages = InboxPages(cast("Store", Runs()), cast("Bus", engine))
+        path = "/api/v3/workflows/team-a/running/events/paid"
+        async with api(Rights(GET, SIGNAL), inbox=pages) as call:
+            for _ in range(2):
+                key = {"Idempotency-Key": "k-1"}
+                status, told, _ = await call("POST", path, json={"sum": 12}, headers=key)
+                assert (status, told["id"]) == (200, "k-1")
+            status, told, _ = await call("POST", f"{path}?key=k-2")
+            assert (status, told["id"]) == (200, "k-2")
+            status, _, _ = await call("POST", path, data=b"{")
+            assert status == 400
+        one = Signal("r-3", "paid", "k-1", {"sum": 12}, TEAM.name)
+        assert engine.asked == [one, one, Signal("r-3", "paid", "k-2", None, TEAM.name)]
+
+    run_async(scenario())

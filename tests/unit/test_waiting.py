@@ -80,6 +80,7 @@ def test_a_rejected_step_fails_with_its_code_and_its_policy_decides() -> None:
     ask(run, decide(NO))
     finished = run.state.finished
     assert finished is not None
+    assert summarise(run.state).waiting == ()
     assert (finished.phase, finished.message) == (
         "Failed",
         "step ok failed: rejected by kim: too early",

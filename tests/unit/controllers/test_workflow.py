@@ -24,9 +24,11 @@ from seedbed.controllers.workflow import reconcile, references
 from seedbed.crds.messages import (
     ContainerTask,
     Counts,
+    Decision,
     Recent,
     RunSummary,
     StepKey,
+    Waiting,
     run_id,
 )
 from seedbed.crds.workflow import WorkflowSpec
@@ -198,6 +200,40 @@ def test_what_may_change_during_a_run_is_told_to_the_engine() -> None:
     assert plan.effects == (AdjustRun(id_of(obj), suspend=True, parallelism=7),)
     assert verdict(plan, "Suspended") == ("True", "Suspended")
     assert id_of(obj) == id_of(workflow()), "suspend and parallelism make no other run"
+
+
+def test_a_step_that_waits_for_a_person_is_shown_and_the_decision_in_the_spec_is_told() -> None:
+    ask = {"name": "send", "approve": {"message": "Send?"}}
+    asked = (
+        Waiting("send", "approval", "Send 3 letters?", 1_795_255_200.0),
+        Waiting("paid", "event", "waits for the event paid", None),
+    )
+    obj = workflow(ask)
+    run = replace(summary(obj), waiting=asked, parallelism=100)
+    seen = look(obj, references=EVERYTHING, run=run)
+    plan = reconcile(seen, NOW, DEFAULTS)
+    assert plan.effects == ()
+    assert verdict(plan, "WaitingForApproval") == ("True", "ApprovalNeeded")
+    assert message(plan, "WaitingForApproval") == "send: Send 3 letters?"
+    assert plan.status is not None
+    assert plan.status["waiting"] == [
+        {
+            "name": "send",
+            "kind": "approval",
+            "message": "Send 3 letters?",
+            "until": "2026-11-21T10:00:00Z",
+        },
+        {"name": "paid", "kind": "event", "message": "waits for the event paid"},
+    ]
+    decided = workflow(ask, approvals={"send": {"decision": "reject", "by": "kim"}})
+    assert id_of(decided) == id_of(obj), "a decision makes no other run"
+    told = reconcile(look(decided, references=EVERYTHING, run=run), NOW, DEFAULTS)
+    decision = {"send": Decision("reject", "kim")}
+    assert told.effects == (AdjustRun(id_of(obj), False, 100, decision),)
+    done = replace(run, waiting=())
+    after_it = reconcile(look(decided, references=EVERYTHING, run=done), NOW, DEFAULTS)
+    assert after_it.effects == ()
+    assert verdict(after_it, "WaitingForApproval") == ("False", "NothingAsked")
 
 
 def test_another_plan_cancels_the_run_before_and_submits_another() -> None:
