@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from seedbed.cli import output, progress
+from seedbed.cli.following import step_of
 from seedbed.cli.source import Source, kind_named
 from seedbed.controllers.plan import Raw
 from seedbed.crds.errors import InvalidError, NotFoundError
@@ -96,9 +97,28 @@ async def logs(
     return 0
 
 
-async def watch(source: Source, workflow: str, namespace: str | None) -> int:
-    """Shows progress until the run ends, then its result."""
+async def follow(
+    source: Source, workflow: str, namespace: str | None, step: str | None = None
+) -> int:
+    """Prints the step log and goes on with it until the run is over."""
+    space = namespace or source.namespace
+    await source.object(_WORKFLOW, space, workflow)
+    async for event in source.follow(space, workflow):
+        told = step_of(event)
+        if told is not None and (step is None or _is(told, step)):
+            print(_log_line(told), flush=True)
+        elif event["kind"] == "gap":
+            print("-- earlier entries of the journal are not kept", flush=True)
+    return 0
+
+
+async def watch(
+    source: Source, workflow: str, namespace: str | None, *, steps: bool = False
+) -> int:
+    """Shows progress until the run ends, with `steps` each step too; then its result."""
     obj: Raw = {}
+    if steps:
+        await follow(source, workflow, namespace)
     with progress.shown(output.console()) as display:
         async with source.watch(_WORKFLOW, namespace or source.namespace, workflow) as changes:
             async for obj in changes:
@@ -144,7 +164,7 @@ def _is(step: Mapping[str, Any], wanted: str) -> bool:
 
 def _log_line(step: Mapping[str, Any]) -> str:
     """Time, state, step with its attempt and worker, and why it failed."""
-    when = step.get("finished") or step.get("started")
+    when = step.get("finished") or step.get("started") or step.get("at")
     clock = datetime.fromtimestamp(when, UTC).strftime("%H:%M:%S") if when else "--:--:--"
     took = ""
     if step.get("finished") and step.get("started"):

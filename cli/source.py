@@ -46,6 +46,12 @@ class Source(Protocol):
     async def analysis(self, namespace: str, workflow: str, page: str) -> Mapping[str, Any]:
         """What a page of `seedbed.runtime.api.planning` tells of the Workflow's newest run."""
 
+    def follow(self, namespace: str, workflow: str) -> AsyncIterator[Mapping[str, Any]]:
+        """What has happened in the Workflow's newest run and what happens, to its end.
+
+        Each has `id`, `kind` and `data`; see `seedbed.runtime.workflow.run_events`.
+        """
+
     async def picture(self, namespace: str, workflow: str, form: str) -> str:
         """A picture of the Workflow's newest run as SVG; forms as in `runtime.workflow.planning.picture`."""
 

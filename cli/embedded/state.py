@@ -223,6 +223,18 @@ class FolderSource:
             found = await insight.of_run(store, row)
             return picture.picture_named(form)(found, f"Workflow {namespace}/{workflow}")
 
+    async def follow(self, namespace: str, workflow: str) -> AsyncIterator[Mapping[str, Any]]:
+        """From the journal, which is looked at again and again."""
+        from seedbed.runtime.workflow.live import live_runs  # noqa: PLC0415  # as below
+
+        async with (
+            self._newest(namespace, workflow) as (store, row),
+            live_runs(store, None, look_every=_SAVE_EVERY) as live,
+        ):
+            async for event in live.follow(row.run):
+                if event is not None:
+                    yield {"id": event.id, "kind": event.kind, "data": event.data}
+
     @asynccontextmanager
     async def _history(
         self, namespace: str, workflow: str

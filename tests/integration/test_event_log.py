@@ -7,13 +7,24 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import replace
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import asdict, replace
 
+import orjson
 import pytest
 
 from seedbed.crds.errors import InvalidError, QueueFullError
 from seedbed.crds.messages import partition_of
+from seedbed.runtime.bus.channels import (
+    Channels,
+    OptimizationProgress,
+    ScaleOptimization,
+    StartTrace,
+    StopTrace,
+    WorkerPerformanceUpdate,
+    decode_message,
+)
+from seedbed.runtime.bus.event_metrics import SHED
 from seedbed.runtime.bus.events import (
     NEW,
     PAYLOAD_LIMIT,
@@ -472,3 +483,59 @@ def test_a_follower_goes_on_when_its_server_restarts(nats_server: NatsServer, di
             await bus.events.forget(name)
 
     run_async(body(), limit=60)
+
+
+@pytest.mark.req("FND-04")
+def test_subscribers_on_all_nodes_receive_broadcasts_in_order(opened: Open) -> None:
+    async def body() -> None:
+        async with opened() as bus, AsyncExitStack() as stack:
+            channels = Channels(bus.events)
+            heard = [
+                await stack.enter_async_context(channels.subscribe("control")) for _ in range(3)
+            ]
+            telemetry = await stack.enter_async_context(channels.subscribe("telemetry"))
+            for workers in range(20):
+                message = ScaleOptimization(source="a", optimization="o", workers=workers)
+                assert await channels.route_message(message) == "control"
+            update = WorkerPerformanceUpdate(worker="w", steps_per_second=3.5)
+            assert await channels.route_message(update) == "telemetry"
+            assert await channels.route_message(update, priority="high") == "control"
+            for each in heard:
+                got = [await anext(each) for _ in range(21)]
+                assert [m.workers for m in got if isinstance(m, ScaleOptimization)] == list(
+                    range(20)
+                )
+                assert got[-1] == update
+            assert await anext(telemetry) == update
+
+    run_async(body())
+
+
+@pytest.mark.req("FND-04")
+def test_control_passes_a_flood_of_telemetry(opened: Open) -> None:
+    async def body() -> None:
+        tight = replace(QUICK, buffered=2000)
+        async with opened(tight) as bus:
+            channels = Channels(bus.events)
+            async with channels.subscribe("control") as control:
+                shed = SHED._value.get()
+                update = WorkerPerformanceUpdate(worker="w", steps_per_second=3.5)
+                for _ in range(10_000):
+                    await channels.broadcast("telemetry", update)
+                await channels.broadcast("control", StopTrace(trace="t"))
+                assert await anext(control) == StopTrace(trace="t")
+                assert SHED._value.get() > shed
+
+    run_async(body())
+
+
+def test_messages_of_every_kind_survive_the_way() -> None:
+    for message in (
+        StartTrace(trace="t", targets=("a", "b")),
+        OptimizationProgress(optimization="o", done=0.5, score=None),
+    ):
+        assert decode_message(message.kind, orjson.dumps(asdict(message))) == message
+    with pytest.raises(InvalidError):
+        decode_message("unknown", b"{}")
+    with pytest.raises(InvalidError):
+        decode_message("stop_trace", b"{}")
