@@ -62,6 +62,13 @@ class Plan:
         """How many needs there are in all."""
         return sum(map(len, self.needs))
 
+    def levels(self) -> list[int]:
+        """For each step one more than the highest level of those it needs, from 0."""
+        found = [0] * len(self.names)
+        for step in self.order:
+            found[step] = max((found[need] + 1 for need in self.needs[step]), default=0)
+        return found
+
 
 def digraph(needs: Sequence[Sequence[int]]) -> rustworkx.PyDiGraph[int | None, None]:
     """Needs as edges of rustworkx, from the step that is needed to the one that needs it."""

@@ -43,7 +43,7 @@ class Group:
 
 def groups(found: Analysis, most: int) -> list[Group]:
     """The plan's steps in at most so many groups, by level and start."""
-    levels = levels_of(found)
+    levels = found.plan.levels()
     spans = spans_of(found)
     on_path = set(found.critical.path)
     made = [
@@ -51,14 +51,6 @@ def groups(found: Analysis, most: int) -> list[Group]:
         for steps in _together(found, levels, on_path, most)
     ]
     return sorted(made, key=lambda one: (one.level, one.span or (1e18, 0.0), one.steps[0]))
-
-
-def levels_of(found: Analysis) -> list[int]:
-    """The level of each step: one more than the highest of those it needs."""
-    levels = [0] * len(found.works)
-    for step in found.plan.order:
-        levels[step] = max((levels[need] + 1 for need in found.plan.needs[step]), default=0)
-    return levels
 
 
 def spans_of(found: Analysis) -> list[Span | None]:
