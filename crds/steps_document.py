@@ -8,7 +8,7 @@ anybody who may make a Workflow may hand one in.
 from __future__ import annotations
 
 import zlib
-from typing import Annotated
+from typing import Annotated, Any
 
 import orjson
 import yaml
@@ -24,6 +24,8 @@ DOCUMENT_LIMIT = 32 * 1024 * 1024
 """Bytes that a document may have as it is handed in."""
 UNPACKED_LIMIT = 128 * 1024 * 1024
 """Bytes that it may have once it is unpacked."""
+NODE_LIMIT = 10_000_000
+"""Values that it may hold once its YAML aliases are replaced."""
 
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _Steps = Annotated[tuple[Step, ...], Field(min_length=1, max_length=MAX_STEPS)]
@@ -103,11 +105,11 @@ def _unpacked(data: bytes, field: str) -> bytes:
 def _json_of_yaml(data: bytes, field: str) -> bytes:
     try:
         text = data.decode()
-        if "&" in text:
-            _refuse_aliases(text, field)
         document = yaml.load(text, _LOADER)  # noqa: S506  # a safe loader, the fast one if there is one
         if not isinstance(document, dict | list):
             raise InvalidError(field, "expected a list of steps, or an object with `steps`")
+        if "&" in text:
+            _check_aliases(document, field)
         return orjson.dumps(document, option=orjson.OPT_NON_STR_KEYS)
     except UnicodeDecodeError as error:
         raise InvalidError(field, "is neither text nor packed with gzip or zstd") from error
@@ -117,10 +119,22 @@ def _json_of_yaml(data: bytes, field: str) -> bytes:
         raise InvalidError(field, f"holds what JSON cannot: {error}") from error
 
 
-def _refuse_aliases(text: str, field: str) -> None:
-    """A few nested aliases stand for more than any memory holds."""
-    for event in yaml.parse(text, _LOADER):
-        if isinstance(event, yaml.AliasEvent):
-            raise InvalidError(
-                field, f"YAML aliases such as `*{event.anchor}` are not possible here"
-            )
+def _check_aliases(value: Any, field: str) -> None:
+    """A few nested aliases can stand for more than any memory holds, or for themselves.
+
+    Each part is looked at once, however often it is named.
+    """
+    sizes: dict[int, int] = {}
+
+    def size(part: Any) -> int:
+        if not isinstance(part, dict | list):
+            return 1
+        known = sizes.get(id(part))
+        if known is None:
+            sizes[id(part)] = UNPACKED_LIMIT  # a part that holds itself
+            inside = part.values() if isinstance(part, dict) else part
+            known = sizes[id(part)] = 1 + sum(map(size, inside))
+        return known
+
+    if size(value) > NODE_LIMIT:
+        raise InvalidError(field, f"its YAML aliases stand for more than {NODE_LIMIT} values")

@@ -30,7 +30,7 @@ from seedbed.crds.errors import (
 )
 from seedbed.crds.kinds import BY_NAME
 from seedbed.operator.metrics import Metrics
-from seedbed.operator.registration import CHILDREN, api_version
+from seedbed.operator.registration import WATCHED, api_version
 
 TIMEOUT = 15.0
 PAGE = 100
@@ -58,7 +58,7 @@ async def connected(metrics: Metrics | None = None) -> AsyncIterator[KubernetesC
 def path_of(kind: str, namespace: str, name: str = "", subresource: str = "") -> str:
     """The path of an object, or of all objects of a kind in a namespace (of all where empty)."""
     version = api_version(kind)
-    plural = CHILDREN[kind].plural if kind in CHILDREN else BY_NAME[kind].plural
+    plural = WATCHED[kind].plural if kind in WATCHED else BY_NAME[kind].plural
     root = f"/apis/{version}" if "/" in version else f"/api/{version}"
     space = f"/namespaces/{namespace}" if namespace else ""
     parts = [root + space, plural, name, subresource]

@@ -11,6 +11,7 @@ import asyncio
 import base64
 import binascii
 import hashlib
+import ssl
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,10 +45,12 @@ class Allowed:
         hosts: names that `https://` URLs may have; with `:PORT` where it is not 443. None: any,
             for one process on the machine of the user who wrote the Workflow.
         folder: folder that `file:` URLs stand below.
+        trust: whose certificates hosts may have; the system's authorities where None.
     """
 
     hosts: frozenset[str] | None = frozenset()
     folder: Path | None = None
+    trust: ssl.SSLContext | None = None
 
 
 class PlanSources:
@@ -122,7 +125,7 @@ class PlanSources:
             # A redirect could lead anywhere, so none is followed.
             async with (
                 aiohttp.ClientSession(timeout=limit, auto_decompress=False) as session,
-                session.get(url, allow_redirects=False) as answer,
+                session.get(url, allow_redirects=False, ssl=self._allowed.trust or True) as answer,
             ):
                 if answer.status != _OK:
                     raise PlanUnavailableError(f"{url} answers {answer.status}", AGAIN_AFTER)

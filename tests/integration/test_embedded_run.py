@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -144,6 +145,47 @@ def test_an_invalid_manifest_is_one_line_with_file_object_and_field(
     for part in ("all.yaml", "Workflow work", told):
         assert part in line
     assert not (tmp_path / "state").exists()
+
+
+def test_steps_come_from_a_config_map_and_from_a_file_beside_the_manifest(tmp_path: Path) -> None:
+    steps = [{"name": "a", "call": {"entry": "builtins:dict", "args": {"x": "${params.x}"}}}]
+    circle = [{**steps[0], "name": name, "needs": [need]} for name, need in ("ab", "ba")]
+    data = json.dumps(steps).encode()
+    label = {"labels": {"seedbed.dev/plan": "true"}}
+    texts = {"steps.yaml": yaml.safe_dump(steps), "circle": yaml.safe_dump(circle)}
+    held = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "plans", **label}}
+    other = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "other"}, "data": {}}
+    file = {"url": "file:plan.json", "sha256": hashlib.sha256(data).hexdigest()}
+    sources = {
+        "held": {"configMap": {"name": "plans"}},
+        "filed": {"artifact": file},
+        "circle": {"configMap": {"name": "plans", "key": "circle"}},
+    }
+    flows = [
+        {
+            **HEAD,
+            "kind": "Workflow",
+            "metadata": {"name": name},
+            "spec": {"stepsFrom": source, "params": {"x": name}, "result": "steps.a.output.x"},
+        }
+        for name, source in sources.items()
+    ]
+    manifests = write(tmp_path, POOL, {**held, "data": texts}, other, *flows)
+    (manifests / "plan.json").write_bytes(data)
+    done = seedbed(tmp_path, "run", str(manifests / "all.yaml"), "--keep", "kept")
+    assert done.returncode == 1, done.stdout + done.stderr
+    told = {line.split()[0]: line for line in done.stdout.splitlines() if "/" in line[:20]}
+    for name in ("held", "filed"):
+        assert told[f"workflow/{name}"].split()[1] == "True"
+        result = seedbed(tmp_path, "result", name, "--local", "kept", "-o", "json")
+        assert json.loads(result.stdout) == name
+    assert "PlanRefused" in told["workflow/circle"]
+    assert "the steps wait for each other: a → b → a" in told["workflow/circle"]
+    (manifests / "plan.json").write_bytes(b"[]")
+    changed = seedbed(tmp_path, "run", str(manifests / "all.yaml"))
+    assert changed.returncode == 1
+    assert "spec.stepsFrom.artifact.sha256" in changed.stderr
+    assert hashlib.sha256(b"[]").hexdigest() in changed.stderr
 
 
 def test_a_failed_step_fails_the_command(tmp_path: Path) -> None:

@@ -234,3 +234,34 @@ def test_a_leader_that_is_told_to_stop_hands_over_at_once(
         old.signal(signal.SIGTERM)
         assert old.ended(within=20) == 0, old.log()
         until(lambda: new.leads, "new leader", LEASE)
+
+
+def test_a_plan_in_a_config_map_is_read_and_a_change_of_it_is_another_plan(
+    cluster: ControlPlane, operator: Operator, namespace: str
+) -> None:
+    apply(cluster, made("Pool", namespace, "general", replicas=0))
+    source = {"configMap": {"name": "plan"}}
+    apply(cluster, made("Workflow", namespace, "audit", stepsFrom=source))
+    missing = ("False", "ConfigMapNotFound")
+    until(lambda: ready(cluster, "workflows", namespace, "audit") == missing, "ConfigMapNotFound")
+
+    def run() -> str:
+        found: str = read(cluster, "workflows", "audit", "-n", namespace)["status"].get("runId", "")
+        return found
+
+    def hold(text: str, **labels: str) -> None:
+        metadata = {"name": "plan", "namespace": namespace, "labels": labels}
+        manifest = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
+        apply(cluster, {**manifest, "data": {"steps.yaml": text}})
+
+    hold("- {name: a, call: {entry: 'builtins:dict'}}")
+    assert ready(cluster, "workflows", namespace, "audit") == missing, "it has no label"
+    hold("- {name: a, call: {entry: 'builtins:dict'}}", **{"seedbed.dev/plan": "true"})
+    until(lambda: run() != "", "a run")
+    first = run()
+    hold("- {name: b, call: {entry: 'builtins:dict'}}", **{"seedbed.dev/plan": "true"})
+    until(lambda: run() not in ("", first), "another run")
+    cluster.kubectl("delete", "configmap", "plan", "-n", namespace)
+    second = run()
+    assert quiet(operator) >= 0
+    assert run() == second, "a run that began has its steps"
