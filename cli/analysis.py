@@ -12,12 +12,15 @@ from rich.table import Table
 from seedbed.cli import output
 from seedbed.cli.embedded import manifests
 from seedbed.cli.source import Source
+from seedbed.crds.base import API_VERSION
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.workflow import WorkflowSpec
-from seedbed.runtime.workflow.planning.insight import of_plan, spoken
+from seedbed.runtime.workflow.planning.insight import of_plan, optimisation_told, spoken
+from seedbed.runtime.workflow.planning.optimise import optimise as optimised
 from seedbed.runtime.workflow.planning.picture import picture_named
 
 _PATH_SHOWN = 30
+_WORDS = ("Step", "State", "From", "Change", "Why")
 _STEPS_SHOWN = 100
 
 
@@ -54,6 +57,43 @@ async def graph_of_file(path: Path, form: str, file: Path | None) -> int:
     return _written(picture_named(form)(of_plan(spec), f"Workflow {name}"), file)
 
 
+async def optimise(source: Source, workflow: str, namespace: str | None, form: str) -> int:
+    """Prints what would make the plan of a Workflow's newest run shorter."""
+    space = namespace or source.namespace
+    return _optimised(await source.analysis(space, workflow, "optimisation"), form)
+
+
+async def optimise_file(path: Path, form: str, write: Path | None) -> int:
+    """Prints what would make the plan in a manifest shorter, and writes that plan."""
+    name, spec = workflow_in(path)
+    if write is not None:
+        shorter = optimised(spec).spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        head = {"apiVersion": API_VERSION, "kind": "Workflow", "metadata": {"name": name}}
+        _write(write, output.serialised({**head, "spec": shorter}, "yaml") + "\n")
+    return _optimised(optimisation_told(of_plan(spec)), form)
+
+
+def _optimised(told: Mapping[str, Any], form: str) -> int:
+    if form in ("json", "yaml"):
+        print(output.serialised(told, form))
+        return 0
+    console = output.console()
+    if told["gain"] > 0:
+        times = f"{spoken(told['before'])} → {spoken(told['after'])}"
+        console.print(f"Could be {told['gain']:.0%} shorter: {times}, simulated.")
+        console.print(", ".join(f"{count:,} {sort}" for sort, count in told["counts"].items()))
+    else:
+        console.print(f"Nothing makes it shorter than {spoken(told['before'])}, simulated.")
+    if told["changes"]:
+        table = _table("First changes of each sort", "Change", "Step", "Why")
+        for one in told["changes"]:
+            table.add_row(one["sort"], one["step"], one["message"])
+        console.print(table)
+    for reason in told["leftOut"]:
+        console.print(f"Not tried: {reason}.")
+    return 0
+
+
 def workflow_in(path: Path) -> tuple[str, WorkflowSpec]:
     """Name and spec of the one Workflow in a file of manifests.
 
@@ -70,12 +110,16 @@ def _written(svg: str, file: Path | None) -> int:
     if file is None:
         print(svg)
         return 0
-    try:
-        file.write_text(svg)
-    except OSError as error:
-        raise InvalidError("--output", str(error)) from error
-    print(f"{file}: {len(svg):,} bytes")
+    _write(file, svg)
     return 0
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text)
+    except OSError as error:
+        raise InvalidError(str(file), str(error)) from error
+    print(f"{file}: {len(text):,} characters")
 
 
 def _heading(told: Mapping[str, Any]) -> str:
@@ -88,7 +132,7 @@ def _heading(told: Mapping[str, Any]) -> str:
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
-        table.add_column(name, justify="left" if name in ("Step", "State", "From") else "right")
+        table.add_column(name, justify="left" if name in _WORDS else "right")
     return table
 
 

@@ -1,4 +1,4 @@
-"""The commands about plans: critical-path, graph. What a command needs is imported when it runs."""
+"""The commands about plans: critical-path, graph, optimise. What a command needs is imported when it runs."""
 
 from __future__ import annotations
 
@@ -84,3 +84,27 @@ def graph(
         return
     place = Place(context, local, api, api_service, token)
     read(lambda source: commands.graph(source, workflow, namespace, form, file), place)
+
+
+@app.command()
+def optimise(
+    *,
+    workflow: Annotated[str, typer.Argument(help="Name of a Workflow, or a manifest's file.")],
+    write: Annotated[
+        Path | None, typer.Option(help="Write the shorter plan of a manifest's file to this file.")
+    ] = None,
+    namespace: Namespace = None,
+    output: Annotated[Form, typer.Option("--output", "-o")] = Form.table,
+    context: Context = None,
+    api: Api = None,
+    api_service: ApiService = API_SERVICE,
+    token: Token = None,
+    local: Local = None,
+) -> None:
+    """Show what would make a plan shorter without changing what it means; nothing is changed."""
+    commands = import_module("seedbed.cli.analysis")
+    if Path(workflow).is_file():
+        finish(commands.optimise_file(Path(workflow), output, write))
+        return
+    place = Place(context, local, api, api_service, token)
+    read(lambda source: commands.optimise(source, workflow, namespace, output), place)

@@ -2,14 +2,15 @@
 
 GET /api/v3/workflows/{namespace}/{name}/critical-path    longest path, slack, expected end
 GET /api/v3/workflows/{namespace}/{name}/bottlenecks      steps that the end waits for, slowest paths
+GET /api/v3/workflows/{namespace}/{name}/optimisation     what would make the plan shorter
 GET /api/v3/workflows/{namespace}/{name}/graph.svg        a picture: `?form=gantt` (the default) or `layers`
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
 
 from aiohttp import web
 
@@ -17,9 +18,8 @@ from seedbed.runtime.api.answers import answer
 from seedbed.runtime.api.runs import newest_run
 from seedbed.runtime.store.port import Store
 from seedbed.runtime.workflow.planning.insight import (
+    PAGES,
     Analysis,
-    bottlenecks_told,
-    critical_path_told,
     of_run,
 )
 from seedbed.runtime.workflow.planning.picture import picture_named
@@ -36,19 +36,16 @@ class PlanningPages:
     def routes(self) -> list[web.RouteDef]:
         """Where they stand."""
         base = "/api/v3/workflows/{namespace}/{name}"
-        return [
-            web.get(f"{base}/critical-path", self.critical_path),
-            web.get(f"{base}/bottlenecks", self.bottlenecks),
-            web.get(f"{base}/graph.svg", self.picture),
-        ]
+        told = [web.get(f"{base}/{page}", self._page(tell)) for page, tell in PAGES.items()]
+        return [*told, web.get(f"{base}/graph.svg", self.picture)]
 
-    async def critical_path(self, request: web.Request) -> web.Response:
-        """The critical path with slack."""
-        return answer(await self._told(request, critical_path_told))
+    def _page(
+        self, tell: Callable[[Analysis], Mapping[str, Any]]
+    ) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def page(request: web.Request) -> web.Response:
+            return answer(await self._told(request, tell))
 
-    async def bottlenecks(self, request: web.Request) -> web.Response:
-        """The ten steps that hold the end up most, and the ten slowest paths."""
-        return answer(await self._told(request, bottlenecks_told))
+        return page
 
     async def picture(self, request: web.Request) -> web.Response:
         """The run over time, or as a graph."""

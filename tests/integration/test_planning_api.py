@@ -146,6 +146,10 @@ def test_critical_path_and_bottlenecks_of_a_run_with_a_history(tmp_path: Path) -
                 ["collect", "long", "report"],
                 ["collect", "short", "report"],
             ]
+            status, told = await get(f"{BASE}/optimisation")
+            assert status == 200
+            assert told["gain"] == 0.0
+            assert told["before"] == told["after"] == pytest.approx(9.0 + 20.0 + 5.0)
             status, drawn = await get(f"{BASE}/graph.svg")
             assert status == 200
             assert drawn.startswith("<svg")

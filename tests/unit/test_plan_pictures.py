@@ -118,18 +118,18 @@ def test_groups_hold_each_step_once_and_keep_the_critical_path_apart(plan: Plan)
 
 
 def went_wrong() -> Analysis:
-    graph = Graph.build(
-        WorkflowSpec.model_validate(
-            {
-                "steps": [
-                    call("good"),
-                    call("bad"),
-                    call("off", when="false"),
-                    call("never", needs=["bad"]),
-                ]
-            }
-        )
+    spec = WorkflowSpec.model_validate(
+        {
+            "steps": [
+                call("good"),
+                call("bad"),
+                call("off", when="false"),
+                call("never", needs=["bad"]),
+            ]
+        }
     )
+
+    graph = Graph.build(spec)
 
     def scheduled(name: str) -> StepScheduled:
         return StepScheduled(StepKey(name), 1, 1000.0, "call", "general", 60.0, {}, {})
@@ -143,7 +143,7 @@ def went_wrong() -> Analysis:
         StepFailed(StepKey("bad"), 1, 1002.0, "w", 1000.0, 1002.0, error, None),
     ]
     times = works(graph, observe(records))
-    return Analysis(graph, times, 10, 1004.0, "r", "Failed", 1000.0, 1004.0)
+    return Analysis(spec, graph, times, 1004.0, (), "r", "Failed", 1000.0, 1004.0)
 
 
 def test_states_are_told_by_sign_and_pattern_and_not_by_colour_alone() -> None:

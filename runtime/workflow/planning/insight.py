@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -20,6 +20,7 @@ from seedbed.runtime.workflow.planning.critical_path import (
     critical_path,
     slowest_paths,
 )
+from seedbed.runtime.workflow.planning.optimise import optimise
 from seedbed.runtime.workflow.planning.plan import Plan
 from seedbed.runtime.workflow.planning.schedule import Schedule, simulate
 from seedbed.runtime.workflow.planning.timings import Times, Work, observe, works
@@ -36,17 +37,18 @@ class Analysis:
     """A run, or a plan that nobody has run yet, with the times of its steps.
 
     Attributes:
+        earlier: times of the runs before it.
         run: id of the run; empty for a plan.
         now: Unix time for which this holds.
-        parallelism: units that may run at the same time.
         started: Unix time of the run's start.
         finished: Unix time of its end.
     """
 
+    spec: WorkflowSpec
     graph: Graph
     works: Sequence[Work]
-    parallelism: int
     now: float
+    earlier: Sequence[Times] = ()
     run: str = ""
     phase: str = "Pending"
     started: float | None = None
@@ -56,6 +58,11 @@ class Analysis:
     def plan(self) -> Plan:
         """The graph as numbers."""
         return Plan.of(self.graph)
+
+    @property
+    def parallelism(self) -> int:
+        """Units that may run at the same time."""
+        return self.spec.parallelism
 
     @cached_property
     def spans(self) -> tuple[float, ...]:
@@ -87,7 +94,7 @@ def of_plan(spec: WorkflowSpec, earlier: Sequence[Times] = ()) -> Analysis:
         InvalidError: where it cannot run.
     """
     graph = Graph.build(spec)
-    return Analysis(graph, works(graph, {}, earlier), spec.parallelism, 0.0)
+    return Analysis(spec, graph, works(graph, {}, earlier), 0.0, earlier)
 
 
 async def of_run(store: Store, row: RunRow, now: float | None = None) -> Analysis:
@@ -103,11 +110,13 @@ async def of_run(store: Store, row: RunRow, now: float | None = None) -> Analysi
     older = [each.run for each in rows if each.finished and each.run != row.run]
     current = await _times(store, row.run)
     earlier = [await _times(store, run) for run in older[:EARLIER_RUNS]]
+    parallelism = summary.parallelism or plan.spec.parallelism
     return Analysis(
+        plan.spec.model_copy(update={"parallelism": parallelism}),
         plan.graph,
         works(plan.graph, current, earlier),
-        summary.parallelism or plan.spec.parallelism,
         now if now is not None else (summary.finished or time.time()),
+        earlier,
         row.run,
         summary.phase,
         summary.started,
@@ -156,7 +165,28 @@ def bottlenecks_told(found: Analysis, count: int = SHOWN) -> Mapping[str, Any]:
     }
 
 
-PAGES = {"critical-path": critical_path_told, "bottlenecks": bottlenecks_told}
+def optimisation_told(found: Analysis) -> Mapping[str, Any]:
+    """What the optimiser would make of the plan, as JSON; nothing is changed by that."""
+    best = optimise(found.spec, found.earlier)
+    return {
+        "run": found.run,
+        "before": best.before,
+        "after": best.after,
+        "gain": best.gain,
+        "counts": dict(best.counts),
+        "changes": [
+            {"sort": one.sort, "step": one.step, "message": one.message} for one in best.changes
+        ],
+        "merged": dict(best.merged),
+        "leftOut": list(best.left_out),
+    }
+
+
+PAGES: Mapping[str, Callable[[Analysis], Mapping[str, Any]]] = {
+    "critical-path": critical_path_told,
+    "bottlenecks": bottlenecks_told,
+    "optimisation": optimisation_told,
+}
 """What can be told of an analysis, by the last part of the address."""
 
 
