@@ -6,6 +6,8 @@ An expression sees
 - `steps`: what earlier steps left, as `steps.NAME` or `steps['NAME-WITH-HYPHEN']`, each with
   `output`, `error` (null, or code and message) and `state`;
 - `item` and `index`: in a step with forEach, the item at hand and its place from 0;
+- `previous` and `iteration`: in a step with repeat, the output of the iteration before and the
+  number of the one at hand from 0; `output`: in repeat.until, what it gave;
 - `run`: `id`, `namespace` and `workflow`;
 - `flag('name')` and `flag('name', subject)`: whether a FeatureFlag is on, by default for the run.
 
@@ -37,7 +39,10 @@ from seedbed.crds.cel_runtime import EXTENSIONS, cel
 from seedbed.crds.errors import InvalidError, SeedbedError
 from seedbed.crds.tokens import ExpressionError, Names, names
 
-VARIABLES = frozenset({"params", "steps", "item", "index", "run"})
+LOCAL = frozenset({"previous", "iteration", "output"})
+"""What only some expressions may name: those of a step that repeats, or compensates."""
+
+VARIABLES = frozenset({"params", "steps", "item", "index", "run"}) | LOCAL
 """What an expression may name."""
 
 Flag = Callable[[str, str | None], bool]
@@ -108,10 +113,13 @@ class Scope:
     flag: Flag | None = None
     item: Any = None
     index: int = 0
+    previous: Any = None
+    iteration: int = 0
+    output: Any = None
 
     def at(self, index: int, item: Any) -> Scope:
         """The same scope for one item of a forEach."""
-        return Scope(self.params, self.steps, self.run, self.flag, item, index)
+        return dataclasses.replace(self, item=item, index=index)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""How a run flows between its steps: branches, joins, approvals, waits."""
+"""How a run flows between its steps: branches, joins, loops, approvals, waits."""
 
 from __future__ import annotations
 
@@ -125,4 +125,34 @@ class Approval(Model):
     )
     comment: str = Field(
         default="", description="Why.", max_length=1024, examples=["figures checked"]
+    )
+
+
+class Repeat(Model):
+    """Runs the step again until a condition over its output holds.
+
+    Each iteration is journalled: a run that resumes goes on with the iteration at hand. The retry
+    policy holds for each iteration anew.
+    """
+
+    until: str = Field(
+        description=(
+            "CEL condition, asked after each iteration: `output` is what it gave, `iteration` its "
+            "number from 0, `previous` the output of the iteration before."
+        ),
+        min_length=1,
+        max_length=4096,
+        examples=["output.score > 0.9 || output.score == previous.score"],
+    )
+    max: int = Field(description="Iterations at most.", ge=1, le=10_000, examples=[10])
+    delay: Duration | None = Field(
+        default=None, description="Wait between two iterations.", examples=["30s"]
+    )
+    exhausted: Literal["fail", "continue"] = Field(
+        default="fail",
+        description=(
+            "What follows the last iteration where the condition still does not hold: the step fails "
+            "with the code `loop_exhausted`, or goes on with the last output."
+        ),
+        examples=["continue"],
     )

@@ -10,17 +10,22 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+import orjson
+from pydantic import ValidationError
+
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.expressions import Expression, suggestion
 from seedbed.crds.graph_checks import (
     FALLBACK,
     Gate,
     check_approvals,
+    check_local,
     check_step,
     find_gates,
     order_needs,
 )
-from seedbed.crds.templates import Template
+from seedbed.crds.sub_workflow import MAX_DEPTH, WorkflowCall
+from seedbed.crds.templates import Template, below
 from seedbed.crds.workflow import BODIES, Step, WorkflowSpec, listed
 
 
@@ -36,7 +41,7 @@ class Node:
         at_least: how many of the needs have to succeed before it starts; None where all have to end.
         gate: what has to let the step through, beside its needs; its step is one of the needs.
         choice: the condition of a branch.
-        until: the time that a wait ends.
+        until: the time that a wait ends, or the condition that a loop ends on.
     """
 
     step: Step
@@ -133,11 +138,29 @@ class Graph:
         return found | (self.result.flags if self.result else frozenset())
 
 
+def inline_spec(call: WorkflowCall) -> WorkflowSpec:
+    """The spec of the steps that stand in a `workflow` step, without parameters.
+
+    Raises:
+        InvalidError: with the field as in a spec of its own.
+    """
+    raw = {"steps": call.steps, "result": call.result}
+    try:
+        return WorkflowSpec.model_validate_json(orjson.dumps(raw), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = "spec"
+        for part in first["loc"]:
+            field = f"{field}[{part}]" if isinstance(part, int) else below(field, str(part))
+        raise InvalidError(field, first["msg"][:1].lower() + first["msg"][1:]) from error
+
+
 class _Builder:
     """Compiles a spec and collects everything that is wrong with it, in the order of the spec."""
 
-    def __init__(self, spec: WorkflowSpec) -> None:
+    def __init__(self, spec: WorkflowSpec, depth: int = 1) -> None:
         self.errors: list[InvalidError] = []
+        self._depth = depth
         self._positions: dict[str, int] = {}
         for position, step in enumerate(spec.steps):
             first = self._positions.setdefault(step.name, position)
@@ -155,6 +178,7 @@ class _Builder:
         if self._result:
             self._check_known(self._result.steps, "spec.result")
             self._check_item(self._result, "spec.result", for_each=False)
+            check_local(self._result, None, self._refuse)
         self._dependents = self._reverse()
         if not self.errors:
             self._check_cycles()
@@ -176,17 +200,23 @@ class _Builder:
         until = None
         if step.wait is not None:
             until = self._expression(step.wait.until, f"{field}.wait.until")
+        if step.repeat is not None:
+            until = self._expression(step.repeat.until, f"{field}.repeat.until")
+            if until and until.flags:
+                self._refuse(until.field, "cannot ask for flags")
         implied: set[str] = set()
         for part in (when, for_each, choice, until):
             if part:
                 self._check_known(part.steps, part.field)
                 implied |= part.steps
-                per_item = part is when and for_each is not None
+                per_item = for_each is not None and (part is when or part is until)
                 self._check_item(part, part.field, for_each=per_item)
+                check_local(part, step, self._refuse)
         for expression in body.expressions:
             self._check_known(expression.steps, expression.field)
             implied |= expression.steps
             self._check_item(expression, expression.field, for_each=step.for_each is not None)
+            check_local(expression, step, self._refuse)
         for place, need in enumerate(step.needs):
             self._check_known((need,), f"{field}.needs[{place}]")
         needs = dict.fromkeys((*step.needs, *sorted(implied)))
@@ -227,11 +257,30 @@ class _Builder:
             )
             return Template.parse(None, field)
         check_step(step, field, self._refuse)
+        if step.workflow is not None:
+            self._check_inline(step.workflow, f"{field}.workflow")
         try:
             return _template(step, field)
         except InvalidError as error:
             self.errors.append(error)
             return Template.parse(None, field)
+
+    def _check_inline(self, call: WorkflowCall, field: str) -> None:
+        """A plan inside of the plan: its own steps and parameters, judged like any other."""
+        if (call.name is None) == (not call.steps):
+            self._refuse(field, "a workflow step has exactly one of name and steps")
+        elif call.name is not None and call.result is not None:
+            self._refuse(f"{field}.result", "a template has a result of its own")
+        elif self._depth >= MAX_DEPTH:
+            self._refuse(field, f"Workflows are nested at most {MAX_DEPTH} deep")
+        elif call.steps:
+            try:
+                inner = inline_spec(call)
+            except InvalidError as error:
+                self.errors.append(error.inside(field))
+                return
+            found = _Builder(inner, self._depth + 1).errors
+            self.errors += [error.inside(field) for error in found]
 
     def _check_known(self, steps: Iterable[str], field: str) -> None:
         for name in sorted(steps):
@@ -275,6 +324,8 @@ def _template(step: Step, field: str) -> Template:
         return Template.parse(step.agent.inputs, f"{field}.agent.inputs")
     if step.call is not None:
         return Template.parse(step.call.args, f"{field}.call.args")
+    if step.workflow is not None:
+        return Template.parse(step.workflow.params, f"{field}.workflow.params")
     if step.approve is not None:
         message = {"message": step.approve.message}
         return Template.parse(message, f"{field}.approve")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from seedbed.crds.base import seconds
-from seedbed.crds.expressions import suggestion
+from seedbed.crds.expressions import LOCAL, Expression, suggestion
 from seedbed.crds.failure import CLASSES, OnError, Retry
 from seedbed.crds.flow import Wait
 from seedbed.crds.templates import below
@@ -69,6 +69,7 @@ OF_ENGINE = ("approve", "wait", "branch")
 # Fields that only mean something where a worker executes the step.
 _OF_WORK = (
     ("for_each", "forEach"),
+    ("repeat", "repeat"),
     ("pool", "pool"),
     ("retry", "retry"),
     ("timeout", "timeout"),
@@ -96,6 +97,18 @@ def _check_wait(wait: Wait, field: str, refuse: Refuse) -> None:
         refuse(field, "a wait has exactly one of duration, until and event")
     if wait.timeout is not None and wait.event is None:
         refuse(f"{field}.timeout", "only the wait for an event has a timeout")
+
+
+def check_local(expression: Expression, step: Step | None, refuse: Refuse) -> None:
+    """Refuse variables that exist only where a step repeats."""
+    field = expression.field
+    asks = field.endswith(".repeat.until")
+    repeats = step is not None and step.repeat is not None and not field.endswith(".when")
+    for name in sorted(expression.variables & LOCAL):
+        if name == "output" and not asks:
+            refuse(field, "`output` exists only in repeat.until")
+        elif not repeats:
+            refuse(field, f"`{name}` exists only within a step that has repeat")
 
 
 def check_approvals(spec: WorkflowSpec, refuse: Refuse) -> None:

@@ -194,6 +194,11 @@ WORKFLOW = Kind(
             field="steps",
         ),
         Rule(
+            "has(self.name) != (has(self.steps) && size(self.steps) > 0)",
+            "a workflow step has exactly one of name and steps",
+            path="spec.steps[].workflow",
+        ),
+        Rule(
             "has(self.configMap) != has(self.artifact)",
             "stepsFrom has exactly one of configMap and artifact",
             path="spec.stepsFrom",

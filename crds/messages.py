@@ -50,6 +50,16 @@ def run_id(uid: str, spec: WorkflowSpec, document: str = "") -> str:
     return f"{uid}-{hashlib.sha256(canonical + document.encode()).hexdigest()[:8]}"
 
 
+def child_id(parent: str, key: StepKey, attempt: int) -> str:
+    """Id of the run that does the work of one attempt of a `workflow` step.
+
+    It begins with the UID of the Workflow, as all ids do, and is the same whenever it is asked for, so
+    that asking twice is harmless.
+    """
+    name = f"{parent}/{key}/{attempt}"
+    return f"{parent.rpartition('-')[0]}-{hashlib.sha256(name.encode()).hexdigest()[:24]}"
+
+
 def partition_of(run: str) -> int:
     """The partition, 0 to 15, that a run belongs to for ever."""
     return int.from_bytes(hashlib.sha256(run.encode()).digest()[:4], "big") % PARTITIONS
@@ -70,8 +80,8 @@ def summaries_topic(partition: int) -> str:
     return f"runs.{partition}"
 
 
-SETTING_PREFIXES = ("agents/", "flags/", "pools/", "workflows/")
-"""Where the live settings of Agents, FeatureFlags, Pools and Workflows stand."""
+SETTING_PREFIXES = ("agents/", "flags/", "pools/", "templates/", "workflows/")
+"""Where the live settings of Agents, FeatureFlags, Pools, templates and Workflows stand."""
 SPENDING_PREFIX = "spending/"
 """Where the model service tells what accounts have spent."""
 
@@ -81,29 +91,14 @@ def agent_setting(namespace: str, name: str = "") -> str:
     return f"agents/{namespace}/{name}"
 
 
-def workflow_setting(namespace: str, name: str = "") -> str:
-    """Key of the live setting that holds a Workflow's budget."""
-    return f"workflows/{namespace}/{name}"
-
-
-def agent_account(namespace: str, name: str) -> str:
-    """The account that an Agent's budget pays for; `spending/` before it is its live setting."""
-    return f"agents/{namespace}/{name}"
-
-
-def workflow_account(namespace: str, name: str) -> str:
-    """The account that a Workflow's budget pays for."""
-    return f"workflows/{namespace}/{name}"
-
-
-def namespace_account(namespace: str) -> str:
-    """The account that all of a namespace pays from."""
-    return f"namespaces/{namespace}"
-
-
 def flag_setting(namespace: str, name: str = "") -> str:
     """Key of the live setting that holds a FeatureFlag's spec."""
     return f"flags/{namespace}/{name}"
+
+
+def template_setting(namespace: str, name: str = "") -> str:
+    """Key of the live setting that holds the spec of a Workflow that is a template."""
+    return f"templates/{namespace}/{name}"
 
 
 def pool_setting(namespace: str, name: str = "") -> str:
@@ -154,6 +149,7 @@ class StepTask:
         timeout: seconds for this attempt, from when the worker takes it.
         deadline: Unix time at which the whole run is over, or None.
         traceparent: W3C trace context.
+        iteration: of a step that repeats, from 0.
     """
 
     run: str
@@ -167,11 +163,13 @@ class StepTask:
     timeout: float
     deadline: float | None = None
     traceparent: str = ""
+    iteration: int = 0
 
     @property
     def idempotency_key(self) -> str:
         """The same for every attempt of the step: what effects on the outside receive."""
-        return f"{self.run}/{self.key}"
+        again = f"#{self.iteration}" if self.iteration else ""
+        return f"{self.run}/{self.key}{again}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +197,23 @@ class ContainerTask:
 
 
 @dataclass(frozen=True, slots=True)
+class Parent:
+    """The step that a run is the work of.
+
+    Attributes:
+        run: the run of that step.
+        chain: names of the Workflows around, the outermost first.
+        deadline: Unix time at which the step's time is over, or None.
+    """
+
+    run: str
+    key: StepKey
+    attempt: int
+    chain: tuple[str, ...]
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RunRequest:
     """Asks the engine to run a plan.
 
@@ -206,6 +221,7 @@ class RunRequest:
         spec: a WorkflowSpec as JSON.
         steps: digest under which the store keeps the steps, where `spec` does not hold them; set by
             the engine.
+        parent: for whom it runs; None for the run of an object.
     """
 
     run: str
@@ -214,6 +230,7 @@ class RunRequest:
     spec: dict[str, Any]
     traceparent: str = ""
     steps: str = ""
+    parent: Parent | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +305,8 @@ class RunSummary:
         result: the run's result where it has at most 4 KiB, else None; `result_bytes` tells its size.
         containers: container steps that want a Pod now, at most 100.
         waiting: steps that wait for a person, an event or a time; at most 20, approvals first.
+        parent: the run that this one does the work of a step for; empty for the run of an object.
+        parent_step: that step, with the index of its item.
     """
 
     run: str
@@ -309,6 +328,8 @@ class RunSummary:
     waiting: tuple[Waiting, ...] = ()
     checkpoint: TakenCheckpoint | None = None
     origin: Origin | None = None
+    parent: str = ""
+    parent_step: str = ""
 
 
 # What the engine is asked, as `{"op": ..., ...}`; each answer is a JSON object, `{"error": {...}}`

@@ -23,14 +23,15 @@ from seedbed.crds.base import (
 )
 from seedbed.crds.checkpoint import CheckpointPolicy, ForkedFrom, ForkFrom, LastCheckpoint
 from seedbed.crds.failure import OnError, Retry
-from seedbed.crds.flow import Approval, Approve, Branch, Join, Wait
+from seedbed.crds.flow import Approval, Approve, Branch, Join, Repeat, Wait
 from seedbed.crds.steps_source import StepsFrom
+from seedbed.crds.sub_workflow import ParamType, WorkflowCall
 
 MAX_INLINE_STEPS = 20_000
 """Steps that one object may hold; etcd's limit of 1.5 MiB for an object is met before."""
 MAX_STEPS = 100_000
 """Steps that a graph may have, wherever they stand."""
-BODIES = ("agent", "call", "container", "approve", "wait", "branch")
+BODIES = ("agent", "call", "container", "workflow", "approve", "wait", "branch")
 """What a step may be: each step has exactly one of these fields."""
 Phase = Literal["Pending", "Running", "Suspended", "Succeeded", "Failed"]
 
@@ -125,6 +126,11 @@ class Step(Model):
         description="Runs a container to its end.",
         examples=[{"image": "busybox:1.37"}],
     )
+    workflow: WorkflowCall | None = Field(
+        default=None,
+        description="Runs another Workflow to its end.",
+        examples=[{"name": "review-one", "params": {"document": "${item}"}}],
+    )
     approve: Approve | None = Field(
         default=None,
         description="Waits until a person approves or rejects.",
@@ -171,6 +177,14 @@ class Step(Model):
         min_length=1,
         max_length=4096,
         examples=["steps.collect.output"],
+    )
+    repeat: Repeat | None = Field(
+        default=None,
+        description=(
+            "Runs the step again until a condition holds. Its expressions may read `iteration`, from "
+            "0, and `previous`, the output of the iteration before, null at first."
+        ),
+        examples=[{"until": "output.done", "max": 10}],
     )
     pool: Reference | None = Field(
         default=None,
@@ -229,6 +243,20 @@ class WorkflowSpec(Model):
         description="Values that expressions read as `params.NAME`.",
         examples=[{"limit": 12}],
         json_schema_extra=OPEN,
+    )
+    param_types: dict[str, ParamType] = Field(
+        default_factory=dict,
+        description=(
+            "Types of the parameters. A run with a value of another type, without a required one or "
+            "with an unknown one does not begin."
+        ),
+        max_length=100,
+        examples=[{"limit": {"type": "integer", "required": True}}],
+    )
+    template: bool = Field(
+        default=False,
+        description="Does not run by itself: `workflow` steps of others run it, by its name.",
+        examples=[True],
     )
     steps: tuple[Step, ...] = Field(
         default=(),

@@ -34,6 +34,7 @@ from seedbed.crds.workflow import Step
 from seedbed.runtime.workflow.engine_steps import approve, enter, expire, receive
 from seedbed.runtime.workflow.entering import UNSETTLED, barred
 from seedbed.runtime.workflow.failures import failed, refused
+from seedbed.runtime.workflow.loops import turned
 from seedbed.runtime.workflow.records import (
     EventReceived,
     Record,
@@ -63,6 +64,8 @@ def accept(state: RunState, result: StepResult, now: float) -> list[Record]:
         return []
     error = result.error or _too_large(result.output)
     times = (now, result.worker, result.started, result.finished)
+    if error is None and state.steps[result.key.step].node.step.repeat is not None:
+        return turned(state, result, now)
     if error is None:
         return made(state, StepSucceeded(result.key, result.attempt, *times, output=result.output))
     return failed(state, result.key, result.attempt, times, error)
@@ -313,8 +316,11 @@ def _start(
     if items is not None:
         scope = scope.at(unit.key.index, items[unit.key.index])
     try:
-        if node.when is not None and not node.when.holds(scope):
+        if node.when is not None and not unit.attempt and not node.when.holds(scope):
             return made(state, StepSkipped(unit.key, now))
+        if unit.key in state.loops:
+            loop = state.loops[unit.key]
+            scope = replace(scope, iteration=loop.iteration, previous=loop.previous)
         inputs, program = node.body.render(scope), place.program
         _check_size(inputs, f"spec.steps[{node.position}]")
     except InvalidError as error:
@@ -324,7 +330,9 @@ def _start(
         inputs, program = {}, {**program, **inputs}
     return made(
         state,
-        StepScheduled(unit.key, 1, now, kind, place.pool, place.timeout, inputs, program),
+        StepScheduled(
+            unit.key, unit.attempt + 1, now, kind, place.pool, place.timeout, inputs, program
+        ),
     )
 
 

@@ -59,6 +59,8 @@ def retry_at(
 ) -> float | None:
     """When a failed attempt is followed by another; None where it is the last."""
     policy = state.steps[key.step].node.step.retry or state.spec.retry
+    if key in state.loops:
+        attempt -= state.loops[key].attempts
     if not error.retryable or attempt >= policy.attempts:
         return None
     if policy.on and error.code not in policy.on and error.error_class not in policy.on:

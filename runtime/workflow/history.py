@@ -12,6 +12,7 @@ from seedbed.runtime.workflow.records import (
     Record,
     RunFinished,
     StepFailed,
+    StepRepeated,
     StepSkipped,
     StepSucceeded,
 )
@@ -59,9 +60,10 @@ def _line(record: Record) -> dict[str, Any] | None:
     if isinstance(record, StepSkipped):
         line = _attempt(str(record.key), "Skipped", 0, record.at, record.at, "")
         return {**line, "error": record.reason}
-    if isinstance(record, StepSucceeded):
+    if isinstance(record, StepSucceeded | StepRepeated):
         times = (record.started, record.finished)
-        line = _attempt(str(record.key), "Succeeded", record.attempt, *times, record.worker)
+        state = "Succeeded" if isinstance(record, StepSucceeded) else "Repeating"
+        line = _attempt(str(record.key), state, record.attempt, *times, record.worker)
         if len(orjson.dumps(record.output, option=orjson.OPT_NON_STR_KEYS)) <= OUTPUT_SHOWN:
             line["output"] = record.output
         return line

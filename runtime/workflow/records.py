@@ -116,6 +116,21 @@ class StepFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class StepRepeated:
+    """An iteration of a step that repeats has ended well; the next one begins at `next_at`."""
+
+    key: StepKey
+    attempt: int
+    at: float
+    worker: str
+    started: float
+    finished: float
+    output: Any
+    iteration: int
+    next_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class StepSkipped:
     """The step does not run.
 
@@ -224,7 +239,15 @@ class RunCheckpointed:
     revision: int
 
 
-StepRecord = StepExpanded | StepScheduled | StepSucceeded | StepFailed | StepSkipped | StepWaiting
+StepRecord = (
+    StepExpanded
+    | StepScheduled
+    | StepSucceeded
+    | StepRepeated
+    | StepFailed
+    | StepSkipped
+    | StepWaiting
+)
 RunRecord = (
     RunStarted
     | RunForked
@@ -299,6 +322,9 @@ def _row(record: Record, aside: _Aside) -> list[Any]:
             return ["skip", key.step, key.index, at, reason]
         case StepExpanded(step, at, items):
             return ["each", step, at, aside.put(items)]
+        case StepRepeated(key, attempt, at, worker, started, finished, output, iteration, then_at):
+            row = ["again", key.step, key.index, attempt, at, worker, started, finished]
+            return [*row, aside.put(output), iteration, then_at]
         case StepWaiting(key, at, until, message, event):
             return ["wait", key.step, key.index, at, until, message, event]
         case _:
@@ -334,6 +360,13 @@ def _succeeded(row: list[Any], values: _Values) -> Record:
     return StepSucceeded(key, attempt, at, worker, started, finished, values.get(output))
 
 
+def _repeated(row: list[Any], values: _Values) -> Record:
+    _, step, index, attempt, at, worker, started, finished, output, iteration, next_at = row
+    times = (at, worker, started, finished)
+    given = values.get(output)
+    return StepRepeated(StepKey(step, index), attempt, *times, given, iteration, next_at)
+
+
 def _scheduled(row: list[Any], values: _Values) -> Record:
     _, step, index, attempt, at, kind, pool, timeout, inputs, program = row
     given = None if inputs is None else values.get(inputs)
@@ -357,6 +390,7 @@ _READERS: dict[str, Callable[[list[Any], _Values], Record]] = {
     "go": _scheduled,
     "no": _failed,
     "skip": lambda row, _: StepSkipped(StepKey(row[1], row[2]), *row[3:]),
+    "again": _repeated,
     "wait": lambda row, _: StepWaiting(StepKey(row[1], row[2]), *row[3:]),
     "decide": lambda row, _: ApprovalGiven(row[1], row[2], Decision(*row[3:])),
     "event": lambda row, values: EventReceived(row[1], row[2], row[3], row[4], values.get(row[5])),

@@ -17,10 +17,11 @@ from seedbed.runtime.workflow.records import (
     RunStarted,
     StepExpanded,
     StepFailed,
+    StepRepeated,
     StepSkipped,
     StepSucceeded,
 )
-from seedbed.runtime.workflow.state import RunState, StepState, Unit
+from seedbed.runtime.workflow.state import Loop, RunState, StepState, Unit
 
 # A unit that succeeded in spite of an error did so through its fallback.
 _THEN = {
@@ -57,8 +58,18 @@ def _step(state: RunState, step: StepState, at: float) -> Iterator[Record]:
         if unit.status == "Waiting":
             yield state.inbox.waiting[unit.key]
             continue
+        if unit.key in state.loops:
+            yield _loop(state.loops[unit.key], unit, at)
+            if unit.status == "Retrying" and unit.error is None:
+                continue
         verdict = state.verdict if unit.key == state.failed else "continue"
         yield from _unit(unit, at, verdict)
+
+
+def _loop(loop: Loop, unit: Unit, at: float) -> StepRepeated:
+    times = (at, "", at, at)
+    before = loop.iteration - 1
+    return StepRepeated(unit.key, loop.attempts, *times, loop.previous, before, unit.retry_at)
 
 
 def _unit(unit: Unit, at: float, verdict: str) -> Iterator[Record]:

@@ -33,6 +33,7 @@ from seedbed.runtime.workflow.records import (
     RunStarted,
     StepExpanded,
     StepFailed,
+    StepRepeated,
     StepScheduled,
     StepSkipped,
     StepSucceeded,
@@ -79,6 +80,21 @@ class StepState:
     join: Join | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """Where a unit that repeats stands.
+
+    Attributes:
+        iteration: the one at hand, from 0.
+        previous: the output of the one before.
+        attempts: attempts that belong to earlier iterations.
+    """
+
+    iteration: int
+    previous: Any
+    attempts: int
+
+
 class RunState:
     """One run.
 
@@ -97,6 +113,7 @@ class RunState:
         lanes: units that are ready, by what they wait for; see `decide`.
         retries: heap of (time, step, index).
         told: what expressions see of the steps that have ended.
+        loops: units that run again, from their second iteration on.
         inbox: what came from outside, and the steps that wait for it.
         dead: steps to which no way leads any more, with why; see `entering`.
         failed: the first unit whose failure fails the run.
@@ -141,6 +158,7 @@ class RunState:
         self.retries: list[tuple[float, str, int]] = []
         self.told: dict[str, dict[str, Any]] = {}
         self.dead: dict[str, str] = {}
+        self.loops: dict[StepKey, Loop] = {}
         self.inbox = Inbox()
         for step, given in self.spec.approvals.items():
             self.inbox.approvals[step] = Decision(given.decision, given.by, given.comment)
@@ -162,6 +180,8 @@ class RunState:
                 self._skip(self.unit(key), reason)
             case StepExpanded(step, _, items):
                 self._expand(self.steps[step], items)
+            case StepRepeated(key):
+                self._repeat(self.unit(key), record)
             case StepWaiting(key):
                 self._wait(self.unit(key), record)
             case _:
@@ -244,6 +264,7 @@ class RunState:
             record.timeout,
             end,
             self.request.traceparent,
+            self.loops[unit.key].iteration if unit.key in self.loops else 0,
         )
 
     def _open(self, step: StepState, units: list[Unit]) -> None:
@@ -269,6 +290,14 @@ class RunState:
             self.pods[unit.key] = unit
         self._hands[self.request.namespace, record.pool] += 1
         self._note(unit, "Running")
+
+    def _repeat(self, unit: Unit, record: StepRepeated) -> None:
+        self._leave(unit)
+        self.loops[unit.key] = Loop(record.iteration + 1, record.output, record.attempt)
+        unit.attempt, unit.task, unit.error = record.attempt, None, None
+        unit.status, unit.retry_at = "Retrying", record.next_at
+        heapq.heappush(self.retries, (record.next_at, unit.key.step, unit.key.index))
+        self._note(unit, "Repeating", f"iteration {record.iteration} has ended")
 
     def _wait(self, unit: Unit, record: StepWaiting) -> None:
         unit.status = "Waiting"
@@ -350,6 +379,8 @@ class RunState:
             wait = self.inbox.waiting.pop(unit.key)
             if wait.event and status == "Succeeded":
                 self.inbox.taken(wait.event)
+        if self.loops:
+            self.loops.pop(unit.key, None)
         self._leave(unit)
         unit.status, unit.output, unit.error, unit.task = status, output, error, None
         self.counts[status.lower()] += 1

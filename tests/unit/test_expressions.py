@@ -87,7 +87,7 @@ def test_only_the_steps_it_names_are_read() -> None:
         ("a ? b", "it ends too early"),
         ("params.x = 1", "unexpected '= ' at column 10"),
         ("params.x\n  ) + 1", "at line 2, column 3"),
-        ("nope", "unknown variable `nope`; there are index, item, params, run, steps"),
+        ("nope", "unknown variable `nope`; there are index, item, iteration, output, params"),
         ("param.x", "did you mean `params`?"),
         ("sizee('a')", "unknown function `sizee()`; did you mean `size`?"),
         ("math.greatst(1, 2)", "did you mean `math.greatest`?"),

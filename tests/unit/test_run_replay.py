@@ -22,6 +22,7 @@ from seedbed.runtime.workflow.records import (
     RunStarted,
     StepExpanded,
     StepFailed,
+    StepRepeated,
     StepScheduled,
     StepSkipped,
     StepSucceeded,
@@ -52,6 +53,7 @@ EVERY_RECORD: list[Record] = [
     StepSucceeded(StepKey("b"), 1, 7.0, "w", 6.1, 6.9, None),
     StepSkipped(StepKey("c"), 8.0),
     StepSkipped(StepKey("d"), 8.0, "c chose else"),
+    StepRepeated(KEY, 2, 7.0, "w", 6.1, 6.9, LARGE, 4, 7.5),
     StepWaiting(StepKey("e"), 8.0, None, "Go on?"),
     StepWaiting(StepKey("f"), 8.0, 9.5, "waits for the event paid", "paid"),
     ApprovalGiven("e", 8.0, Decision("approve", "kim", "why not")),
@@ -111,6 +113,8 @@ def plans(draw: st.DrawFn) -> RunRequest:
             fields["when"] = "false"
         if needs and form == "plain" and fields.get("join", "all") == "all":
             fields["args"] = {"got": "${steps." + needs[0] + ".output}"}
+        if form in ("plain", "each"):
+            fields.update(_repeating(draw, fields.get("args", {})))
         policies = ["fail", "continue", "skip", "abort"]
         policies += [] if "forEach" in fields else ["fallback"] * 2
         fields["onError"] = {"action": draw(st.sampled_from(policies))}
@@ -118,15 +122,25 @@ def plans(draw: st.DrawFn) -> RunRequest:
             steps.append({"name": f"s{at}", **_of_engine(draw, form), **fields})
         else:
             steps.append(call(f"s{at}", **fields))
-    for step in steps:
-        policy = step.get("onError", {})
-        if policy.get("action") == "fallback" and "step" not in policy:
-            policy["action"] = "skip"
+    _without_stand_in(steps)
     return request(
         *steps,
         parallelism=draw(st.integers(1, 5)),
         retry={"attempts": draw(st.integers(1, 3)), "backoff": "1s"},
     )
+
+
+def _repeating(draw: st.DrawFn, args: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a step that repeats, now and then."""
+    if draw(st.booleans()):
+        return {}
+    repeat = {
+        "until": draw(st.sampled_from(["iteration == 1", "output.attempt > 3", "false"])),
+        "max": draw(st.integers(1, 3)),
+        "exhausted": draw(st.sampled_from(["fail", "continue"])),
+        **draw(st.sampled_from([{}, {"delay": "2s"}])),
+    }
+    return {"repeat": repeat, "args": {**args, "before": "${previous}"}}
 
 
 def _of_engine(draw: st.DrawFn, form: str) -> dict[str, Any]:
@@ -138,6 +152,14 @@ def _of_engine(draw: st.DrawFn, form: str) -> dict[str, Any]:
         default = draw(st.sampled_from(["approve", "reject"]))
         return {"approve": {"message": "?", "deadline": "7s", "default": default}}
     return {"wait": draw(st.sampled_from([{"duration": "3s"}, {"event": "x", "timeout": "5s"}]))}
+
+
+def _without_stand_in(steps: list[dict[str, Any]]) -> None:
+    """Steps that found no fallback are skipped instead."""
+    for step in steps:
+        policy = step.get("onError", {})
+        if policy.get("action") == "fallback" and "step" not in policy:
+            policy["action"] = "skip"
 
 
 def _stands_in(draw: st.DrawFn, earlier: list[dict[str, Any]], name: str) -> bool:

@@ -1,0 +1,47 @@
+"""Loops: a step that runs again until a condition over its own output holds. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from seedbed.crds.base import seconds
+from seedbed.crds.errors import InvalidError
+from seedbed.crds.messages import StepError, StepResult
+from seedbed.runtime.workflow.failures import failed
+from seedbed.runtime.workflow.records import Record, StepRepeated, StepSucceeded
+from seedbed.runtime.workflow.state import RunState, made
+
+
+def turned(state: RunState, result: StepResult, now: float) -> list[Record]:
+    """An iteration has gone well: the step has ended, or runs again."""
+    key, output = result.key, result.output
+    times = (now, result.worker, result.started, result.finished)
+    node = state.steps[key.step].node
+    repeat = node.step.repeat
+    assert repeat is not None
+    assert node.until is not None
+    loop = state.loops.get(key)
+    iteration = loop.iteration if loop else 0
+    scope = replace(
+        state.scope,
+        output=output,
+        iteration=iteration,
+        previous=loop.previous if loop else None,
+    )
+    items = state.steps[key.step].items
+    if items is not None:
+        scope = replace(scope, index=key.index, item=items[key.index])
+    try:
+        over = node.until.holds(scope)
+    except InvalidError as error:
+        wrong = StepError(error.code, error.message, retryable=False)
+        return failed(state, key, result.attempt, times, wrong)
+    last = iteration + 1 >= repeat.max
+    if over or (last and repeat.exhausted == "continue"):
+        return made(state, StepSucceeded(key, result.attempt, *times, output))
+    if last:
+        message = f"the condition does not hold after {repeat.max} iterations"
+        exhausted = StepError("loop_exhausted", message, retryable=False)
+        return failed(state, key, result.attempt, times, exhausted)
+    again = now + (seconds(repeat.delay) if repeat.delay else 0.0)
+    return made(state, StepRepeated(key, result.attempt, *times, output, iteration, again))
