@@ -56,6 +56,13 @@ class Spent:
     estimated: bool = False
 
 
+Afford = Callable[[str, int | None], Awaitable[None]]
+
+
+async def _free(model: str, worst: int | None) -> None:
+    """Where no budget pays."""
+
+
 @dataclass(slots=True)
 class Call:
     """One request on its way.
@@ -68,6 +75,8 @@ class Call:
         refusal: set where no model may be asked any more; a cache may still answer.
         served_by: the model that answered, or `cache`.
         notes: what other stages tell the caller, by header name without `X-Seedbed-`.
+        afford: awaited before each attempt with the model's name and the most that it can cost, None
+            where nobody knows; raises where that may not be spent.
     """
 
     request: ChatRequest | EmbeddingRequest
@@ -80,6 +89,7 @@ class Call:
     refusal: SeedbedError | None = None
     served_by: str = ""
     notes: dict[str, str] = field(default_factory=dict)
+    afford: Afford = _free
 
     @property
     def cost(self) -> int:

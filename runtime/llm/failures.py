@@ -15,6 +15,8 @@ from seedbed.crds.errors import (
     SeedbedError,
     UnavailableError,
 )
+from seedbed.runtime.llm.budget.stage import UnpricedError
+from seedbed.runtime.llm.budget.teller import BudgetExceededError
 from seedbed.runtime.llm.identity import NotAllowedError, NotKnownError
 from seedbed.runtime.llm.providers import Json, MalformedError, RateLimitedError, RefusedError
 
@@ -23,6 +25,8 @@ _STATUS: tuple[tuple[type[SeedbedError], int, str], ...] = (
     (NotAllowedError, 403, "permission_error"),
     (InvalidError, 400, "invalid_request_error"),
     (NotFoundError, 404, "invalid_request_error"),
+    (BudgetExceededError, 402, "insufficient_quota"),
+    (UnpricedError, 402, "insufficient_quota"),
     (QueueFullError, 429, "rate_limit_error"),
     (RateLimitedError, 429, "rate_limit_error"),
     (MalformedError, 502, "server_error"),

@@ -52,18 +52,18 @@ class Gateway:
     Attributes:
         targets: the models by name, each with its breaker and quota.
         metrics: what it counts.
+        stages: what stands between the choice of models and asking them, the outermost first.
     """
 
     def __init__(
         self,
         models: Models,
         *,
-        stages: Sequence[Stage] = (),
         clock: Clock | None = None,
         providers: Mapping[str, Provider] | None = None,
     ) -> None:
-        """`stages` stand between the choice of models and asking them, the outermost first."""
         self.models = models
+        self.stages: list[Stage] = []
         self.metrics = ModelMetrics()
         self._clock = clock or Clock(asyncio.get_running_loop().time)
         found = providers or providers_of(models)
@@ -81,12 +81,13 @@ class Gateway:
             if isinstance(target.provider, OpenAIModel):
                 target.provider.heard = target.heard
         self._facts = {name: target.facts for name, target in self.targets.items()}
-        last = Targets(self.targets, self._clock)
-        self._answer: Rest = chained((self._planned, structured, *stages), last.answer)
+        self._last: Rest = Targets(self.targets, self._clock).answer
+        self._answer: Rest = self._last
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """The models are ready while the context is open."""
+        """The models are ready while the context is open; `stages` stay as they are by now."""
+        self._answer = chained((self._planned, structured, *self.stages), self._last)
         async with AsyncExitStack() as started:
             for target in self.targets.values():
                 started.push_async_callback(target.provider.close)

@@ -22,6 +22,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from seedbed.crds.base import Model
+from seedbed.crds.budget import Budget
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.money import AMOUNT_PATTERN
 from seedbed.runtime.llm.prices import Price, known
@@ -166,6 +167,9 @@ class Models(Model):
 
     models: tuple[ModelEntry, ...] = Field(min_length=1)
     default: str
+    budgets: dict[str, Budget] = Field(
+        default_factory=dict, description="By namespace; `*` is for each that is not named."
+    )
 
     @model_validator(mode="after")
     def _names_fit(self) -> Models:

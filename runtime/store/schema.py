@@ -117,3 +117,56 @@ plans = Table(
     Column("size", BigInteger, nullable=False),
     Column("data", LargeBinary, nullable=False),
 )
+
+# What model calls have cost, in nano-dollars: who may spend from it is one account. `refused_under`
+# is the amount never to be passed under which a call was last refused.
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("account", Text, primary_key=True),
+    Column("spent", BigInteger, nullable=False),
+    Column("refused_under", BigInteger, nullable=False),
+)
+
+# Money that a gateway holds for calls under way. After `until` it is nobody's any more.
+advances = Table(
+    "advances",
+    metadata,
+    Column("account", Text, primary_key=True),
+    Column("holder", Text, primary_key=True),
+    Column("amount", BigInteger, nullable=False),
+    Column("until", Double, nullable=False),
+)
+
+# Every model call that cost something, or might have.
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("day", Text, nullable=False),
+    Column("namespace", Text, nullable=False),
+    Column("workflow", Text, nullable=False),
+    Column("agent", Text, nullable=False),
+    Column("run", Text, nullable=False),
+    Column("user", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("prompt_tokens", Integer, nullable=False),
+    Column("completion_tokens", Integer, nullable=False),
+    Column("nanos", BigInteger, nullable=False),
+    Column("estimated", Boolean, nullable=False),
+    Column("prices", Text, nullable=False),
+)
+Index("ledger_by_namespace", ledger.c.namespace, ledger.c.at)
+
+# How often a model's answers to one class of tasks were good, by how hard the tasks were.
+outcomes = Table(
+    "outcomes",
+    metadata,
+    Column("namespace", Text, primary_key=True),
+    Column("task", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("hardness", Integer, primary_key=True, autoincrement=False),
+    Column("asked", Double, nullable=False),
+    Column("good", Double, nullable=False),
+)

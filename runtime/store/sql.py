@@ -241,16 +241,17 @@ class SqlStore:
             async with asyncio.timeout(OPERATION_SECONDS), self._reading.connect() as connection:
                 return [tuple(row) for row in await connection.execute(statement, values)]
 
-    def _insert(self, table: Table) -> Any:
+    def insert(self, table: Table) -> Any:
+        """An INSERT that can say what to do where the row exists."""
         dialect = sqlite if self._engine.dialect.name == "sqlite" else postgresql
         return dialect.insert(table)
 
     def _insert_new(self, table: Table, key: str) -> Insert:
-        statement: Insert = self._insert(table).on_conflict_do_nothing(index_elements=[key])
+        statement: Insert = self.insert(table).on_conflict_do_nothing(index_elements=[key])
         return statement
 
     def _upsert_claim(self) -> Insert:
-        new = self._insert(partitions)
+        new = self.insert(partitions)
         statement: Insert = new.on_conflict_do_update(
             index_elements=["partition"],
             set_={"token": new.excluded.token},
@@ -259,7 +260,7 @@ class SqlStore:
         return statement
 
     def _upsert_snapshot(self) -> Insert:
-        new = self._insert(snapshots)
+        new = self.insert(snapshots)
         statement: Insert = new.on_conflict_do_update(
             index_elements=["run"],
             set_={"seq": new.excluded.seq, "records": new.excluded.records},

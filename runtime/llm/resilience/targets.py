@@ -138,6 +138,14 @@ class Target:
                 told = min(wait, 60.0)
                 raise RateLimitedError(name, "its quota is used up for now", told)
             await self._clock.sleep(wait)
+        if (rest := self.breaker.wait(now)) > 0:
+            call.attempts.append(Attempt(name, BreakerOpenError.code))
+            raise BreakerOpenError(name, rest)
+        try:
+            await call.afford(name, self.worst_case(call.request))
+        except SeedbedError as error:
+            call.attempts.append(Attempt(name, error.code))
+            raise
         held = self.breaker.admit(now)
         if held is None:
             call.attempts.append(Attempt(name, BreakerOpenError.code))
@@ -313,7 +321,7 @@ class Targets:
             try:
                 return await target.ask(call, patience=patience)
             except SeedbedError as error:
-                if classify(error) == "caller":
+                if classify(error) == "caller" or call.refusal is not None:
                     raise
                 failure = error
                 if number < len(names):

@@ -1,0 +1,60 @@
+"""Puts budgets before a gateway: limits, teller and publisher at work, and their stage in the chain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from seedbed.runtime.coordination.port import Coordinator
+from seedbed.runtime.llm.budget.limits import Limits
+from seedbed.runtime.llm.budget.publisher import Publisher
+from seedbed.runtime.llm.budget.stage import BudgetStage
+from seedbed.runtime.llm.budget.teller import LEASE, Teller
+from seedbed.runtime.llm.gateway import Gateway
+from seedbed.runtime.llm.prices import table_version
+from seedbed.runtime.store.ledger import Ledger
+
+
+@asynccontextmanager
+async def funded(
+    gateway: Gateway,
+    ledger: Ledger,
+    coordinator: Coordinator,
+    holder: str,
+    *,
+    lease: float = LEASE,
+) -> AsyncIterator[Limits]:
+    """The gateway keeps to budgets and writes what calls cost while the context is open.
+
+    Args:
+        gateway: gets the stage.
+        ledger: where spending is written.
+        coordinator: where budgets come from, and where spending is told.
+        holder: unique among all gateways, also those that died.
+        lease: seconds after which the money that a dead gateway held is free again.
+    """
+    limits = Limits(gateway.models.budgets)
+    teller = Teller(ledger, holder, lease=lease)
+    publisher = Publisher(teller, ledger, coordinator)
+    gateway.stages.append(
+        BudgetStage(
+            limits,
+            teller,
+            worst=lambda call, model: gateway.targets[model].worst_case(call.request),
+            prices=table_version(),
+            metrics=gateway.metrics,
+            refused=publisher.tell,
+        )
+    )
+    async with teller.working(), asyncio.TaskGroup() as tasks:
+        keeping_up = [
+            tasks.create_task(limits.follow(coordinator)),
+            tasks.create_task(publisher.run()),
+        ]
+        try:
+            yield limits
+        finally:
+            for task in keeping_up:
+                task.cancel()
+    await publisher.tell()

@@ -1,0 +1,318 @@
+"""The ledger: what model calls have cost, and money held for calls under way, in nano-dollars.
+
+An account is what one budget pays for: a namespace, an Agent or a Workflow. Several gateways spend
+from one account at once. Each draws an advance, decides about calls from it without asking again,
+and writes what they cost. Spent and all advances together never pass the amount that the drawer
+names, because drawing holds the account's row. An advance that is not renewed ends by the clock, so
+a gateway that died gives its money back and loses nothing that was written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal, Protocol
+
+from sqlalchemy import Select, bindparam, func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from seedbed.runtime.store.schema import accounts, advances, ledger
+from seedbed.runtime.store.sql import SqlStore
+
+Dimension = Literal["namespace", "workflow", "agent", "model", "day", "user"]
+DIMENSIONS: tuple[Dimension, ...] = ("namespace", "workflow", "agent", "model", "day", "user")
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """What one call of a model has cost.
+
+    Attributes:
+        id: unique; the same entry again is not written twice.
+        at: Unix time.
+        nanos: nano-dollars.
+        estimated: whether the provider did not say, and this is the worst case.
+        prices: version of the price table.
+    """
+
+    id: str
+    at: float
+    namespace: str
+    workflow: str
+    agent: str
+    run: str
+    user: str
+    model: str
+    prompt_tokens: int
+    completion_tokens: int
+    nanos: int
+    estimated: bool
+    prices: str
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Asks to hold more money of an account.
+
+    Attributes:
+        need: nano-dollars, at least; nothing is granted where there is not so much.
+        want: nano-dollars, where there is plenty.
+        ceiling: what spent and held money together never pass.
+    """
+
+    account: str
+    need: int
+    want: int
+    ceiling: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What became of it.
+
+    Attributes:
+        granted: 0 where there was not enough.
+        spent: what the account has spent by now.
+    """
+
+    granted: int
+    spent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """All that one gateway has to tell and to ask at a time, done in one transaction.
+
+    Attributes:
+        entries: calls to write. A turn whose first entry is there already was written before; its
+            costs are not taken again.
+        costs: nano-dollars by account.
+        holding: what the gateway holds once this is written, by account: money for calls under way.
+        draws: what it asks for beyond.
+        refusals: by account, the ceiling under which a call was refused.
+        now, until: Unix times; what is held ends at `until` where it is not told again.
+    """
+
+    holder: str
+    now: float
+    until: float
+    entries: Sequence[LedgerEntry] = ()
+    costs: Mapping[str, int] = field(default_factory=dict)
+    holding: Mapping[str, int] = field(default_factory=dict)
+    draws: Sequence[Draw] = ()
+    refusals: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An account as it stands.
+
+    Attributes:
+        refused_under: the amount under which a call was last refused; 0 where none was.
+    """
+
+    spent: int
+    refused_under: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Spending under one key: of a model, an Agent, a day."""
+
+    key: str
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    nanos: int
+
+
+class Ledger(Protocol):
+    """Every method may raise UnavailableError when the database does not answer."""
+
+    async def take(self, turn: Turn) -> list[Drawn]:
+        """Do a turn, all or nothing; what became of each draw, in their order."""
+
+    async def accounts(self, names: Sequence[str]) -> Mapping[str, Account]:
+        """The accounts as they stand; those that were never used are left out."""
+
+    async def costs(
+        self,
+        by: Dimension,
+        *,
+        namespace: str = "",
+        workflow: str = "",
+        agent: str = "",
+        since: float = 0,
+    ) -> list[Cost]:
+        """Spending by one dimension, the largest first; of one namespace, Workflow or Agent where named."""
+
+
+# The rows are locked in one order everywhere, so that gateways never wait for each other in a circle.
+_LOCK = (
+    select(accounts.c.account, accounts.c.spent)
+    .where(accounts.c.account.in_(bindparam("names", expanding=True)))
+    .order_by(accounts.c.account)
+    .with_for_update()
+)
+_HELD = select(func.coalesce(func.sum(advances.c.amount), 0)).where(
+    advances.c.account == bindparam("of"),
+    advances.c.holder != bindparam("by"),
+    advances.c.until > bindparam("now"),
+)
+_SPEND = (
+    update(accounts)
+    .where(accounts.c.account == bindparam("of"))
+    .values(spent=accounts.c.spent + bindparam("cost"))
+)
+_REFUSED = (
+    update(accounts)
+    .where(accounts.c.account == bindparam("of"), accounts.c.refused_under < bindparam("ceiling"))
+    .values(refused_under=bindparam("ceiling"))
+)
+# An advance that has ended may be others' by now, and is not brought back by telling it.
+_KEEP = (
+    update(advances)
+    .where(
+        advances.c.account == bindparam("of"),
+        advances.c.holder == bindparam("by"),
+        advances.c.until > bindparam("now"),
+    )
+    .values(amount=bindparam("left"), until=bindparam("till"))
+)
+_KNOWN = select(ledger.c.id).where(ledger.c.id == bindparam("of"))
+_STAND = select(accounts).where(accounts.c.account.in_(bindparam("names", expanding=True)))
+
+
+class SqlLedger:
+    """The ledger beside the runs of a SqlStore; see `Ledger` for what each method promises."""
+
+    def __init__(self, store: SqlStore) -> None:
+        self._store = store
+        self._add = store.insert(ledger)
+        self._open = store.insert(accounts).on_conflict_do_nothing(index_elements=["account"])
+        hold = store.insert(advances)
+        self._hold = hold.on_conflict_do_update(
+            index_elements=["account", "holder"],
+            set_={"amount": hold.excluded.amount, "until": hold.excluded.until},
+        )
+
+    async def take(self, turn: Turn) -> list[Drawn]:
+        """See `Ledger`."""
+        names = {*turn.costs, *turn.refusals, *(draw.account for draw in turn.draws)}
+        async with self._store.transaction() as connection:
+            spent = await self._locked(connection, sorted(names))
+            if not await self._is_known(connection, turn):
+                await self._write(connection, turn)
+                for name, cost in turn.costs.items():
+                    spent[name] += cost
+            refusals = [{"of": name, "ceiling": of} for name, of in turn.refusals.items()]
+            if refusals:
+                await connection.execute(_REFUSED, refusals)
+            drawn, holding = [], dict(turn.holding)
+            for draw in turn.draws:
+                name = draw.account
+                mine = holding.get(name, 0)
+                found = await self._drawn(connection, turn, draw, spent[name] + mine)
+                holding[name] = mine + found.granted
+                drawn.append(Drawn(found.granted, spent[name]))
+            await self._hold_all(connection, turn, holding)
+            return drawn
+
+    async def _hold_all(
+        self, connection: AsyncConnection, turn: Turn, holding: Mapping[str, int]
+    ) -> None:
+        """Note what the gateway holds. Only drawing brings an advance into being."""
+        drawn = {draw.account for draw in turn.draws}
+        rows = [
+            {"account": name, "holder": turn.holder, "amount": holding[name], "until": turn.until}
+            for name in drawn
+        ]
+        if rows:
+            await connection.execute(self._hold, rows)
+        kept = [
+            {"of": name, "by": turn.holder, "now": turn.now, "left": amount, "till": turn.until}
+            for name, amount in holding.items()
+            if name not in drawn
+        ]
+        if kept:
+            await connection.execute(_KEEP, kept)
+
+    async def _locked(self, connection: AsyncConnection, names: Sequence[str]) -> dict[str, int]:
+        """What the accounts have spent; nobody else changes them until the turn is over."""
+        if not names:
+            return {}
+        found = await self._spent(connection, names)
+        if missing := [name for name in names if name not in found]:
+            rows = [{"account": name, "spent": 0, "refused_under": 0} for name in missing]
+            await connection.execute(self._open, rows)
+            found = await self._spent(connection, names)
+        return found
+
+    async def _spent(self, connection: AsyncConnection, names: Sequence[str]) -> dict[str, int]:
+        rows = await connection.execute(_LOCK, {"names": names})
+        return {name: int(spent) for name, spent in rows}
+
+    async def _is_known(self, connection: AsyncConnection, turn: Turn) -> bool:
+        """Whether the turn's entries were written before; they are written all or none."""
+        if not turn.entries:
+            return False
+        known = await connection.execute(_KNOWN, {"of": turn.entries[0].id})
+        return known.scalar_one_or_none() is not None
+
+    async def _write(self, connection: AsyncConnection, turn: Turn) -> None:
+        if turn.entries:
+            await connection.execute(self._add, [_row(entry) for entry in turn.entries])
+        costs = [{"of": name, "cost": cost} for name, cost in turn.costs.items()]
+        if costs:
+            await connection.execute(_SPEND, costs)
+
+    async def _drawn(self, connection: AsyncConnection, turn: Turn, draw: Draw, gone: int) -> Drawn:
+        """What can be granted where so much is spent or held by the drawer."""
+        values = {"of": draw.account, "by": turn.holder, "now": turn.now}
+        others = int((await connection.execute(_HELD, values)).scalar_one())
+        free = draw.ceiling - gone - others
+        if draw.need > free:
+            return Drawn(0, gone)
+        # Others draw from the same account: nobody takes more than a share of what is left.
+        return Drawn(max(draw.need, min(draw.want, free // 4)), gone)
+
+    async def accounts(self, names: Sequence[str]) -> Mapping[str, Account]:
+        """See `Ledger`."""
+        rows = await self._store.rows(_STAND, names=list(names))
+        return {name: Account(spent, refused_under) for name, spent, refused_under in rows}
+
+    async def costs(
+        self,
+        by: Dimension,
+        *,
+        namespace: str = "",
+        workflow: str = "",
+        agent: str = "",
+        since: float = 0,
+    ) -> list[Cost]:
+        """See `Ledger`."""
+        wanted = {"namespace": namespace, "workflow": workflow, "agent": agent}
+        given = {name: value for name, value in wanted.items() if value}
+        statement = _costs(by, tuple(given))
+        rows = await self._store.rows(statement, since=since, **given)
+        return [Cost(str(key), *map(int, numbers)) for key, *numbers in rows]
+
+
+def _row(entry: LedgerEntry) -> dict[str, Any]:
+    day = datetime.fromtimestamp(entry.at, UTC).strftime("%Y-%m-%d")
+    return {**asdict(entry), "day": day}
+
+
+def _costs(by: Dimension, given: tuple[str, ...]) -> Select[Any]:
+    key = ledger.c[by]
+    nanos = func.sum(ledger.c.nanos)
+    statement = select(
+        key,
+        func.count(),
+        func.sum(ledger.c.prompt_tokens),
+        func.sum(ledger.c.completion_tokens),
+        nanos,
+    ).where(ledger.c.at >= bindparam("since"), *(ledger.c[one] == bindparam(one) for one in given))
+    order = key.desc() if by == "day" else nanos.desc()
+    return statement.group_by(key).order_by(order, key).limit(1000)
