@@ -52,6 +52,10 @@ class InvalidError(TerminalError):
         self.field = field
         self.expected = expected
 
+    def inside(self, field: str) -> InvalidError:
+        """The same error of a spec that stands under another field."""
+        return InvalidError(f"{field}.{self.field.removeprefix('spec.')}", self.expected)
+
 
 class NotFoundError(TerminalError):
     """A named thing does not exist."""

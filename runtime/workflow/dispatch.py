@@ -1,9 +1,14 @@
-"""Handing steps to workers: only what is journalled, again where it may be lost, never for containers."""
+"""Handing steps to workers: only what is journalled, again where it may be lost, never for containers.
+
+One task puts what has been scheduled into the work queues, many items at once, while the partition goes
+on deciding. What ends before it was put is left out.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable
 
 from seedbed.crds.errors import QueueFullError, UnavailableError
@@ -18,10 +23,15 @@ log = logging.getLogger(__name__)
 RESEND_GRACE = 60.0
 """Seconds beyond a step's time limit after which it is handed out again without being asked."""
 AGAIN_AFTER = 0.5
+MOST_AT_ONCE = 250
+"""Steps put in one go."""
+
+_Put = tuple[LiveRun, Unit, int]
+_OF_WORKERS = ("agent", "call")
 
 
 class Dispatch:
-    """Puts scheduled steps into the work queues.
+    """Puts scheduled steps into the work queues while `run` runs.
 
     Args:
         again: called with a run's name when some of its steps could not be put and should be tried again.
@@ -30,43 +40,67 @@ class Dispatch:
     def __init__(self, bus: Bus, again: Callable[[str], None]) -> None:
         self._bus = bus
         self._again = again
+        self._waiting: deque[_Put] = deque()
+        self._changed = asyncio.Event()
 
-    async def follow(self, run: LiveRun, records: Iterable[Record], now: float) -> None:
+    def follow(self, run: LiveRun, records: Iterable[Record], now: float) -> None:
         """Hand out what these records, now durable, have scheduled."""
-        fresh: dict[str, Unit] = {}
+        handed, awaits, scheduled = run.handed, run.state.awaits, run.state.scheduled
         for record in records:
-            if isinstance(record, StepScheduled) and record.kind != "container":
-                if run.state.awaits(record.key, record.attempt):
-                    fresh[str(record.key)] = run.state.scheduled[record.key]
+            if isinstance(record, StepScheduled):
+                if record.kind in _OF_WORKERS and awaits(record.key, record.attempt):
+                    self._put(run, scheduled[record.key], now)
             elif isinstance(record, StepSucceeded | StepFailed):
-                run.handed.pop(record.key, None)
-        await self._put_all(run, fresh.values(), now)
+                handed.pop(record.key, None)
 
-    async def look(self, run: LiveRun, now: float) -> None:
+    def look(self, run: LiveRun, now: float) -> None:
         """Hand out every scheduled step that no worker can know of, or that got no answer for long."""
-        units = [unit for unit in run.state.scheduled.values() if _is_due(run, unit, now)]
-        await self._put_all(run, units, now)
+        for unit in run.state.scheduled.values():
+            if _is_due(run, unit, now):
+                self._put(run, unit, now)
 
-    async def _put_all(self, run: LiveRun, units: Iterable[Unit], now: float) -> None:
-        for unit in units:
-            run.handed[unit.key] = (unit.attempt, now)
-        await asyncio.gather(*(self._put(run, unit) for unit in units))
+    async def run(self) -> None:
+        """Put what is scheduled, until cancelled."""
+        while True:
+            self._changed.clear()
+            if not self._waiting:
+                await self._changed.wait()
+            puts = [self._waiting.popleft() for _ in range(min(MOST_AT_ONCE, len(self._waiting)))]
+            by_queue: dict[str, list[_Put]] = {}
+            for put in puts:
+                run, unit, attempt = put
+                if run.state.awaits(unit.key, attempt):
+                    assert unit.task is not None
+                    queue = work_queue(run.state.request.namespace, unit.task.pool)
+                    by_queue.setdefault(queue, []).append(put)
+            for queue, some in by_queue.items():
+                await self._put_all(queue, some)
+            await asyncio.sleep(0)
 
-    async def _put(self, run: LiveRun, unit: Unit) -> None:
-        task = run.state.task(unit)
-        assert unit.task is not None
-        queue = work_queue(task.namespace, unit.task.pool)
-        item = f"{task.idempotency_key}/{unit.attempt}"
+    def _put(self, run: LiveRun, unit: Unit, now: float) -> None:
+        run.handed[unit.key] = (unit.attempt, now)
+        self._waiting.append((run, unit, unit.attempt))
+        self._changed.set()
+
+    async def _put_all(self, queue: str, puts: Iterable[_Put]) -> None:
+        items = []
+        for run, unit, attempt in puts:
+            task = run.state.task(unit)
+            items.append((f"{task.idempotency_key}/{attempt}", encode(task)))
         try:
-            await self._bus.put_work(queue, item, encode(task))
+            await self._bus.put_all(queue, items)
         except (UnavailableError, QueueFullError) as error:
-            log.info("%s of %s waits: %s", unit.key, task.run, error)
-            run.handed.pop(unit.key, None)
-            asyncio.get_running_loop().call_later(AGAIN_AFTER, self._again, task.run)
+            log.info("%d steps for %s wait: %s", len(items), queue, error)
+            names = set()
+            for run, unit, _ in puts:
+                run.handed.pop(unit.key, None)
+                names.add(run.state.request.run)
+            for name in names:
+                asyncio.get_running_loop().call_later(AGAIN_AFTER, self._again, name)
 
 
 def _is_due(run: LiveRun, unit: Unit, now: float) -> bool:
-    if unit.task is None or unit.task.kind == "container":
+    if unit.task is None or unit.task.kind not in _OF_WORKERS:
         return False
     attempt, at = run.handed.get(unit.key, (0, 0.0))
     return attempt != unit.attempt or now > at + unit.task.timeout + RESEND_GRACE

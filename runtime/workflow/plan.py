@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import orjson
 from pydantic import ValidationError
@@ -18,6 +19,7 @@ from seedbed.crds.errors import InvalidError
 from seedbed.crds.graph import Graph
 from seedbed.crds.messages import INLINE_LIMIT, RunRequest
 from seedbed.crds.steps_document import steps_from_json, steps_to_json
+from seedbed.crds.sub_workflow import check_params
 from seedbed.crds.workflow import Step, WorkflowSpec
 from seedbed.runtime.workflow.records import Record, digest_of
 
@@ -62,6 +64,7 @@ def plan_of(request: RunRequest, steps: tuple[Step, ...] | None = None) -> RunPl
     spec = _spec(request)
     if steps is not None:
         spec = spec.model_copy(update={"steps": steps, "steps_from": None})
+    check_params(spec.param_types, spec.params)
     if not spec.steps:
         raise InvalidError("spec.steps", "a run needs steps")
     return RunPlan(spec, Graph.build(spec))
@@ -84,6 +87,21 @@ def started(request: RunRequest, steps: tuple[Step, ...] | None = None) -> Start
         name: value for name, value in request.spec.items() if name not in ("steps", "stepsFrom")
     }
     return Start(replace(request, spec=rest, steps=digest), plan, {digest: data})
+
+
+def program_of(step: Step, spec: WorkflowSpec) -> dict[str, Any]:
+    """What a step runs whose steps stand in it: like the steps around it, but for what it says."""
+    assert step.workflow is not None
+    around = spec.model_dump(
+        mode="json",
+        by_alias=True,
+        exclude_defaults=True,
+        include={"pool", "retry", "on_error", "parallelism"},
+    )
+    pool = {"pool": {"name": step.pool.name}} if step.pool is not None else {}
+    call = step.workflow
+    result = {"result": call.result} if call.result is not None else {}
+    return {"workflow": "", "spec": {**around, **pool, "steps": list(call.steps), **result}}
 
 
 async def reopened(request: RunRequest, data: bytes | None) -> RunPlan:

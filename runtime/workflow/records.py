@@ -25,7 +25,7 @@ VERSION = 1
 PROGRAM_INLINE_LIMIT = 512
 """Bytes up to which a program stands inline; a run's many steps share few programs."""
 
-StepKind = Literal["agent", "call", "container"]
+StepKind = Literal["agent", "call", "container", "workflow"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +181,25 @@ class EventReceived:
 
 
 @dataclass(frozen=True, slots=True)
+class RunCompensating:
+    """A step failed and what was done is undone; `cause` is that step. Nothing else starts."""
+
+    at: float
+    cause: StepKey
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnding:
+    """The outcome is known, the onExit steps run; the fields are those of RunFinished."""
+
+    at: float
+    phase: Phase
+    reason: str
+    message: str
+    result: Any
+
+
+@dataclass(frozen=True, slots=True)
 class RunFinished:
     """The run is over. Last record of every journal."""
 
@@ -198,11 +217,13 @@ class RunRestored:
     Attributes:
         recent: what changed last, newest first: key, state, message.
         seen: ids of the events that came last.
+        completed: units that can be undone, in the order in which they succeeded.
     """
 
     revision: int
     recent: tuple[tuple[StepKey, str, str], ...]
     seen: tuple[str, ...] = ()
+    completed: tuple[StepKey, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +278,8 @@ RunRecord = (
     | RunHeld
     | ApprovalGiven
     | EventReceived
+    | RunCompensating
+    | RunEnding
     | RunFinished
 )
 Record = StepRecord | RunRecord
@@ -335,6 +358,10 @@ def _row_of_run(record: RunRecord, aside: _Aside) -> list[Any]:
     match record:
         case RunFinished(at, phase, reason, message, result):
             return ["end", at, phase, reason, message, aside.put(result)]
+        case RunEnding(at, phase, reason, message, result):
+            return ["exit", at, phase, reason, message, aside.put(result)]
+        case RunCompensating(at, cause):
+            return ["undo", at, cause.step, cause.index]
         case RunStarted(at):
             return ["start", at]
         case RunForked(at, run, checkpoint, taken, again):
@@ -349,9 +376,9 @@ def _row_of_run(record: RunRecord, aside: _Aside) -> list[Any]:
             return ["decide", step, at, decision.decision, decision.by, decision.comment]
         case EventReceived(name, identity, at, by, payload):
             return ["event", name, identity, at, by, aside.put(payload)]
-        case RunRestored(revision, recent, seen):
+        case RunRestored(revision, recent, seen, completed):
             shown = [[k.step, k.index, told, why] for k, told, why in recent]
-            return ["snap", revision, shown, seen]
+            return ["snap", revision, shown, seen, [[k.step, k.index] for k in completed]]
 
 
 def _succeeded(row: list[Any], values: _Values) -> Record:
@@ -382,7 +409,8 @@ def _failed(row: list[Any], _: _Values) -> Record:
 
 def _restored(row: list[Any], _: _Values) -> Record:
     recent = tuple((StepKey(s, i), told, why) for s, i, told, why in row[2])
-    return RunRestored(row[1], recent, *map(tuple, row[3:]))
+    seen, completed = (*row[3:], (), ())[:2]
+    return RunRestored(row[1], recent, tuple(seen), tuple(StepKey(*key) for key in completed))
 
 
 _READERS: dict[str, Callable[[list[Any], _Values], Record]] = {
@@ -401,6 +429,8 @@ _READERS: dict[str, Callable[[list[Any], _Values], Record]] = {
     "adjust": lambda row, _: RunAdjusted(row[1], row[2], row[3]),
     "held": lambda row, _: RunHeld(row[1], row[2], row[3]),
     "snap": _restored,
+    "undo": lambda row, _: RunCompensating(row[1], StepKey(row[2], row[3])),
+    "exit": lambda row, values: RunEnding(row[1], row[2], row[3], row[4], values.get(row[5])),
     "end": lambda row, values: RunFinished(row[1], row[2], row[3], row[4], values.get(row[5])),
 }
 

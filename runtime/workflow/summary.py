@@ -51,6 +51,8 @@ def summarise(state: RunState) -> RunSummary:
         waiting=tuple(_waiting(state)) if state.finished is None else (),
         checkpoint=_checkpoint(state),
         origin=_origin(state),
+        parent=state.request.parent.run if state.request.parent else "",
+        parent_step=str(state.request.parent.key) if state.request.parent else "",
     )
 
 

@@ -13,11 +13,17 @@ from pydantic import ValidationError
 from seedbed.crds.agent import AgentSpec
 from seedbed.crds.base import seconds
 from seedbed.crds.feature_flag import FeatureFlagSpec
-from seedbed.crds.messages import agent_setting, flag_setting, pool_setting
+from seedbed.crds.messages import (
+    agent_setting,
+    flag_setting,
+    pool_setting,
+    template_setting,
+)
 from seedbed.crds.pool import PoolSpec
 from seedbed.crds.workflow import Step, WorkflowSpec
 from seedbed.runtime.coordination.port import Change
 from seedbed.runtime.flags.evaluate import evaluate
+from seedbed.runtime.workflow.plan import program_of
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +60,7 @@ class World:
         self._agents: dict[str, AgentSpec] = {}
         self._pools: dict[str, PoolSpec] = {}
         self._flags: dict[str, FeatureFlagSpec] = {}
+        self._templates: dict[str, WorkflowSpec] = {}
         self._programs: dict[str, dict[str, Any]] = {}
 
     def change(self, change: Change) -> None:
@@ -62,6 +69,7 @@ class World:
             "agents": (self._agents, AgentSpec),
             "pools": (self._pools, PoolSpec),
             "flags": (self._flags, FeatureFlagSpec),
+            "templates": (self._templates, WorkflowSpec),
         }
         kept = forms.get(change.key.split("/", 1)[0])
         if kept is None:
@@ -91,6 +99,8 @@ class World:
         if step.call is not None:
             pool = (step.pool or spec.pool).name
             return self._in_pool(namespace, pool, {"entry": step.call.entry}, timeout)
+        if step.workflow is not None:
+            return self._nested(namespace, step, spec)
         assert step.agent is not None
         name = step.agent.name
         key = agent_setting(namespace, name)
@@ -105,6 +115,23 @@ class World:
             self._programs[key] = program
         limit = seconds(step.timeout or agent.timeout)
         return self._in_pool(namespace, (step.pool or agent.pool).name, program, limit)
+
+    def _nested(self, namespace: str, step: Step, spec: WorkflowSpec) -> Place | Blocked:
+        """A run of its own; it has the time of the run around it where the step sets no limit."""
+        assert step.workflow is not None
+        limit = seconds(step.timeout) if step.timeout else 0.0
+        name = step.workflow.name
+        if name is None:
+            return Place("", program_of(step, spec), limit)
+        key = template_setting(namespace, name)
+        template = self._templates.get(key)
+        if template is None:
+            return Blocked("WorkflowNotFound", f"there is no Workflow {name!r} with spec.template")
+        program = self._programs.get(key)
+        if program is None:
+            plan = template.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+            program = self._programs[key] = {"workflow": name, "spec": plan}
+        return Place("", program, limit)
 
     def _in_pool(
         self, namespace: str, pool: str, program: dict[str, Any], timeout: float
