@@ -1,0 +1,1 @@
+"""Goals taken apart: a tree of tasks, the planners that grow it, and how it is shown."""
