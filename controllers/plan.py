@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from seedbed.crds.messages import Decision, RunRequest, RunSummary, StepResult
+from seedbed.crds.spending import Spending
 
 Raw = Mapping[str, Any]
 """A Kubernetes object as JSON."""
@@ -36,6 +37,7 @@ class Observed:
         settings: live settings that concern it, by key, as JSON.
         run: what the engine last told of the Workflow's current run; None where it told nothing.
         workers: healthy workers registered for the Pool that concerns it.
+        spending: what model calls on its behalf have cost.
     """
 
     key: Key
@@ -45,6 +47,7 @@ class Observed:
     settings: Mapping[str, bytes] = field(default_factory=dict)
     run: RunSummary | None = None
     workers: int = 0
+    spending: Spending = Spending()
 
 
 @dataclass(frozen=True, slots=True)

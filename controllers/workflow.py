@@ -7,6 +7,7 @@ cancel: each harmless when repeated) and shows what it last told.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,6 +37,7 @@ from seedbed.controllers.plan import (
 )
 from seedbed.controllers.reading import read_spec, refused, status_of, told
 from seedbed.controllers.steps_source import Document, Missing, document
+from seedbed.controllers.template import hide_template, show_template
 from seedbed.crds.admission import validate
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.messages import (
@@ -57,12 +59,23 @@ _WAITING, _ASKED = 10, 1000
 def reconcile(observed: Observed, now: datetime, defaults: Defaults) -> Plan:
     """Submits the plan as a run, keeps the run as the spec says, shows its state."""
     workflow = observed.object
+    hidden = hide_template(observed)
     if workflow is None:
-        return Plan(effects=_cancel(observed.run, "the Workflow was deleted"))
+        return Plan(effects=(*hidden, *_cancel(observed.run, "the Workflow was deleted")))
     try:
         spec = _read(workflow)
     except InvalidError as error:
         return refused(workflow, error, now)
+    if spec.template:
+        ended = _cancel_previous(observed, status_of(workflow), spec)
+        return show_template(observed, workflow, spec, ended, now)
+    plan = _run(observed, workflow, spec, now, defaults)
+    return replace(plan, effects=(*hidden, *plan.effects)) if hidden else plan
+
+
+def _run(
+    observed: Observed, workflow: Raw, spec: WorkflowSpec, now: datetime, defaults: Defaults
+) -> Plan:
     before = status_of(workflow)
     source = document(observed, spec)
     if isinstance(source, Missing):
@@ -89,6 +102,8 @@ def references(workflow: Raw) -> Iterator[Key]:
             yield Key("Pool", namespace, step["pool"].get("name", ""))
         if step.get("agent"):
             yield Key("Agent", namespace, step["agent"].get("name", ""))
+        if (step.get("workflow") or {}).get("name"):
+            yield Key("Workflow", namespace, step["workflow"]["name"])
 
 
 def _read(workflow: Raw) -> WorkflowSpec:
@@ -200,6 +215,12 @@ def _missing(observed: Observed, workflow: Raw, spec: WorkflowSpec) -> tuple[str
             if agent is None:
                 where = f"spec.steps[{at}].agent.name"
                 return "AgentNotFound", f"{where}: there is no Agent `{step.agent.name}` yet"
+        elif step.workflow is not None and step.workflow.name is not None:
+            found = observed.references.get(Key("Workflow", namespace, step.workflow.name))
+            if found is None or not (found.get("spec") or {}).get("template"):
+                said = f"there is no Workflow `{step.workflow.name}` with spec.template yet"
+                return "WorkflowNotFound", f"spec.steps[{at}].workflow.name: {said}"
+            continue
         elif step.call is None:
             continue  # no worker of a Pool executes it
         pool = step.pool or (spec.pool if step.agent is None else None)

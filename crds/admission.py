@@ -25,6 +25,7 @@ from seedbed.crds.kinds import BY_NAME, Kind
 from seedbed.crds.pool import PoolSpec
 from seedbed.crds.signature import Signature
 from seedbed.crds.steps_source import PUSHED
+from seedbed.crds.sub_workflow import check_params
 from seedbed.crds.templates import below
 from seedbed.crds.workflow import WorkflowSpec
 
@@ -112,6 +113,11 @@ def _check_agent(spec: AgentSpec) -> list[InvalidError]:
 
 def _check_workflow(spec: WorkflowSpec) -> list[InvalidError]:
     found = _check_steps(spec)
+    try:
+        if not spec.template:
+            check_params(spec.param_types, spec.params)
+    except InvalidError as error:
+        found.append(error)
     check_retry(spec.retry, "spec.retry", lambda *problem: found.append(InvalidError(*problem)))
     found += _positive(spec.deadline, "spec.deadline")
     for at, step in enumerate(spec.steps):
@@ -126,6 +132,9 @@ def _check_steps(spec: WorkflowSpec) -> list[InvalidError]:
         return [InvalidError("spec.steps", "a Workflow has exactly one of steps and stepsFrom")]
     if source is None:
         return Graph.problems(spec)
+    if spec.template and source.config_map is not None:
+        expected = "the steps of a template stand in the spec or in an artifact"
+        return [InvalidError("spec.stepsFrom.configMap", expected)]
     if (source.config_map is None) == (source.artifact is None):
         expected = "stepsFrom has exactly one of configMap and artifact"
         return [InvalidError("spec.stepsFrom", expected)]

@@ -34,6 +34,12 @@ from seedbed.crds.messages import (
     encode,
     engine_address,
 )
+from seedbed.crds.spending import (
+    SPENDING_PREFIX,
+    Spending,
+    agent_account,
+    workflow_account,
+)
 from seedbed.operator.cache import Cache
 from seedbed.operator.cluster import Cluster
 from seedbed.operator.executor import ENGINE_WAIT, Executor
@@ -46,6 +52,14 @@ from seedbed.runtime.coordination.port import Change, Coordinator, Ownership
 
 log = logging.getLogger(__name__)
 
+_OWNERS = {
+    "agents": "Agent",
+    "flags": "FeatureFlag",
+    "pools": "Pool",
+    "templates": "Workflow",
+    "workflows": "Workflow",
+}
+_SPENDERS = ("Agent", "Workflow")
 WORKERS_PREFIX = "services/worker/"
 TERMINAL_RETRY = 60.0
 PROGRESS_SECONDS = 0.5
@@ -84,6 +98,7 @@ class Reconciler:
         self._resync = resync
         self._concurrency = concurrency
         self._settings: dict[str, bytes] = {}
+        self._spending: dict[str, Spending] = {}
         self._workers: dict[str, tuple[str, str]] = {}
         self._runs: dict[tuple[str, str], RunSummary] = {}
         self._executor = Executor(
@@ -127,6 +142,8 @@ class Reconciler:
 
     def summarised(self, summary: RunSummary) -> None:
         """The engine has told of a run."""
+        if summary.parent:
+            return  # the run of a step: who waits for it is another run
         name = (summary.namespace, summary.workflow)
         known = self._runs.get(name)
         if known is not None and known.run == summary.run and known.revision >= summary.revision:
@@ -153,6 +170,8 @@ class Reconciler:
                     for key, value in (await self._coordinator.settings(prefix)).items()
                 }
             )
+            for name, value in (await self._coordinator.settings(SPENDING_PREFIX)).items():
+                self._spent(name, value)
             try:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._follow_settings(changes))
@@ -183,8 +202,19 @@ class Reconciler:
             self._worker_changed(change)
         elif change.value is None:
             self._settings.pop(change.key, None)
+            self._spending.pop(change.key, None)
+        elif change.key.startswith(SPENDING_PREFIX):
+            self._spent(change.key, change.value)
         elif change.key.startswith(SETTING_PREFIXES):
             self._settings[change.key] = change.value
+
+    def _spent(self, setting: str, value: bytes) -> None:
+        """The model service has told what an account has spent."""
+        self._spending[setting] = Spending.read(value)
+        kind, namespace, name = setting.removeprefix(SPENDING_PREFIX).split("/", 2)
+        if kind in _OWNERS:
+            # Spending moves with every call: a status that is a moment old spares writes.
+            self.queue.add_after(Key(_OWNERS[kind], namespace, name), PROGRESS_SECONDS)
 
     def _worker_changed(self, change: Change) -> None:
         before = self._workers.pop(change.key, None)
@@ -217,7 +247,7 @@ class Reconciler:
         """Withdraw settings and cancel runs whose object is gone, seen or unseen."""
         for setting in list(self._settings):
             kind, namespace, name = setting.split("/", 2)
-            owner = {"agents": "Agent", "flags": "FeatureFlag", "pools": "Pool"}[kind]
+            owner = _OWNERS[kind]
             if self.cache.get(Key(owner, namespace, name)) is None:
                 await self._executor.effect(Withdraw(setting))
         for partition in range(PARTITIONS):
@@ -281,11 +311,8 @@ class Reconciler:
         if obj is not None and obj["metadata"].get("deletionTimestamp"):
             obj = None
         registration = REGISTRATIONS[key.kind]
-        settings = {}
-        if registration.setting is not None:
-            setting = registration.setting(key.namespace, key.name)
-            if setting in self._settings:
-                settings[setting] = self._settings[setting]
+        published = [name(key.namespace, key.name) for name in registration.settings]
+        settings = {name: self._settings[name] for name in published if name in self._settings}
         return Observed(
             key,
             obj,
@@ -294,6 +321,7 @@ class Reconciler:
             settings=settings,
             run=self._runs.get((key.namespace, key.name)) if key.kind == "Workflow" else None,
             workers=self._workers_for(key, obj),
+            spending=self._spending.get(_account(key), Spending()),
         )
 
     def _workers_for(self, key: Key, obj: Raw | None) -> int:
@@ -312,6 +340,12 @@ class Reconciler:
         self._metrics.conditions.clear()
         for labels, number in counts.items():
             self._metrics.conditions.labels(*labels).set(number)
+
+
+def _account(key: Key) -> str:
+    """The live setting that tells what an object has spent."""
+    owner = agent_account if key.kind == "Agent" else workflow_account
+    return f"{SPENDING_PREFIX}{owner(key.namespace, key.name)}" if key.kind in _SPENDERS else ""
 
 
 def _milestone(run: RunSummary) -> tuple[object, ...]:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from seedbed.controllers import agent, feature_flag, pool, workflow
+from seedbed.controllers.budget import with_budget
 from seedbed.controllers.plan import Defaults, Key, Observed, Plan, Raw
 from seedbed.controllers.pods import POOL_LABEL, WORKFLOW_LABEL
 from seedbed.crds.base import API_VERSION
-from seedbed.crds.messages import agent_setting, flag_setting, pool_setting
+from seedbed.crds.messages import agent_setting, flag_setting, pool_setting, template_setting
+from seedbed.crds.spending import workflow_setting
 from seedbed.crds.steps_source import PLAN_LABEL
 
 
@@ -29,13 +31,13 @@ class Registration:
     Attributes:
         reconcile: the pure decision.
         references: the objects that an object names; a change of one of them is a reason to look.
-        setting: gives the live setting that an object publishes, by namespace and name.
+        settings: give the live settings that an object publishes, by namespace and name.
     """
 
     kind: str
     reconcile: Callable[[Observed, datetime, Defaults], Plan]
     references: Callable[[Raw], Iterable[Key]] = _none
-    setting: Callable[[str, str], str] | None = None
+    settings: tuple[Callable[[str, str], str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +57,15 @@ class ChildKind:
 REGISTRATIONS: dict[str, Registration] = {
     each.kind: each
     for each in (
-        Registration("Pool", pool.reconcile, setting=pool_setting),
-        Registration("Agent", agent.reconcile, _pool_of_agent, agent_setting),
-        Registration("Workflow", workflow.reconcile, workflow.references),
-        Registration("FeatureFlag", feature_flag.reconcile, setting=flag_setting),
+        Registration("Pool", pool.reconcile, settings=(pool_setting,)),
+        Registration("Agent", with_budget(agent.reconcile), _pool_of_agent, (agent_setting,)),
+        Registration(
+            "Workflow",
+            with_budget(workflow.reconcile),
+            workflow.references,
+            (template_setting, workflow_setting),
+        ),
+        Registration("FeatureFlag", feature_flag.reconcile, settings=(flag_setting,)),
     )
 }
 CHILDREN: dict[str, ChildKind] = {

@@ -101,7 +101,7 @@ def state_of(obj: Raw) -> State:
     if at(obj, ".status.observedGeneration") != obj["metadata"]["generation"]:
         return "waiting"
     ready = conditions.get("Ready", {})
-    if ended(obj) if obj["kind"] == "Workflow" else ready.get("status") == "True":
+    if ended(obj) if runs(obj) else ready.get("status") == "True":
         return "done"
     stalled = conditions.get("Stalled", {}).get("status") == "True"
     missing = str(ready.get("reason", "")).endswith("NotFound")
@@ -109,9 +109,14 @@ def state_of(obj: Raw) -> State:
     return "hopeless" if stalled or missing or suspended else "waiting"
 
 
+def runs(obj: Raw) -> bool:
+    """Whether an object is a Workflow that runs: a template does not."""
+    return obj["kind"] == "Workflow" and not at(obj, ".spec.template")
+
+
 def succeeded(obj: Raw) -> bool:
     """Whether an object is as the user wanted it."""
-    if obj["kind"] == "Workflow":
+    if runs(obj):
         return ended(obj) and at(obj, ".status.phase") == "Succeeded"
     return state_of(obj) == "done"
 
@@ -235,7 +240,7 @@ async def _results(parts: Parts) -> Mapping[str, Any]:
     return {
         obj["metadata"]["name"]: await history.result(at(obj, ".status.runId"))
         for obj in parts.cluster.listed("Workflow")
-        if succeeded(obj)
+        if runs(obj) and succeeded(obj)
     }
 
 
