@@ -47,7 +47,7 @@ class Observed:
     settings: Mapping[str, bytes] = field(default_factory=dict)
     run: RunSummary | None = None
     workers: int = 0
-    spending: Spending = Spending()
+    spending: Spending = field(default_factory=Spending)
 
 
 @dataclass(frozen=True, slots=True)

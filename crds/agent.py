@@ -16,6 +16,7 @@ from seedbed.crds.base import (
     Reference,
     Status,
 )
+from seedbed.crds.budget import Budget
 
 
 class AgentModel(Model):
@@ -88,6 +89,14 @@ class AgentSpec(Model):
         description="Which model answers, and how.",
         examples=[{"name": "smollm2"}],
     )
+    budget: Budget | None = Field(
+        default=None,
+        description=(
+            "What the Agent's model calls may cost in all, over its whole life. Raising the limit "
+            "goes on where it halted."
+        ),
+        examples=[{"limit": "5.00"}],
+    )
     timeout: Duration = Field(
         default="5m",
         description="Longest time for one call of the Agent.",
@@ -111,6 +120,12 @@ class AgentStatus(Status):
         description="Names of the outputs, with those the strategy adds.",
         max_length=65,
         examples=[["reasoning", "kind"]],
+    )
+    spent: str = Field(
+        default="",
+        description="Dollars that its model calls have cost so far.",
+        max_length=24,
+        examples=["1.25"],
     )
     workers: int = Field(
         default=0, description="Workers that can host the Agent now.", ge=0, examples=[4]

@@ -82,6 +82,10 @@ COMMON_CONDITIONS = (
     ("Stalled", "True where only a change, of this object or of one it names, can help."),
     ("Accepted", "Whether the spec can be read; where not, the message names the field."),
 )
+_BUDGET = (
+    "BudgetExceeded",
+    "Whether `spec.budget` is used up; only there where a budget is set.",
+)
 _SUSPENDED = ("Suspended", "Whether `spec.suspend` is in force.")
 
 _READY = Column("Ready", '.status.conditions[?(@.type=="Ready")].status')
@@ -128,6 +132,8 @@ AGENT = Kind(
         Column("Strategy", ".spec.strategy"),
         Column("Model", ".spec.model.name"),
         Column("Pool", ".spec.pool.name"),
+        Column("Spent", ".status.spent"),
+        Column("Budget", ".spec.budget.limit"),
         _READY,
         _REASON,
         _AGE,
@@ -139,6 +145,7 @@ AGENT = Kind(
             path="spec.signature",
         ),
     ),
+    conditions=(_BUDGET,),
 )
 WORKFLOW = Kind(
     "Workflow",
@@ -150,6 +157,8 @@ WORKFLOW = Kind(
     (
         Column("Phase", ".status.phase"),
         Column("Progress", ".status.progress"),
+        Column("Spent", ".status.spent"),
+        Column("Budget", ".spec.budget.limit"),
         _READY,
         _REASON,
         Column("Checkpoint", ".status.lastCheckpoint.time", "date", priority=1),
@@ -211,6 +220,7 @@ WORKFLOW = Kind(
     ),
     conditions=(
         ("Finished", "True when the run has ended; the reason says whether it went well."),
+        _BUDGET,
         _SUSPENDED,
         ("WaitingForApproval", "True while a step waits for a person; the message says for what."),
     ),

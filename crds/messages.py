@@ -27,7 +27,7 @@ RESULT_PREVIEW_LIMIT = 4 * 1024
 """Bytes up to which a run's result stands in the Workflow's status."""
 
 # Fields of a Workflow's spec that may change while a run goes on; all others make another run.
-LIVE_FIELDS = ("suspend", "parallelism", "checkpoint", "approvals")
+LIVE_FIELDS = ("suspend", "parallelism", "checkpoint", "approvals", "budget")
 
 _T = TypeVar("_T")
 
@@ -82,8 +82,6 @@ def summaries_topic(partition: int) -> str:
 
 SETTING_PREFIXES = ("agents/", "flags/", "pools/", "templates/", "workflows/")
 """Where the live settings of Agents, FeatureFlags, Pools, templates and Workflows stand."""
-SPENDING_PREFIX = "spending/"
-"""Where the model service tells what accounts have spent."""
 
 
 def agent_setting(namespace: str, name: str = "") -> str:

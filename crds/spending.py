@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import orjson
 
+from seedbed.crds.base import Model
 from seedbed.crds.budget import Budget
 from seedbed.crds.money import dollars
 
@@ -31,6 +32,12 @@ def workflow_account(namespace: str, name: str) -> str:
 def namespace_account(namespace: str) -> str:
     """The account that all of a namespace pays from."""
     return f"namespaces/{namespace}"
+
+
+class Limits(Model):
+    """The live setting of a Workflow that has a budget."""
+
+    budget: Budget
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,10 @@ from seedbed.crds.base import (
     Status,
     Text,
 )
+from seedbed.crds.budget import Budget
 from seedbed.crds.checkpoint import CheckpointPolicy, ForkedFrom, ForkFrom, LastCheckpoint
 from seedbed.crds.failure import OnError, Retry
-from seedbed.crds.flow import Approval, Approve, Branch, Join, Repeat, Wait
+from seedbed.crds.flow import Approval, Approve, Branch, Join, Names, Repeat, Wait
 from seedbed.crds.steps_source import StepsFrom
 from seedbed.crds.sub_workflow import ParamType, WorkflowCall
 
@@ -201,6 +202,14 @@ class Step(Model):
         description="Longest time for one attempt, from when a worker takes it.",
         examples=["2m"],
     )
+    compensate: EntryCall | None = Field(
+        default=None,
+        description=(
+            "Undoes the step after it has succeeded, where a step fails whose onError says "
+            "`compensate`. Its expressions may read `output`, what the step gave. Five attempts."
+        ),
+        examples=[{"entry": "team.steps:refund", "args": {"payment": "${output.id}"}}],
+    )
     allow_failure: bool = Field(
         default=False,
         description="Goes on when the step fails, as onError with the action `continue`.",
@@ -290,6 +299,15 @@ class WorkflowSpec(Model):
         description="What becomes of the run when a step fails that does not say so itself.",
         examples=[{"action": "abort"}],
     )
+    on_exit: Names = Field(
+        default=(),
+        description=(
+            "Steps that run once the outcome is known, whatever it is. Their expressions may read "
+            "`run.phase`, `run.reason` and `run.message`, and every step as it was left. They cannot "
+            "change the outcome."
+        ),
+        examples=[["tell-the-team"]],
+    )
     parallelism: int = Field(
         default=100,
         description="Steps of this Workflow that run at the same time.",
@@ -301,6 +319,14 @@ class WorkflowSpec(Model):
         default=None,
         description="Longest time for the whole run; it fails when it is over.",
         examples=["48h"],
+    )
+    budget: Budget | None = Field(
+        default=None,
+        description=(
+            "What model calls on the Workflow's behalf may cost in all, its earlier runs included. "
+            "When it is used up, steps that ask Agents wait until the limit is raised."
+        ),
+        examples=[{"limit": "20.00", "policy": "Cheaper"}],
     )
     suspend: bool = Field(
         default=False,
@@ -393,6 +419,12 @@ class WorkflowStatus(Status):
         description="Steps that wait, approvals first; at most 10.",
         max_length=10,
         examples=[[{"name": "send-letters", "kind": "approval", "message": "Send 40 letters?"}]],
+    )
+    spent: str = Field(
+        default="",
+        description="Dollars that model calls on its behalf have cost so far.",
+        max_length=24,
+        examples=["1.25"],
     )
     started_at: datetime | None = Field(
         default=None, description="When the run began.", examples=["2026-11-21T10:00:00Z"]

@@ -35,6 +35,7 @@ async def funded(
         lease: seconds after which the money that a dead gateway held is free again.
     """
     limits = Limits(gateway.models.budgets)
+    await limits.load(coordinator)
     teller = Teller(ledger, holder, lease=lease)
     publisher = Publisher(teller, ledger, coordinator)
     gateway.stages.append(

@@ -23,6 +23,7 @@ from seedbed.crds.messages import (
     decode_request,
     engine_address,
 )
+from seedbed.crds.spending import SPENDING_PREFIX
 from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.coordination.lease import while_held
 from seedbed.runtime.coordination.port import Change, Coordinator, Lease, Ownership
@@ -109,7 +110,7 @@ class Engine:
         self._world = World()
         async with AsyncExitStack() as stack:
             changes = await stack.enter_async_context(self._coordinator.watch(""))
-            for prefix in SETTING_PREFIXES:
+            for prefix in (*SETTING_PREFIXES, SPENDING_PREFIX):
                 for key, value in (await self._coordinator.settings(prefix)).items():
                     self._world.change(Change(key, value))
             try:
@@ -124,7 +125,7 @@ class Engine:
 
     async def _follow(self, changes: AsyncIterator[Change]) -> None:
         async for change in changes:
-            if change.key.startswith(SETTING_PREFIXES):
+            if change.key.startswith((*SETTING_PREFIXES, SPENDING_PREFIX)):
                 self._world.change(change)
                 for partition, _ in self._owned.values():
                     partition.look_again()

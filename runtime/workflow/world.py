@@ -20,6 +20,14 @@ from seedbed.crds.messages import (
     template_setting,
 )
 from seedbed.crds.pool import PoolSpec
+from seedbed.crds.spending import (
+    SPENDING_PREFIX,
+    Limits,
+    Spending,
+    agent_account,
+    workflow_account,
+    workflow_setting,
+)
 from seedbed.crds.workflow import Step, WorkflowSpec
 from seedbed.runtime.coordination.port import Change
 from seedbed.runtime.flags.evaluate import evaluate
@@ -61,6 +69,8 @@ class World:
         self._pools: dict[str, PoolSpec] = {}
         self._flags: dict[str, FeatureFlagSpec] = {}
         self._templates: dict[str, WorkflowSpec] = {}
+        self._limits: dict[str, Limits] = {}
+        self._spending: dict[str, Spending] = {}
         self._programs: dict[str, dict[str, Any]] = {}
 
     def change(self, change: Change) -> None:
@@ -70,7 +80,11 @@ class World:
             "pools": (self._pools, PoolSpec),
             "flags": (self._flags, FeatureFlagSpec),
             "templates": (self._templates, WorkflowSpec),
+            "workflows": (self._limits, Limits),
         }
+        if change.key.startswith(SPENDING_PREFIX):
+            self._spending[change.key] = Spending.read(change.value)
+            return
         kept = forms.get(change.key.split("/", 1)[0])
         if kept is None:
             return
@@ -90,8 +104,10 @@ class World:
         spec = self._flags.get(flag_setting(namespace, name))
         return spec is not None and evaluate(spec, f"{namespace}/{name}", subject).value
 
-    def place(self, namespace: str, step: Step, spec: WorkflowSpec) -> Place | Blocked:
-        """Where a step can run."""
+    def place(
+        self, namespace: str, step: Step, spec: WorkflowSpec, workflow: str = ""
+    ) -> Place | Blocked:
+        """Where a step of a Workflow can run."""
         timeout = seconds(step.timeout) if step.timeout else DEFAULT_TIMEOUT
         if step.container is not None:
             container = step.container.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -109,12 +125,34 @@ class World:
             return Blocked("AgentNotFound", f"Agent {name!r} does not exist")
         if agent.suspend:
             return Blocked("AgentSuspended", f"Agent {name!r} is suspended")
+        unpaid = self._unpaid(namespace, name, agent, workflow)
+        if unpaid is not None:
+            return unpaid
         program = self._programs.get(key)
         if program is None:
             program = {**agent.model_dump(mode="json", by_alias=True), "agentName": name}
             self._programs[key] = program
         limit = seconds(step.timeout or agent.timeout)
         return self._in_pool(namespace, (step.pool or agent.pool).name, program, limit)
+
+    def _unpaid(
+        self, namespace: str, name: str, agent: AgentSpec, workflow: str
+    ) -> Blocked | None:
+        """Whether a budget that would pay for asking the Agent is used up."""
+        of_workflow = self._limits.get(workflow_setting(namespace, workflow))
+        paying = (
+            (f"Agent {name!r}", agent_account(namespace, name), agent.budget),
+            (
+                f"Workflow {workflow!r}",
+                workflow_account(namespace, workflow),
+                of_workflow.budget if of_workflow is not None else None,
+            ),
+        )
+        for who, account, budget in paying:
+            spending = self._spending.get(f"{SPENDING_PREFIX}{account}")
+            if budget is not None and spending is not None and spending.exceeds(budget):
+                return Blocked("BudgetExceeded", f"the budget of {who}: {spending.told(budget)}")
+        return None
 
     def _nested(self, namespace: str, step: Step, spec: WorkflowSpec) -> Place | Blocked:
         """A run of its own; it has the time of the run around it where the step sets no limit."""

@@ -11,19 +11,17 @@ from pydantic import ValidationError
 
 from seedbed.crds.budget import Budget
 from seedbed.crds.errors import RetryableError
-from seedbed.crds.messages import agent_setting
 from seedbed.crds.spending import (
     agent_account,
     namespace_account,
     workflow_account,
-    workflow_setting,
 )
 from seedbed.runtime.coordination.port import Change, Coordinator
 from seedbed.runtime.llm.call import Identity
 
 log = logging.getLogger(__name__)
 
-_PREFIXES = (agent_setting("").removesuffix("/"), workflow_setting("").removesuffix("/"))
+_PREFIXES = ("agents/", "workflows/")
 _AGAIN = 1.0
 
 
@@ -69,6 +67,19 @@ class Limits:
                 self._budgets[change.key] = Budget.model_validate(told)
         except (orjson.JSONDecodeError, AttributeError, ValidationError) as error:
             log.warning("the budget of %s cannot be read: %s", change.key, error)
+
+    async def load(self, coordinator: Coordinator) -> None:
+        """Learn all budgets there are, however long the coordinator takes to answer."""
+        while True:
+            try:
+                for prefix in _PREFIXES:
+                    for key, value in (await coordinator.settings(prefix)).items():
+                        self.change(Change(key, value))
+            except RetryableError as error:
+                log.warning("budgets cannot be read: %s", error)
+                await asyncio.sleep(_AGAIN)
+            else:
+                return
 
     async def follow(self, coordinator: Coordinator) -> None:
         """Keep up with the live settings until cancelled."""
