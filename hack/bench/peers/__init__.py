@@ -1,0 +1,1 @@
+"""What others do on the same machine in the same run; see `workflows`."""
