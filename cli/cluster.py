@@ -176,7 +176,7 @@ class ClusterSource:
     async def take_checkpoint(self, namespace: str, workflow: str) -> Mapping[str, Any]:
         """Have the engine take one; answers when it is kept."""
         path = f"/api/v3/workflows/{namespace}/{workflow}/checkpoints"
-        told: Mapping[str, Any] = json.loads(await self._text_from_api(path, "POST", b"{}"))
+        told: Mapping[str, Any] = json.loads(await self.text_from_api(path, "POST", b"{}"))
         return told
 
     async def tell(
@@ -186,7 +186,7 @@ class ClusterSource:
         query = f"?key={quote(key, safe='')}" if key else ""
         path = f"/api/v3/workflows/{namespace}/{workflow}/{quote(page)}{query}"
         data = json.dumps(body).encode()
-        told: Mapping[str, Any] = json.loads(await self._text_from_api(path, "POST", data))
+        told: Mapping[str, Any] = json.loads(await self.text_from_api(path, "POST", data))
         return told
 
     async def patch(self, kind: Kind, namespace: str, name: str, patch: Raw) -> None:
@@ -217,7 +217,7 @@ class ClusterSource:
     async def picture(self, namespace: str, workflow: str, form: str) -> str:
         """From Seedbed's API."""
         path = f"/api/v3/workflows/{namespace}/{workflow}/graph.svg?form={form}"
-        return await self._text_from_api(path)
+        return await self.text_from_api(path)
 
     async def follow(self, namespace: str, workflow: str) -> AsyncIterator[Mapping[str, Any]]:
         """From Seedbed's API."""
@@ -280,12 +280,12 @@ class ClusterSource:
                     yield change["object"]
 
     async def _from_api(self, path: str) -> Any:
-        return json.loads(await self._text_from_api(path))
+        return json.loads(await self.text_from_api(path))
 
     async def push_plan(self, namespace: str, data: bytes) -> Mapping[str, Any]:
         """Keep a document with steps in Seedbed's store."""
         path = f"/api/v3/plans/{quote(namespace, safe='')}"
-        told: Mapping[str, Any] = json.loads(await self._text_from_api(path, "POST", data))
+        told: Mapping[str, Any] = json.loads(await self.text_from_api(path, "POST", data))
         return told
 
     async def plans(self, namespace: str) -> Sequence[Mapping[str, Any]]:
@@ -297,9 +297,10 @@ class ClusterSource:
     async def remove_plan(self, namespace: str, digest: str) -> None:
         """Forget one of them."""
         path = f"/api/v3/plans/{quote(namespace, safe='')}/{quote(digest, safe='')}"
-        await self._text_from_api(path, "DELETE")
+        await self.text_from_api(path, "DELETE")
 
-    async def _text_from_api(self, path: str, method: str = "GET", data: bytes = b"") -> str:
+    async def text_from_api(self, path: str, method: str = "GET", data: bytes = b"") -> str:
+        """A page of Seedbed's API, straight or through the API server's proxy."""
         bearer = await self._bearer()
         if not bearer:
             raise InvalidError(

@@ -4,7 +4,9 @@
     /api/v3/workflows/...          runs (runs.py), live (streams.py), and their analysis (planning.py)
                                    and checkpoints (checkpoints.py), approvals and events (inbox.py)
     /api/v3/plans/...              plans too large for an object (plans.py)
+    /api/v3/tasks/...              goals and their trees of tasks (goals.py)
     GET /api/v3/services           the live services, of `?namespace=` or of all
+    /api/v3/dead-letters           events that could not be handled (dead_letters.py)
     GET /healthz                   for anybody
 
 Errors are `{"error": {"code", "message"}}`; those of a flag's evaluation have OFREP's form.
@@ -22,7 +24,9 @@ from seedbed.crds.errors import RetryableError
 from seedbed.runtime.api.access import Access, Action
 from seedbed.runtime.api.answers import ACCESS, answer, errors_as_answers, require, with_caller
 from seedbed.runtime.api.checkpoints import CheckpointPages
+from seedbed.runtime.api.dead_letters import DeadLetterPages
 from seedbed.runtime.api.flags import LiveFlags
+from seedbed.runtime.api.goals import GoalPages
 from seedbed.runtime.api.inbox import InboxPages
 from seedbed.runtime.api.ofrep import FlagPages
 from seedbed.runtime.api.planning import PlanningPages
@@ -49,9 +53,11 @@ def create_app(
     access: Access,
     flags: LiveFlags,
     live: LiveRuns,
+    events: EventLog | None = None,
     plans: Plans | None = None,
     checkpoints: CheckpointPages | None = None,
     inbox: InboxPages | None = None,
+    goals: GoalPages | None = None,
 ) -> web.Application:
     """The application; `flags` is kept up to date by whoever calls."""
 
@@ -90,9 +96,11 @@ def create_app(
             *RunPages(store, history).routes(),
             *PlanningPages(store).routes(),
             *StreamPages(store, live).routes(),
+            *(DeadLetterPages(events).routes() if events else ()),
             *(PlanPages(plans).routes() if plans else ()),
             *(checkpoints.routes() if checkpoints else ()),
             *(inbox.routes() if inbox else ()),
+            *(goals.routes() if goals else ()),
         ]
     )
     return app
@@ -111,6 +119,7 @@ async def serve(
     plans: Plans | None = None,
     checkpoints: CheckpointPages | None = None,
     inbox: InboxPages | None = None,
+    goals: GoalPages | None = None,
     started: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Serve until cancelled.
@@ -127,6 +136,7 @@ async def serve(
         plans: where large plans are kept.
         checkpoints: the pages about checkpoints.
         inbox: the pages by which people and other systems tell runs something.
+        goals: the pages about goals and their trees.
         started: told the port once it serves.
     """
     known = flags or LiveFlags()
@@ -139,9 +149,11 @@ async def serve(
             access=access,
             flags=known,
             live=live,
+            events=events,
             plans=plans,
             checkpoints=checkpoints,
             inbox=inbox,
+            goals=goals,
         )
         started(await stack.enter_async_context(serving_app(app, host, port)))
         while True:

@@ -11,9 +11,15 @@ from typing import Any
 
 import aiohttp
 import pytest
+from kubernetes.aio import client
 
+from seedbed.cli.cluster import Api, ClusterSource
+from seedbed.cli.events import acted, listed
+from seedbed.cli.following import reconnecting, step_of
+from seedbed.crds.messages import partition_of
 from seedbed.runtime.api.access import Access, Action, AllowAll, Caller, ForbiddenError
 from seedbed.runtime.api.app import serve
+from seedbed.runtime.bus.events import DeadLetter, Event
 from seedbed.runtime.workflow.history import StoredHistory
 from tests.conftest import run_async
 from tests.integration.test_workflow_engine import Open, Place, embedded, on_servers, running, step
@@ -36,6 +42,13 @@ class NoRights(AllowAll):
 
 
 @asynccontextmanager
+async def command_line(http: aiohttp.ClientSession) -> AsyncIterator[ClusterSource]:
+    """What `seedbed --api URL` uses."""
+    async with client.ApiClient(client.Configuration()) as nowhere:
+        yield ClusterSource(nowhere, "team", Api(url=str(http._base_url), token="mine"))
+
+
+@asynccontextmanager
 async def api(at: Place, access: Access | None = None) -> AsyncIterator[aiohttp.ClientSession]:
     ports: asyncio.Queue[int] = asyncio.Queue()
     serving = asyncio.create_task(
@@ -51,7 +64,8 @@ async def api(at: Place, access: Access | None = None) -> AsyncIterator[aiohttp.
         )
     )
     try:
-        async with aiohttp.ClientSession(f"http://127.0.0.1:{await ports.get()}") as http:
+        url = f"http://127.0.0.1:{await ports.get()}"
+        async with aiohttp.ClientSession(url, headers={"Authorization": "Bearer mine"}) as http:
             yield http
     finally:
         serving.cancel()
@@ -121,5 +135,96 @@ def test_who_may_not_get_the_workflow_may_not_follow_it(tmp_path: Path) -> None:
             for access, status in ((NoRights(), 403), (AllowAll(), 404)):
                 async with api(at, access) as http, http.get(path) as answer:
                     assert answer.status == status
+
+    run_async(body())
+
+
+def test_the_command_line_follows_a_run_through_the_api(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with running(lambda: embedded(tmp_path)) as at, api(at) as http:
+            plan = at.request(
+                step("first", "echo", args={"x": 1}),
+                step("then", "note", needs=["first"], args={"folder": str(tmp_path), "label": "x"}),
+            )
+            await at.submit(plan)
+            async with command_line(http) as source:
+                got = [event async for event in source.follow("team", "plan")]
+            told = [step_of(event) for event in got]
+            states = [(one["name"], one["state"]) for one in told if one is not None]
+            assert states == [
+                ("first", "Scheduled"),
+                ("first", "Succeeded"),
+                ("then", "Scheduled"),
+                ("then", "Succeeded"),
+            ]
+            assert got[-1]["kind"] == "run.finished"
+
+    run_async(body())
+
+
+def test_a_broken_stream_goes_on_behind_its_last_event() -> None:
+    asked: list[str] = []
+
+    class Answer:
+        status = 200
+
+        def __init__(self, *lines: bytes) -> None:
+            self.lines = lines
+
+        @property
+        async def content(self) -> AsyncIterator[bytes]:
+            for line in self.lines:
+                yield line
+            raise aiohttp.ClientPayloadError("cut")
+
+    answers = [
+        Answer(b":\n", b"\n", b"id: 1.0\n", b"event: a\n", b"data: {}\n", b"\n"),
+        Answer(b"id: 1.1\n", b"event: b\n", b"data: {}\n", b"\n", b"event: end\n", b"\n"),
+    ]
+
+    @asynccontextmanager
+    async def connect(after: str) -> AsyncIterator[Any]:
+        asked.append(after)
+        yield answers[len(asked) - 1]
+
+    async def body() -> None:
+        got = [event["id"] async for event in reconnecting(connect)]
+        assert got == ["1.0", "1.1"]
+        assert asked == ["", "1.0"]
+
+    run_async(body())
+
+
+def test_dead_letters_are_listed_replayed_and_discarded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def body() -> None:
+        async with embedded(tmp_path) as at, api(at) as http:
+            for number in range(3):
+                event = Event("run-1", "invoice", 1.0, b"private", "critical")
+                reason = f"cannot reach bank {number}"
+                await at.bus.events.bury(DeadLetter(event, "billing", 5, reason, 2.0))
+            async with command_line(http) as source:
+                assert await listed(source, "json") == 0
+                told = json.loads(capsys.readouterr().out)["deadLetters"]
+                assert [one["number"] for one in told] == [1, 2, 3]
+                assert told[0]["reason"] == "cannot reach bank 0"
+                assert told[0]["event"]["kind"] == "invoice"
+                assert "private" not in json.dumps(told)
+                assert await acted(source, "POST", "/replay", [1], every=False) == 0
+                assert await acted(source, "POST", "/replay", [1], every=False) == 1
+                where = partition_of("run-1")
+                async with at.bus.events.follow("billing", where, ("critical",)) as follower:
+                    delivered = await follower.next(5.0)
+                    assert delivered is not None
+                    assert [one.payload for one in delivered.events] == [b"private"]
+                assert await acted(source, "DELETE", "", [], every=True) == 0
+                capsys.readouterr()
+                assert await listed(source, "table") == 0
+                assert capsys.readouterr().out == "no dead letters\n"
+        async with embedded(tmp_path) as at, api(at, NoRights()) as http:
+            for method, path in (("GET", ""), ("POST", "/1/replay"), ("DELETE", "/1")):
+                async with http.request(method, f"/api/v3/dead-letters{path}") as answer:
+                    assert answer.status == 403
 
     run_async(body())
