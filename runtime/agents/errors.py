@@ -3,6 +3,7 @@
 TerminalError
 └── UnknownModuleError     no reasoning strategy of that name
 RetryableError
+├── BudgetExceededError    no budget pays for the call now; raising it does
 ├── AnswerMalformedError   the model's answer does not fit the signature
 └── AnswerTimeoutError     no answer in time
 """
@@ -40,6 +41,12 @@ class AnswerMalformedError(RetryableError):
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field}: {reason}")
         self.field = field
+
+
+class BudgetExceededError(RetryableError):
+    """No budget pays for the call until somebody raises one; see the model service."""
+
+    code = "budget_exceeded"
 
 
 class AnswerTimeoutError(RetryableError):

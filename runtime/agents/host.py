@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,6 +25,28 @@ from seedbed.runtime.agents.program import AgentProgram, build, fingerprint
 
 _PROGRAMS_KEPT = 256
 _CONNECT_WITHIN = 10.0
+
+
+TOKEN = Path("/var/run/secrets/seedbed/gateway/token")
+"""Where a cluster puts the token that tells the model service whose worker this is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Behalf:
+    """On whose behalf an Agent is asked, so that the right budgets pay."""
+
+    namespace: str
+    workflow: str = ""
+    run: str = ""
+
+    def headers(self, agent: str) -> dict[str, str]:
+        """As the model service reads it."""
+        return {
+            "X-Seedbed-Namespace": self.namespace,
+            "X-Seedbed-Agent": agent,
+            "X-Seedbed-Workflow": self.workflow,
+            "X-Seedbed-Run": self.run,
+        }
 
 
 class ProgramFailedError(TerminalError):
@@ -68,6 +92,7 @@ class AgentHost:
         inputs: Mapping[str, Any],
         *,
         timeout: float,  # noqa: ASYNC109 - part of the task, and reported as this Agent's own error
+        behalf: Behalf | None = None,
         traceparent: str = "",
         idempotency_key: str = "",
     ) -> dict[str, Any]:
@@ -77,6 +102,7 @@ class AgentHost:
             program: the AgentSpec as JSON, with the Agent's name under `agentName`.
             inputs: values by name.
             timeout: seconds for the whole call.
+            behalf: who pays; what the model service believes without a token where none is given.
             traceparent: W3C trace context, passed on.
             idempotency_key: the same for every attempt, passed on.
 
@@ -91,12 +117,19 @@ class AgentHost:
             UnavailableError: where it cannot be reached or refuses for now.
             AnswerMalformedError: where the model's answer does not fit the signature.
             AnswerTimeoutError: where there was no answer in time.
+            BudgetExceededError: where no budget pays for the call now.
         """
         assert self._session is not None, "the host is used inside `async with`"
         agent = self._program(program)
         for problem in agent.signature.input_problems(inputs, "inputs"):
             raise problem
-        headers = {"traceparent": traceparent, "Idempotency-Key": idempotency_key}
+        headers = {
+            "traceparent": traceparent,
+            "Idempotency-Key": idempotency_key,
+            "Authorization": _bearer(),
+            "X-Seedbed-Timeout": f"{timeout:g}",
+            **(behalf.headers(agent.name) if behalf is not None else {}),
+        }
         engine = ModelServiceEngine(self._session, {k: v for k, v in headers.items() if v})
         try:
             async with asyncio.timeout(timeout):
@@ -112,6 +145,14 @@ class AgentHost:
                 self._programs.popitem(last=False)
         self._programs.move_to_end(key)
         return self._programs[key]
+
+
+def _bearer() -> str:
+    # Read each time: the kubelet replaces the token before it ends.
+    try:
+        return f"Bearer {TOKEN.read_text().strip()}"
+    except OSError:
+        return ""
 
 
 async def _ask(

@@ -22,9 +22,10 @@ from seedbed.crds.errors import (
     TerminalError,
     UnavailableError,
 )
-from seedbed.runtime.agents.errors import AnswerMalformedError
+from seedbed.runtime.agents.errors import AnswerMalformedError, BudgetExceededError
 
 Json = dict[str, Any]
+_MALFORMED = ("provider_malformed", "answer_malformed")
 _FINISH = {"length": "length", "content_filter": "content_filter"}
 
 
@@ -150,6 +151,8 @@ def _refusal(status: int, wait: str | None, body: bytes, model: str) -> SeedbedE
         message, reason = f"the model service answered HTTP {status}", ""
     if reason == "model_not_found":
         return NotFoundError("model", model)
-    if status in (429, 500, 503, 504):
+    if reason == BudgetExceededError.code:
+        return BudgetExceededError(message)
+    if status in (429, 500, 503, 504) or reason in _MALFORMED:
         return UnavailableError(message, float(wait) if wait and wait.isdigit() else None)
     return ModelRefusedError(status, reason, message)
