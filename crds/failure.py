@@ -83,7 +83,7 @@ class Retry(Model):
     )
 
 
-Action = Literal["fail", "continue", "skip", "fallback", "abort"]
+Action = Literal["fail", "continue", "skip", "fallback", "abort", "compensate"]
 
 
 class OnError(Model):
@@ -93,7 +93,9 @@ class OnError(Model):
         description=(
             "`fail` fails the run; `continue` goes on, the output is null and `error` tells why; "
             "`skip` goes on and the step counts as skipped; `fallback` runs another step whose "
-            "output counts as this one's; `abort` ends the run at once, with the reason `Aborted`."
+            "output counts as this one's; `abort` ends the run at once, with the reason `Aborted`; "
+            "`compensate` lets running steps end, then runs `compensate` of every step that "
+            "succeeded, the last one first, and fails the run."
         ),
         examples=["fallback"],
     )

@@ -16,10 +16,14 @@ from pydantic import ValidationError
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.expressions import Expression, suggestion
 from seedbed.crds.graph_checks import (
+    COMPENSATE,
     FALLBACK,
+    UNDO_RETRY,
     Gate,
     check_approvals,
+    check_exits,
     check_local,
+    check_policies,
     check_step,
     find_gates,
     order_needs,
@@ -42,6 +46,7 @@ class Node:
         gate: what has to let the step through, beside its needs; its step is one of the needs.
         choice: the condition of a branch.
         until: the time that a wait ends, or the condition that a loop ends on.
+        undo: what compensates the step, where it can be undone; no step of the graph.
     """
 
     step: Step
@@ -54,6 +59,7 @@ class Node:
     gate: Gate | None = None
     choice: Expression | None = None
     until: Expression | None = None
+    undo: Node | None = None
 
     @property
     def name(self) -> str:
@@ -74,7 +80,7 @@ class Node:
         found = set(self.body.flags)
         for expression in (self.when, self.for_each, self.choice, self.until):
             found |= expression.flags if expression else set()
-        return frozenset(found)
+        return frozenset(found | self.undo.flags) if self.undo else frozenset(found)
 
 
 @dataclass(frozen=True)
@@ -84,11 +90,13 @@ class Graph:
     Attributes:
         dependents: for each step the steps that need it, in the order of the spec.
         result: the expression of the run's result, where the Workflow has one.
+        exits: the steps that run once the outcome is known; no other needs one of them.
     """
 
     nodes: Mapping[str, Node]
     dependents: Mapping[str, tuple[str, ...]]
     result: Expression | None
+    exits: tuple[str, ...] = ()
 
     @classmethod
     def build(cls, spec: WorkflowSpec) -> Graph:
@@ -114,8 +122,16 @@ class Graph:
 
     @cached_property
     def roots(self) -> tuple[str, ...]:
-        """Steps that need nothing."""
-        return tuple(name for name, node in self.nodes.items() if not node.needs)
+        """Steps that need nothing, but those of onExit."""
+        last = frozenset(self.exits)
+        return tuple(
+            name for name, node in self.nodes.items() if not node.needs and name not in last
+        )
+
+    @cached_property
+    def exit_roots(self) -> tuple[str, ...]:
+        """Steps of onExit that need no other."""
+        return tuple(name for name in self.exits if not self.nodes[name].needs)
 
     @cached_property
     def leaves(self) -> tuple[str, ...]:
@@ -123,7 +139,7 @@ class Graph:
         return tuple(name for name in self.nodes if self._is_last(name))
 
     def _is_last(self, name: str) -> bool:
-        if self._fallback_of(name):
+        if name in self.exits or self._fallback_of(name):
             return False
         return all(self._fallback_of(behind) == name for behind in self.dependents[name])
 
@@ -170,10 +186,16 @@ class _Builder:
                     f"the name `{step.name}` is taken by spec.steps[{first}]",
                 )
         self._gates = find_gates(spec.steps, self._refuse)
+        self._exits = frozenset(spec.on_exit)
+        self._exit_names = spec.on_exit
         self._nodes: dict[str, Node] = {}
         for position, step in enumerate(spec.steps):
             self._nodes.setdefault(step.name, self._node(step, position))
         check_approvals(spec, self._refuse)
+        check_policies(spec, self._refuse)
+        if spec.on_exit:
+            places = {name: (node.position, node.needs) for name, node in self._nodes.items()}
+            check_exits(spec.on_exit, places, self._refuse)
         self._result = self._expression(spec.result, "spec.result")
         if self._result:
             self._check_known(self._result.steps, "spec.result")
@@ -184,7 +206,8 @@ class _Builder:
             self._check_cycles()
 
     def graph(self) -> Graph:
-        return Graph(self._nodes, self._dependents, self._result)
+        exits = tuple(dict.fromkeys(self._exit_names))
+        return Graph(self._nodes, self._dependents, self._result, exits)
 
     def _refuse(self, field: str, expected: str) -> None:
         self.errors.append(InvalidError(field, expected))
@@ -219,6 +242,8 @@ class _Builder:
             check_local(expression, step, self._refuse)
         for place, need in enumerate(step.needs):
             self._check_known((need,), f"{field}.needs[{place}]")
+        if step.name in self._exits:
+            implied &= self._exits  # of all others they see what is left
         needs = dict.fromkeys((*step.needs, *sorted(implied)))
         if step.name in needs:
             self._refuse(field, f"the step `{step.name}` cannot need itself")
@@ -227,8 +252,38 @@ class _Builder:
         if gate is not None:
             needs.setdefault(gate.step)
         return Node(
-            step, position, tuple(needs), when, for_each, body, at_least, gate, choice, until
+            step,
+            position,
+            tuple(needs),
+            when,
+            for_each,
+            body,
+            at_least,
+            gate,
+            choice,
+            until,
+            self._undo(step, position),
         )
+
+    def _undo(self, step: Step, position: int) -> Node | None:
+        """What compensates a step, as a step of its own."""
+        if step.compensate is None:
+            return None
+        field = f"spec.steps[{position}].compensate"
+        name = f"{step.name}{COMPENSATE}"
+        call = Step.model_construct(
+            name=name, call=step.compensate, pool=step.pool, timeout=step.timeout, retry=UNDO_RETRY
+        )
+        try:
+            body = Template.parse(step.compensate.args, f"{field}.args")
+        except InvalidError as error:
+            self.errors.append(error)
+            return None
+        for expression in body.expressions:
+            self._check_known(expression.steps, expression.field)
+            self._check_item(expression, expression.field, for_each=step.for_each is not None)
+            check_local(expression, step, self._refuse)
+        return Node(call, position, (), None, None, body)
 
     def _join(self, step: Step, needs: int, field: str) -> int | None:
         if step.join == "all":

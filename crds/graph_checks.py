@@ -16,6 +16,10 @@ Refuse = Callable[[str, str], None]
 """Takes the field that is wrong and what was expected, as the end of a sentence."""
 
 FALLBACK = "fallback"
+COMPENSATE = ":compensate"
+"""Behind the name of a unit: what undoes it. No step can have such a name."""
+UNDO_RETRY = Retry(attempts=5, backoff="1s")
+"""Retries of a compensation: what is half done is worse than what is late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,7 @@ OF_ENGINE = ("approve", "wait", "branch")
 _OF_WORK = (
     ("for_each", "forEach"),
     ("repeat", "repeat"),
+    ("compensate", "compensate"),
     ("pool", "pool"),
     ("retry", "retry"),
     ("timeout", "timeout"),
@@ -102,13 +107,54 @@ def _check_wait(wait: Wait, field: str, refuse: Refuse) -> None:
 def check_local(expression: Expression, step: Step | None, refuse: Refuse) -> None:
     """Refuse variables that exist only where a step repeats."""
     field = expression.field
-    asks = field.endswith(".repeat.until")
+    asks = field.endswith(".repeat.until") or ".compensate." in field
     repeats = step is not None and step.repeat is not None and not field.endswith(".when")
     for name in sorted(expression.variables & LOCAL):
-        if name == "output" and not asks:
-            refuse(field, "`output` exists only in repeat.until")
+        if name == "output":
+            if not asks:
+                refuse(field, "`output` exists only in repeat.until and compensate")
         elif not repeats:
             refuse(field, f"`{name}` exists only within a step that has repeat")
+
+
+def check_policies(spec: WorkflowSpec, refuse: Refuse) -> None:
+    """Refuse a policy of the Workflow that no step can follow."""
+    if spec.on_error is not None and (
+        spec.on_error.action == FALLBACK or spec.on_error.step is not None
+    ):
+        refuse("spec.onError", "only a step can name its fallback")
+    if any(step.compensate is not None for step in spec.steps):
+        return
+    policies = [(f"spec.steps[{at}].onError", step.on_error) for at, step in enumerate(spec.steps)]
+    for field, policy in (("spec.onError", spec.on_error), *policies):
+        if policy is not None and policy.action == "compensate":
+            refuse(f"{field}.action", "no step of the Workflow says how to compensate it")
+            return
+
+
+def check_exits(
+    exits: Sequence[str], needs: Mapping[str, tuple[int, tuple[str, ...]]], refuse: Refuse
+) -> None:
+    """Refuse onExit steps that others wait for, or that wait for others.
+
+    Args:
+        exits: the names of the onExit steps.
+        needs: of each step, its place in the spec and what it needs.
+        refuse: told what is wrong.
+    """
+    last = frozenset(exits)
+    for place, name in enumerate(exits):
+        if name not in needs:
+            refuse(f"spec.onExit[{place}]", f"there is no step `{name}`")
+    for name, (position, needed) in needs.items():
+        for need in needed:
+            if (need in last) == (name in last):
+                continue
+            field = f"spec.steps[{position}].needs"
+            if name in last:
+                refuse(field, f"an onExit step runs after all others, it cannot need `{need}`")
+            else:
+                refuse(field, f"`{need}` is an onExit step, which runs after all others")
 
 
 def check_approvals(spec: WorkflowSpec, refuse: Refuse) -> None:

@@ -8,11 +8,10 @@ block them (a Pool, an Agent), so that a blocked lane costs one look however man
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 
@@ -31,15 +30,17 @@ from seedbed.crds.messages import (
     StepResult,
 )
 from seedbed.crds.workflow import Step
+from seedbed.runtime.workflow.ending import cancel, complete, failing, run_out, undo
 from seedbed.runtime.workflow.engine_steps import approve, enter, expire, receive
-from seedbed.runtime.workflow.entering import UNSETTLED, barred
+from seedbed.runtime.workflow.entering import AsLeft, barred
 from seedbed.runtime.workflow.failures import failed, refused
+from seedbed.runtime.workflow.lanes import queue
 from seedbed.runtime.workflow.loops import turned
+from seedbed.runtime.workflow.nesting import check_depth
 from seedbed.runtime.workflow.records import (
     EventReceived,
     Record,
     RunAdjusted,
-    RunFinished,
     RunHeld,
     RunStarted,
     StepExpanded,
@@ -48,14 +49,12 @@ from seedbed.runtime.workflow.records import (
     StepSkipped,
     StepSucceeded,
 )
-from seedbed.runtime.workflow.state import RunState, StepState, Unit, made
+from seedbed.runtime.workflow.state import Lane, RunState, StepState, Unit, made
 from seedbed.runtime.workflow.world import Blocked, Place, World
 
 MAX_ITEMS = 100_000
 """Items that one forEach may have."""
 _WAITING = ("Ready", "Retrying")
-
-Lane = tuple[str, str]
 
 
 def accept(state: RunState, result: StepResult, now: float) -> list[Record]:
@@ -112,59 +111,31 @@ def adjust(
     return decided
 
 
-def cancel(state: RunState, reason: str, now: float) -> list[Record]:
-    """End the run as failed."""
-    return [] if state.finished else _finish(state, now, "Failed", "Cancelled", reason)
-
-
-def fail(state: RunState, defect: str, now: float) -> list[Record]:
-    """End the run because deciding about it met a defect of this code."""
-    if state.finished:
-        return []
-    message = f"{defect} while deciding what comes next, see the engine's log"
-    return _finish(state, now, "Failed", "InternalError", message)
-
-
 def advance(state: RunState, now: float, world: World) -> list[Record]:
     """All that follows from the state now.
 
     A step that fails for good fails the run at once: no further step starts, and what running steps
-    still report is not awaited.
+    still report is not awaited, unless what was done has to be undone.
     """
     if state.finished:
         return []
     decided = [] if state.started is not None else made(state, RunStarted(now))
-    if _is_over(state, now):
-        message = f"not finished within {state.spec.deadline}"
-        return [*decided, *_finish(state, now, "Failed", "DeadlineExceeded", message)]
+    over = state.ends
+    if over is not None and now >= over:
+        decided += run_out(state, now)
+    elif state.is_undone:
+        decided += undo(state, now)
     scope = _scope(state, world)
-    if not state.suspended and state.failed is None:
+    if not state.suspended and state.failed is None and state.finished is None:
         decided += _start_all(state, scope, now, world)
+    outcome: list[Record] = []
     if state.failed is not None:
-        error = state.unit(state.failed).error
-        message = f"step {state.failed} failed: {error.message if error else ''}"
-        reason = "Aborted" if state.verdict == "abort" else "StepFailed"
-        return [*decided, *_finish(state, now, "Failed", reason, message)]
-    if state.unsettled == 0:
-        decided += _complete(state, scope, now)
-    return decided
-
-
-def _is_over(state: RunState, now: float) -> bool:
-    if state.deadline is None or state.started is None:
-        return False
-    return now >= state.started + state.deadline
-
-
-def _finish(
-    state: RunState,
-    now: float,
-    phase: Literal["Succeeded", "Failed"],
-    reason: str,
-    message: str,
-    result: Any = None,
-) -> list[Record]:
-    return made(state, RunFinished(now, phase, reason, message, result))
+        outcome = failing(state, now)
+    elif state.unsettled == 0 and state.finished is None and not state.is_undone:
+        outcome = complete(state, scope, now)
+    if outcome and state.finished is None:
+        return [*decided, *outcome, *advance(state, now, world)]
+    return [*decided, *outcome]
 
 
 def _scope(state: RunState, world: World) -> Scope:
@@ -184,7 +155,7 @@ def _start_all(state: RunState, scope: Scope, now: float, world: World) -> list[
         if unit.retry_at != at:
             continue
         if unit.status == "Retrying":
-            _queue(state, unit)
+            queue(state, unit)
         elif unit.status == "Waiting":
             decided += expire(state, unit.key, now)
     blocked: Blocked | None = None
@@ -225,7 +196,7 @@ def _open(state: RunState, name: str, scope: Scope, now: float) -> list[Record]:
         state.unit(StepKey(name))
     for unit in step.units:
         if unit.status == "Ready":
-            _queue(state, unit)
+            queue(state, unit)
     return decided
 
 
@@ -259,19 +230,6 @@ def _items(node: Node, scope: Scope) -> list[Any]:
     return items
 
 
-def _queue(state: RunState, unit: Unit) -> None:
-    lane = _lane(state, state.steps[unit.key.step].node.step)
-    state.lanes.setdefault(lane, deque()).append(unit.key)
-
-
-def _lane(state: RunState, step: Step) -> Lane:
-    if step.container:
-        return "container", ""
-    if step.agent:
-        return f"agent/{step.agent.name}", step.pool.name if step.pool else ""
-    return "call", (step.pool or state.spec.pool).name
-
-
 def _drain(
     state: RunState, lane: Lane, scope: Scope, now: float, world: World, decided: list[Record]
 ) -> Blocked | None:
@@ -279,7 +237,7 @@ def _drain(
     waiting = state.lanes[lane]
     while waiting and state.failed is None:
         node = state.steps[waiting[0].step].node
-        place = world.place(state.request.namespace, node.step, state.spec)
+        place = world.place(state.request.namespace, node.step, state.spec, state.request.workflow)
         if isinstance(place, Blocked):
             return place
         if state.counts["running"] >= state.parallelism:
@@ -312,20 +270,24 @@ def _start(
         return made(state, record)
     if node.at_least is not None:
         scope = _early(state, node, scope)
-    items = state.steps[step.name].items
+    items = state.steps[unit.key.step].items
     if items is not None:
         scope = scope.at(unit.key.index, items[unit.key.index])
+    elif state.is_undone:
+        scope = _undoing(state, scope)
     try:
         if node.when is not None and not unit.attempt and not node.when.holds(scope):
             return made(state, StepSkipped(unit.key, now))
-        if unit.key in state.loops:
+        if state.loops and unit.key in state.loops:
             loop = state.loops[unit.key]
             scope = replace(scope, iteration=loop.iteration, previous=loop.previous)
         inputs, program = node.body.render(scope), place.program
+        if step.workflow is not None:
+            check_depth(state, f"spec.steps[{node.position}].workflow")
         _check_size(inputs, f"spec.steps[{node.position}]")
     except InvalidError as error:
         return refused(state, unit.key, error, now)
-    kind: StepKind = "agent" if step.agent else "call" if step.call else "container"
+    kind = _kind(step)
     if kind == "container":
         inputs, program = {}, {**program, **inputs}
     return made(
@@ -336,9 +298,25 @@ def _start(
     )
 
 
+def _kind(step: Step) -> StepKind:
+    if step.agent:
+        return "agent"
+    if step.call:
+        return "call"
+    return "workflow" if step.workflow else "container"
+
+
+def _undoing(state: RunState, scope: Scope) -> Scope:
+    """What a compensation sees: the unit that it undoes."""
+    key = state.completed[-1]
+    step, unit = state.steps[key.step], state.unit(key)
+    scope = replace(scope, output=unit.output)
+    return scope if step.items is None else scope.at(key.index, step.items[key.index])
+
+
 def _early(state: RunState, node: Node, scope: Scope) -> Scope:
     """What a step sees that starts before all that it needs has ended."""
-    return replace(scope, steps={need: state.told.get(need, UNSETTLED) for need in node.needs})
+    return replace(scope, steps=AsLeft(state.told, node.needs))
 
 
 def _hold(state: RunState, blocked: Blocked | None, now: float) -> list[Record]:
@@ -347,24 +325,6 @@ def _hold(state: RunState, blocked: Blocked | None, now: float) -> list[Record]:
     if told == ((state.held.reason, state.held.message) if state.held else ("", "")):
         return []
     return made(state, RunHeld(now, *told))
-
-
-def _complete(state: RunState, scope: Scope, now: float) -> list[Record]:
-    try:
-        result = _result(state, scope)
-    except InvalidError as error:
-        return _finish(state, now, "Failed", "ResultInvalid", error.message)
-    message = f"all {state.counts['total']} steps ended"
-    return _finish(state, now, "Succeeded", "Succeeded", message, result)
-
-
-def _result(state: RunState, scope: Scope) -> Any:
-    if state.graph.result is not None:
-        return state.graph.result.evaluate(scope)
-    leaves = state.graph.leaves
-    if len(leaves) == 1:
-        return state.told[leaves[0]]["output"]
-    return {name: state.told[name]["output"] for name in leaves}
 
 
 def _size(value: Any) -> int:

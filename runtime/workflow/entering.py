@@ -6,7 +6,7 @@ it needs is dead. A step that needs one step of each arm runs with what it gets.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,30 @@ from seedbed.crds.graph_checks import FALLBACK
 
 UNSETTLED: Mapping[str, Any] = {"output": None, "error": None, "state": "Pending"}
 """What expressions see of a step that has not ended; only a join lets them look so early."""
+
+
+class AsLeft(Mapping[str, Mapping[str, Any]]):
+    """What expressions see of steps of which some have not ended.
+
+    Args:
+        told: of those that have.
+        names: of all.
+    """
+
+    def __init__(self, told: Mapping[str, Mapping[str, Any]], names: Collection[str]) -> None:
+        self._told = told
+        self._names = names
+
+    def __getitem__(self, name: str) -> Mapping[str, Any]:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._told.get(name, UNSETTLED)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 @dataclass(slots=True)

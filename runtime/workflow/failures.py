@@ -7,12 +7,15 @@ import hashlib
 from seedbed.crds.base import seconds
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.failure import Action, Retry
+from seedbed.crds.graph_checks import COMPENSATE
 from seedbed.crds.messages import StepError, StepKey
 from seedbed.crds.workflow import Step, WorkflowSpec
 from seedbed.runtime.workflow.records import Record, StepFailed
-from seedbed.runtime.workflow.state import RunState
+from seedbed.runtime.workflow.state import BUDGET_EXCEEDED, RunState
 
 JITTER = 0.25
+BUDGET_WAIT = 2.0
+"""Seconds after which a call that no budget pays for may be made again, where one pays then."""
 
 
 def failed(
@@ -34,6 +37,9 @@ def failed(
     step = state.steps[key.step].node.step
     again = retry_at(state, key, attempt, error, times[0]) if attempt else None
     then = "retry" if again is not None else action_of(step, state.spec)
+    if state.is_undone and not key.step.endswith(COMPENSATE):
+        # It was running when another step failed: nothing follows but what undoes the rest.
+        again, then = None, "continue"
     record = StepFailed(key, attempt, *times, error, again, then)
     state.apply(record)
     return [record]
@@ -59,6 +65,10 @@ def retry_at(
 ) -> float | None:
     """When a failed attempt is followed by another; None where it is the last."""
     policy = state.steps[key.step].node.step.retry or state.spec.retry
+    if error.code == BUDGET_EXCEEDED:
+        # No fault of the step: it is held until the budget is raised, see `world`.
+        return now + BUDGET_WAIT
+    attempt -= state.unit(key).excused
     if key in state.loops:
         attempt -= state.loops[key].attempts
     if not error.retryable or attempt >= policy.attempts:

@@ -52,6 +52,8 @@ class LiveRun:
         snapshot: size of the last snapshot.
         values: what the store must keep for the run from its first commit on, by content hash.
         taken_over: how many of the records come from an earlier run.
+        due: Unix time at which it is looked at again, however little happens.
+        told: Unix time of the last summary.
         handed: attempt and Unix time of what was put into a work queue and is not decided.
     """
 
@@ -63,6 +65,8 @@ class LiveRun:
     snapshot: int = 0
     values: Mapping[str, bytes] = field(default_factory=dict)
     taken_over: int = 0
+    due: float | None = None
+    told: float = 0.0
     handed: dict[StepKey, tuple[int, float]] = field(default_factory=dict)
 
     @property
@@ -91,14 +95,14 @@ class Journal:
     async def append(
         self, runs: Mapping[str, LiveRun], summaries: Mapping[str, RunSummary]
     ) -> Sequence[Entry]:
-        """Write the new records of runs in one commit.
+        """Write the new records of runs in one commit, and the summaries that there are.
 
         Returns:
             The entries, which are durable now.
         """
-        if not runs:
-            return ()
         commit = self._commit(runs, summaries)
+        if commit.empty:
+            return ()
         metrics.GROUP_SIZE.observe(sum(len(run.records) for run in runs.values()))
         began = time.perf_counter()
         await self._write(commit)
@@ -112,8 +116,9 @@ class Journal:
         values: dict[str, bytes] = {}
         told: dict[str, tuple[bytes, bool]] = {}
         for name, run in runs.items():
-            summary = encode(summaries[name])
-            told[name] = (summary, run.state.finished is not None)
+            if name in summaries:
+                summary = encode(summaries[name])
+                told[name] = (summary, run.state.finished is not None)
             if not run.stored:
                 rows.append(self._row(run, summary))
                 values.update(run.values)

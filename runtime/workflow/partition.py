@@ -8,21 +8,27 @@ commit is under way requests collect: the busier the partition, the larger the g
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 import orjson
 
-from seedbed.crds.errors import NotFoundError, SeedbedError, UnavailableError
+from seedbed.crds.errors import ConflictError, NotFoundError, SeedbedError, UnavailableError
 from seedbed.crds.messages import (
     Adjust,
+    Approve,
     Cancel,
     EngineRequest,
     ListActive,
     Report,
+    Reported,
+    ReportMany,
+    Signal,
+    StepResult,
     Submit,
     Summarise,
     TakeCheckpoint,
@@ -36,11 +42,20 @@ from seedbed.runtime.workflow import metrics
 from seedbed.runtime.workflow.checkpoint.content import capture
 from seedbed.runtime.workflow.checkpoint.metrics import PAUSE
 from seedbed.runtime.workflow.checkpoint.taking import Capture, Note
-from seedbed.runtime.workflow.decide import accept, adjust, advance, cancel, fail
+from seedbed.runtime.workflow.children import Children
+from seedbed.runtime.workflow.decide import accept, advance, asked
 from seedbed.runtime.workflow.dispatch import Dispatch
+from seedbed.runtime.workflow.ending import fail
 from seedbed.runtime.workflow.journal import Journal, LiveRun, until_answered
 from seedbed.runtime.workflow.plan import Start, started
-from seedbed.runtime.workflow.records import Record, StepFailed, StepSucceeded
+from seedbed.runtime.workflow.records import (
+    Record,
+    StepExpanded,
+    StepFailed,
+    StepScheduled,
+    StepSkipped,
+    StepSucceeded,
+)
 from seedbed.runtime.workflow.replay import resume
 from seedbed.runtime.workflow.state import RunState
 from seedbed.runtime.workflow.summary import summarise
@@ -53,6 +68,8 @@ LOOK_EVERY = 5.0
 """Seconds after which steps without a result are looked at, and the longest rest."""
 STARVED_LOOK = 0.1
 """Seconds after which a run that waits for a Pool with full hands asks again."""
+TELL_EVERY = 0.2
+"""Seconds between two summaries of a run whose steps only come and go."""
 
 Known = bytes | SeedbedError
 """An answer that needs no commit."""
@@ -88,10 +105,14 @@ class Partition:
         self._journal = Journal(number, ownership, store)
         self._dispatch = Dispatch(bus, self._look_at)
         self._runs: dict[str, LiveRun] = {}
+        self._children = Children(bus, store, self._runs, self.ask)
         self._asked: list[_Ask] = []
         self._answering: list[_Ask] = []
         self._dirty: set[str] = set()
         self._unseen: set[str] = set()
+        self._starved: set[str] = set()
+        self._untold: set[str] = set()
+        self._times: list[tuple[float, str]] = []
         self._left: set[str] = set()
         self._looked = 0.0
         self._closed = False
@@ -101,6 +122,7 @@ class Partition:
         """The world has changed; with `resend`, what was handed out may be lost."""
         self._dirty.update(self._runs)
         if resend:
+            self._children.forget()
             for run in self._runs.values():
                 run.handed.clear()
             self._unseen.update(self._runs)
@@ -134,9 +156,13 @@ class Partition:
             for row in await self._journal.claim():
                 await self._resume(row)
             log.info("partition %d: owned, %d runs", self.number, len(self._runs))
-            while True:
-                await self._rest()
-                await self._turn()
+            async with asyncio.TaskGroup() as tasks, self._children:
+                tasks.create_task(self._dispatch.run())
+                while True:
+                    await self._rest()
+                    await self._turn()
+        except* SeedbedError as group:
+            raise group.exceptions[0] from None
         finally:
             self._close()
 
@@ -166,13 +192,9 @@ class Partition:
     async def _rest(self) -> None:
         if self._asked or self._dirty:
             return
-        wait = LOOK_EVERY
-        for run in self._runs.values():
-            due = run.state.due()
-            if due is not None:
-                wait = min(wait, due - time.time())
-            if run.state.starved:
-                wait = min(wait, STARVED_LOOK)
+        wait = STARVED_LOOK if self._starved else LOOK_EVERY
+        if self._times:
+            wait = min(wait, self._times[0][0] - time.time())
         with suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, wait)):
                 await self._wake.wait()
@@ -183,14 +205,15 @@ class Partition:
         now = time.time()
         for each in self._answering:
             each.known = await self._take(each.request, now)
-        self._advance(now)
-        changed = {name: run for name, run in self._runs.items() if run.changed}
-        summaries = {name: summarise(run.state) for name, run in changed.items()}
-        written = await self._journal.append(changed, summaries)
+        touched = self._advance(now)
+        changed = {name: run for name, run in touched.items() if run.changed}
+        told = {name: run for name, run in touched.items() if self._tell_now(name, run, now)}
+        summaries = {name: summarise(run.state) for name, run in told.items()}
+        written = await self._journal.append(touched, summaries)
+        self._act(changed, now)
         for each in self._answering:
             each.settle(self._answer(each))
         self._answering = []
-        await self._act(changed, now)
         tell_entries(self._bus.events, written)
         for summary in summaries.values():
             if summary.finished is not None:
@@ -198,40 +221,74 @@ class Partition:
             with suppress(UnavailableError):
                 await self._bus.publish(summaries_topic(self.number), encode(summary))
         for name in [name for name, run in changed.items() if run.state.finished]:
-            del self._runs[name]
+            self._forget(name)
         metrics.RUNS.labels(str(self.number)).set(len(self._runs))
 
-    def _advance(self, now: float) -> None:
-        dirty, self._dirty = self._dirty, set()
-        for name, run in list(self._runs.items()):
-            due = run.state.due()
-            if name in dirty or run.state.starved or (due is not None and due <= now):
-                try:
-                    run.records += advance(run.state, now, self._world)
-                except Exception as error:
-                    # A defect that one plan meets must not stop the others. What it decided before
-                    # the defect is not written and has no effect.
-                    log.exception("run %s met a defect and ends", name)
-                    run.records += fail(run.state, type(error).__name__, now)
+    def _forget(self, name: str) -> None:
+        del self._runs[name]
+        self._starved.discard(name)
+        self._untold.discard(name)
 
-    async def _act(self, changed: dict[str, LiveRun], now: float) -> None:
+    def _advance(self, now: float) -> dict[str, LiveRun]:
+        """Let every run decide that has a reason to; gives those runs."""
+        names, self._dirty = self._dirty, set()
+        names |= self._starved
+        while self._times and self._times[0][0] <= now:
+            names.add(heapq.heappop(self._times)[1])
+        touched = {name: self._runs[name] for name in names if name in self._runs}
+        for name, run in touched.items():
+            try:
+                run.records += advance(run.state, now, self._world)
+            except Exception as error:
+                # A defect that one plan meets must not stop the others. What it decided before
+                # the defect is not written and has no effect.
+                log.exception("run %s met a defect and ends", name)
+                run.records += fail(run.state, type(error).__name__, now)
+            (self._starved.add if run.state.starved else self._starved.discard)(name)
+            self._remind(name, run, run.state.due())
+        return touched
+
+    def _remind(self, name: str, run: LiveRun, at: float | None) -> None:
+        """Look at the run again at a time, however little happens."""
+        if at is not None and at != run.due:
+            heapq.heappush(self._times, (at, name))
+        run.due = at
+
+    def _tell_now(self, name: str, run: LiveRun, now: float) -> bool:
+        """Whether those who follow the run are told now, or with what comes in the next moment."""
+        if not run.changed and name not in self._untold:
+            return False
+        if now < run.told + TELL_EVERY and all(map(_is_progress, run.records)):
+            if name not in self._untold:
+                self._untold.add(name)
+                heapq.heappush(self._times, (run.told + TELL_EVERY, name))
+            return False
+        self._untold.discard(name)
+        run.told = now
+        return True
+
+    def _act(self, changed: dict[str, LiveRun], now: float) -> None:
         """Do what is durable now."""
         for run in changed.values():
             records, run.records = run.records, []
             _count(records[run.taken_over :])
             run.taken_over = 0
-            await self._dispatch.follow(run, records, now)
+            self._dispatch.follow(run, records, now)
+            self._children.follow(run, records)
         unseen, self._unseen = self._unseen, set()
         if now > self._looked + LOOK_EVERY:
             self._looked = now
             unseen = set(self._runs)
         for name in unseen & self._runs.keys():
-            await self._dispatch.look(self._runs[name], now)
+            self._dispatch.look(self._runs[name], now)
+            self._children.look(self._runs[name], now)
 
     async def _take(self, request: Asked, now: float) -> Known | None:
         """Apply a request to its run; returns an answer that is known already, or None."""
         if isinstance(request, ListActive):
             return orjson.dumps({"runs": list(self._runs)})
+        if isinstance(request, ReportMany):
+            return await self._results(request.results, now)
         if isinstance(request, Start | Submit):
             return await self._submit(request)
         name = request.result.run if isinstance(request, Report) else request.run
@@ -245,15 +302,34 @@ class Partition:
                 if run.state.behind(result.key, result.attempt):
                     return _moving()
                 run.records += accept(run.state, result, now)
-            case Adjust(_, suspend, parallelism):
-                run.records += adjust(run.state, suspend=suspend, parallelism=parallelism, now=now)
-            case Cancel(_, reason):
-                run.records += cancel(run.state, reason, now)
+            case Adjust() | Approve() | Signal() | Cancel():
+                try:
+                    run.records += asked(run.state, request, now)
+                except SeedbedError as error:
+                    return error
             case Note(_, record) if not run.state.finished:
                 run.state.apply(record)
                 run.records.append(record)
         self._dirty.add(name)
         return None
+
+    async def _results(self, results: Sequence[StepResult], now: float) -> Known:
+        """Take many results in; those that a newer owner must not miss are asked for again."""
+        again = []
+        late: dict[str, Known] = {}
+        for position, result in enumerate(results):
+            run = self._runs.get(result.run)
+            if run is None:
+                if result.run not in late:
+                    late[result.run] = await self._late(result.run)
+                if late[result.run] != b"{}":
+                    again.append(position)
+            elif run.state.behind(result.key, result.attempt):
+                again.append(position)
+            else:
+                run.records += accept(run.state, result, now)
+                self._dirty.add(result.run)
+        return encode(Reported(tuple(again)))
 
     async def _submit(self, asked: Start | Submit) -> Known | None:
         request = asked.request
@@ -289,7 +365,8 @@ class Partition:
         return b"{}" if known is None or known.finished else _moving()
 
     async def _stored(
-        self, request: Summarise | Adjust | Cancel | TakeCheckpoint | Capture | Note
+        self,
+        request: Summarise | Adjust | Approve | Signal | Cancel | TakeCheckpoint | Capture | Note,
     ) -> Known:
         if isinstance(request, TakeCheckpoint | Capture | Note):
             return NotFoundError("run under way", request.run)
@@ -297,6 +374,8 @@ class Partition:
             known = await self._store.run(request.run)
         except SeedbedError as error:
             return error
+        if known is not None and isinstance(request, Approve | Signal):
+            return ConflictError(f"run {request.run} has ended")
         if known is not None:
             return known.summary
         return b"{}" if isinstance(request, Cancel) else NotFoundError("run", request.run)
@@ -305,7 +384,7 @@ class Partition:
         request = asked.request
         if asked.known is not None:
             return asked.known
-        if isinstance(request, Report | ListActive | Note):
+        if isinstance(request, Report | ReportMany | ListActive | Note):
             return b"{}"
         if isinstance(request, Capture):
             with PAUSE.time():
@@ -319,9 +398,19 @@ def _moving() -> UnavailableError:
     return UnavailableError("the partition moves", 0.1)
 
 
-def _count(records: list[Record]) -> None:
+def _is_progress(record: Record) -> bool:
+    """Whether a record tells of no more than that steps come and go."""
+    if isinstance(record, StepScheduled):
+        return record.kind in ("agent", "call")
+    return isinstance(record, StepSucceeded | StepFailed | StepSkipped | StepExpanded)
+
+
+def _count(records: Sequence[Record]) -> None:
+    succeeded = 0
     for record in records:
         if isinstance(record, StepSucceeded):
-            metrics.STEPS.labels("succeeded").inc()
+            succeeded += 1
         elif isinstance(record, StepFailed):
             metrics.STEPS.labels("failed" if record.retry_at is None else "retried").inc()
+    if succeeded:
+        metrics.STEPS.labels("succeeded").inc(succeeded)

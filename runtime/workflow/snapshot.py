@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from seedbed.crds.errors import InvalidError
+from seedbed.crds.graph_checks import COMPENSATE
 from seedbed.crds.messages import StepKey
 from seedbed.runtime.workflow.records import (
     Record,
     RunAdjusted,
+    RunCompensating,
     RunRestored,
     RunStarted,
     StepExpanded,
@@ -40,11 +42,28 @@ def shortest(state: RunState) -> list[Record]:
         records.append(RunAdjusted(at, state.suspended, state.parallelism))
     records += [one for one in (state.held, state.origin, state.checkpoint) if one is not None]
     records += state.inbox.records()
-    for step in state.steps.values():
-        records += _step(state, step, at)
-    seen = tuple(state.inbox.seen)
-    records.append(RunRestored(state.revision, tuple(state.recent), seen))
+    records += _steps(state, at)
+    seen, completed = tuple(state.inbox.seen), tuple(state.completed)
+    records.append(RunRestored(state.revision, tuple(state.recent), seen, completed))
     return records
+
+
+def _steps(state: RunState, at: float) -> Iterator[Record]:
+    """The steps in the order of what a run does: its own, those that undo, those behind the outcome."""
+    undoing, last = [], frozenset(state.graph.exits)
+    for name, step in state.steps.items():
+        if name.endswith(COMPENSATE):
+            undoing.append(step)
+        elif name not in last:
+            yield from _step(state, step, at)
+    if state.undoing is not None:
+        yield RunCompensating(state.undoing.at, state.undoing.cause)
+        for step in undoing:
+            yield from _step(state, step, at)
+    if state.ending is not None:
+        yield state.ending
+        for name in state.graph.exits:
+            yield from _step(state, state.steps[name], at)
 
 
 def _step(state: RunState, step: StepState, at: float) -> Iterator[Record]:
@@ -56,7 +75,8 @@ def _step(state: RunState, step: StepState, at: float) -> Iterator[Record]:
         yield StepExpanded(step.node.name, at, step.items)
     for unit in step.units:
         if unit.status == "Waiting":
-            yield state.inbox.waiting[unit.key]
+            if unit.key in state.inbox.waiting:
+                yield state.inbox.waiting[unit.key]
             continue
         if unit.key in state.loops:
             yield _loop(state.loops[unit.key], unit, at)

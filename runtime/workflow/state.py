@@ -15,9 +15,9 @@ from typing import Any, Literal
 from seedbed.crds.base import seconds
 from seedbed.crds.expressions import Scope
 from seedbed.crds.graph import Node
-from seedbed.crds.graph_checks import FALLBACK
+from seedbed.crds.graph_checks import COMPENSATE, FALLBACK
 from seedbed.crds.messages import Decision, RunRequest, StepError, StepKey, StepTask
-from seedbed.runtime.workflow.entering import Join, things_to_await
+from seedbed.runtime.workflow.entering import AsLeft, Join, things_to_await
 from seedbed.runtime.workflow.inbox import Inbox
 from seedbed.runtime.workflow.plan import RunPlan, plan_of
 from seedbed.runtime.workflow.records import (
@@ -26,6 +26,8 @@ from seedbed.runtime.workflow.records import (
     Record,
     RunAdjusted,
     RunCheckpointed,
+    RunCompensating,
+    RunEnding,
     RunFinished,
     RunForked,
     RunHeld,
@@ -44,8 +46,13 @@ from seedbed.runtime.workflow.world import Hands
 UnitStatus = Literal[
     "Ready", "Scheduled", "Retrying", "Waiting", "Recovering", "Succeeded", "Failed", "Skipped"
 ]
+BUDGET_EXCEEDED = "budget_exceeded"
 ENDED = ("Succeeded", "Failed", "Skipped")
 RECENT = 5
+LIMIT = 3600.0
+"""Seconds that compensation may take in all, and onExit steps."""
+
+Lane = tuple[str, str]
 
 
 @dataclass(slots=True)
@@ -54,6 +61,7 @@ class Unit:
 
     Attributes:
         attempt: the last attempt that was scheduled, or 0.
+        excused: attempts that do not count, because no budget paid for them.
         task: that attempt, until the unit has ended.
         retry_at: Unix time of the next attempt while Retrying, of the end of the wait while Waiting.
     """
@@ -61,6 +69,7 @@ class Unit:
     key: StepKey
     status: UnitStatus = "Ready"
     attempt: int = 0
+    excused: int = 0
     task: StepScheduled | None = None
     retry_at: float = 0.0
     output: Any = None
@@ -95,6 +104,33 @@ class Loop:
     attempts: int
 
 
+@dataclass(slots=True)
+class Undoing:
+    """What was done is undone: since when, why, and how that goes."""
+
+    at: float
+    cause: StepKey
+    done: int = 0
+    failed: list[StepKey] = field(default_factory=list)
+
+
+class Steps(dict[str, StepState]):
+    """A run's steps by name. What undoes a unit is a step too, and comes into being when it is needed."""
+
+    def __missing__(self, name: str) -> StepState:
+        unit, sign, _ = name.partition(COMPENSATE)
+        origin = self.get(unit.partition("[")[0])
+        if not sign or origin is None or origin.node.undo is None:
+            raise KeyError(name)
+        self[name] = StepState(origin.node.undo, 0)
+        return self[name]
+
+
+def compensation_of(key: StepKey) -> StepKey:
+    """The unit that undoes a unit."""
+    return StepKey(f"{key}{COMPENSATE}")
+
+
 class RunState:
     """One run.
 
@@ -118,6 +154,9 @@ class RunState:
         dead: steps to which no way leads any more, with why; see `entering`.
         failed: the first unit whose failure fails the run.
         verdict: what its policy says about the run.
+        undoing: what happens to undo what was done, once a step's failure asks for that.
+        completed: units that can be undone, in the order in which they succeeded.
+        ending: the outcome, once it is known and the onExit steps run.
         starved: whether units wait for a Pool that has its hands full.
 
     Raises:
@@ -143,18 +182,21 @@ class RunState:
         self.failed: StepKey | None = None
         self.verdict = ""
         self.starved = False
-        self.steps = {
-            name: StepState(node, things_to_await(node), join=Join.of(node))
+        self.ending: RunEnding | None = None
+        self.undoing: Undoing | None = None
+        self.completed: list[StepKey] = []
+        self.steps = Steps(
+            (name, StepState(node, things_to_await(node), join=Join.of(node)))
             for name, node in self.graph.nodes.items()
-        }
-        self.unsettled = len(self.steps)
+        )
+        self.unsettled = len(self.steps) - len(self.graph.exits)
         self.counts = dict.fromkeys(("total", "running", *map(str.lower, ENDED)), 0)
         self.counts["total"] = len(self.steps)
         self.recent: deque[tuple[StepKey, str, str]] = deque(maxlen=RECENT)
         self.scheduled: dict[StepKey, Unit] = {}
         self.pods: dict[StepKey, Unit] = {}
         self.startable: deque[str] = deque(self.graph.roots)
-        self.lanes: dict[tuple[str, str], deque[StepKey]] = {}
+        self.lanes: dict[Lane, deque[StepKey]] = {}
         self.retries: list[tuple[float, str, int]] = []
         self.told: dict[str, dict[str, Any]] = {}
         self.dead: dict[str, str] = {}
@@ -201,8 +243,13 @@ class RunState:
                 self.held = record if record.reason else None
             case ApprovalGiven() | EventReceived():
                 self.inbox.take(record)
-            case RunRestored(revision, recent, seen):
+            case RunCompensating(at, cause):
+                self._undo_all(at, cause)
+            case RunEnding():
+                self._wind_up(record)
+            case RunRestored(revision, recent, seen, completed):
                 self.revision = revision
+                self.completed = list(completed)
                 self.recent = deque(recent, maxlen=RECENT)
                 for event in seen:
                     self.inbox.see(event)
@@ -232,26 +279,68 @@ class RunState:
             return not step.units
         return step.units[at].status not in ENDED and step.units[at].attempt < attempt
 
+    def _undo_all(self, at: float, cause: StepKey) -> None:
+        self.undoing = Undoing(at, cause)
+        self.scope = replace(self.scope, steps=AsLeft(self.told, self.steps))
+        self._stop()
+
+    def _wind_up(self, record: RunEnding) -> None:
+        self.ending = record
+        self.release()
+        outcome = {"phase": record.phase, "reason": record.reason, "message": record.message}
+        steps = AsLeft(self.told, self.steps)
+        self.scope = replace(self.scope, steps=steps, run={**self.scope.run, **outcome})
+        self._stop()
+        self.unsettled = len(self.graph.exits)
+        self.startable.extend(self.graph.exit_roots)
+
+    def _stop(self) -> None:
+        """Nothing of what was to come starts any more."""
+        self.failed, self.verdict = None, ""
+        self.startable.clear()
+        self.lanes.clear()
+        self.retries.clear()
+        self.inbox.waiting.clear()
+
     def release(self) -> None:
         """Take every unit out of the Pools' hands: nothing is awaited here any more."""
         for unit in list(self.scheduled.values()):
             self._leave(unit)
 
+    @property
+    def is_undone(self) -> bool:
+        """Whether what was done is being undone now."""
+        return self.undoing is not None and self.ending is None
+
+    @property
+    def ends(self) -> float | None:
+        """Unix time at which the run is over whatever it has done, or None.
+
+        What undoes a run, and what follows its outcome, has a time limit of its own.
+        """
+        if self.ending is not None:
+            return self.ending.at + LIMIT
+        if self.undoing is not None:
+            return self.undoing.at + LIMIT
+        ends = []
+        if self.deadline is not None and self.started is not None:
+            ends.append(self.started + self.deadline)
+        if self.request.parent is not None and self.request.parent.deadline is not None:
+            ends.append(self.request.parent.deadline)
+        return min(ends, default=None)
+
     def due(self) -> float | None:
         """When something will have to be decided although nothing happens."""
         times = [self.retries[0][0]] if self.retries and not self.suspended else []
-        if self.deadline is not None and self.started is not None:
-            times.append(self.started + self.deadline)
+        if (end := self.ends) is not None:
+            times.append(end)
         return min(times, default=None)
 
     def task(self, unit: Unit) -> StepTask:
         """The message to a worker for a scheduled unit."""
         record = unit.task
         assert record is not None
-        assert record.kind != "container"
-        end = None
-        if self.deadline is not None and self.started is not None:
-            end = self.started + self.deadline
+        assert record.kind in ("agent", "call")
         return StepTask(
             self.request.run,
             self.request.namespace,
@@ -262,9 +351,9 @@ class RunState:
             record.program or {},
             record.inputs or {},
             record.timeout,
-            end,
+            self.ends,
             self.request.traceparent,
-            self.loops[unit.key].iteration if unit.key in self.loops else 0,
+            self.loops[unit.key].iteration if self.loops and unit.key in self.loops else 0,
         )
 
     def _open(self, step: StepState, units: list[Unit]) -> None:
@@ -313,6 +402,7 @@ class RunState:
             self._give_up(unit, record)
             return
         self._leave(unit)
+        unit.excused += record.error.code == BUDGET_EXCEEDED
         unit.status, unit.retry_at = "Retrying", record.retry_at
         heapq.heappush(self.retries, (record.retry_at, unit.key.step, unit.key.index))
         self._note(unit, "Retrying", record.error.message)
@@ -325,12 +415,14 @@ class RunState:
             self._recover(unit, record.error)
             return
         self._end(unit, "Skipped" if then == "skip" else "Failed", error=record.error)
-        if then not in ("skip", "continue") and self.failed is None:
-            self.failed, self.verdict = unit.key, then
+        if then not in ("skip", "continue"):
+            self._doom(unit.key, then)
 
     def _recover(self, unit: Unit, error: StepError) -> None:
         """A step whose fallback runs: it ends when that has ended."""
         self._leave(unit)
+        self.loops.pop(unit.key, None)
+        self.inbox.waiting.pop(unit.key, None)
         unit.status, unit.task = "Recovering", None
         self._note(unit, "Recovering", error.message)
         policy = self.steps[unit.key.step].node.step.on_error
@@ -355,8 +447,13 @@ class RunState:
         given_up = told["state"] == "Skipped" and told["error"] is None
         state: UnitStatus = "Failed" if given_up else told["state"]
         self._end(unit, state, output=told["output"], error=unit.error)
-        if given_up and self.failed is None:
-            self.failed, self.verdict = unit.key, "fail"
+        if given_up:
+            self._doom(unit.key, "fail")
+
+    def _doom(self, key: StepKey, verdict: str) -> None:
+        """A failure that ends the run, where it is not about to end anyhow."""
+        if self.failed is None and self.undoing is None and self.ending is None:
+            self.failed, self.verdict = key, verdict
 
     def _leave(self, unit: Unit) -> None:
         if self.scheduled.pop(unit.key, None) is None:
@@ -386,6 +483,11 @@ class RunState:
         self.counts[status.lower()] += 1
         self._note(unit, status, error.message if error else message)
         step = self.steps[unit.key.step]
+        if step.node.undo is not None and status == "Succeeded" and error is None:
+            self.completed.append(unit.key)
+        if self.undoing is not None and unit.key.step.endswith(COMPENSATE):
+            self._undone(unit)
+            return
         step.open -= 1
         if step.open == 0:
             self._settle(step)
@@ -394,6 +496,16 @@ class RunState:
         if reason:
             self.dead[unit.key.step] = reason
         self._end(unit, "Skipped", message=reason)
+
+    def _undone(self, unit: Unit) -> None:
+        """A compensation has ended: the unit before is next."""
+        assert self.undoing is not None
+        self.counts["total"] += 1
+        self.undoing.done += 1
+        if unit.status == "Failed":
+            self.undoing.failed.append(unit.key)
+        if self.completed:
+            self.completed.pop()
 
     def _note(self, unit: Unit, state: str, message: str = "") -> None:
         self.recent.appendleft((unit.key, state, message))

@@ -63,8 +63,13 @@ def _phase(state: RunState) -> tuple[Phase, str, str]:
         return "Pending", "Accepted", ""
     if state.suspended:
         return "Suspended", "Suspended", "starts no further step"
+    if state.ending is not None:
+        outcome = f"the run ends as {state.ending.phase}, onExit steps run"
+        return "Running", "OnExit", outcome if state.held is None else state.held.message
     if state.held is not None:
         return "Running", state.held.reason, state.held.message
+    if state.undoing is not None:
+        return "Running", "Compensating", f"undoes what was done: {state.undoing.cause} failed"
     if state.inbox.waiting and not state.scheduled:
         first = _waiting(state)[0]
         reason = "WaitingForApproval" if first.kind == "approval" else "Waiting"

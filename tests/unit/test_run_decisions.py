@@ -10,7 +10,8 @@ from seedbed.crds.errors import InvalidError
 from seedbed.crds.messages import VALUE_LIMIT, StepError, StepKey, StepResult, StepTask
 from seedbed.crds.workflow import Retry
 from seedbed.runtime.coordination.port import Change
-from seedbed.runtime.workflow.decide import accept, adjust, advance, cancel
+from seedbed.runtime.workflow.decide import accept, adjust, advance
+from seedbed.runtime.workflow.ending import cancel
 from seedbed.runtime.workflow.failures import backoff
 from seedbed.runtime.workflow.records import (
     RunAdjusted,

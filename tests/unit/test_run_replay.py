@@ -16,6 +16,8 @@ from seedbed.runtime.workflow.records import (
     EventReceived,
     Record,
     RunAdjusted,
+    RunCompensating,
+    RunEnding,
     RunFinished,
     RunHeld,
     RunRestored,
@@ -58,8 +60,10 @@ EVERY_RECORD: list[Record] = [
     StepWaiting(StepKey("f"), 8.0, 9.5, "waits for the event paid", "paid"),
     ApprovalGiven("e", 8.0, Decision("approve", "kim", "why not")),
     EventReceived("paid", "id-1", 8.0, "tester", LARGE),
+    RunCompensating(8.5, KEY),
+    RunEnding(8.6, "Succeeded", "Succeeded", "", LARGE),
     RunFinished(9.0, "Failed", "StepFailed", "why", {"r": [1, 2]}),
-    RunRestored(41, ((KEY, "Running", ""), (StepKey("b"), "Failed", "no")), ("id-1", "id-2")),
+    RunRestored(41, ((KEY, "Running", ""),), ("id-1", "id-2"), (KEY, StepKey("b"))),
 ]
 
 
@@ -123,8 +127,10 @@ def plans(draw: st.DrawFn) -> RunRequest:
         else:
             steps.append(call(f"s{at}", **fields))
     _without_stand_in(steps)
+    ends = _ends(draw, steps)
     return request(
         *steps,
+        **ends,
         parallelism=draw(st.integers(1, 5)),
         retry={"attempts": draw(st.integers(1, 3)), "backoff": "1s"},
     )
@@ -152,6 +158,20 @@ def _of_engine(draw: st.DrawFn, form: str) -> dict[str, Any]:
         default = draw(st.sampled_from(["approve", "reject"]))
         return {"approve": {"message": "?", "deadline": "7s", "default": default}}
     return {"wait": draw(st.sampled_from([{"duration": "3s"}, {"event": "x", "timeout": "5s"}]))}
+
+
+def _ends(draw: st.DrawFn, steps: list[dict[str, Any]]) -> dict[str, Any]:
+    """Give the plan steps behind its outcome, and a way back, now and then."""
+    back = [step for step in steps if "call" in step and draw(st.booleans())]
+    for step in back:
+        step["compensate"] = {"entry": "steps:undo", "args": {"what": "${output.key}"}}
+        if step["onError"]["action"] == "fail":
+            step["onError"]["action"] = draw(st.sampled_from(["fail", "compensate"]))
+    if not draw(st.booleans()):
+        return {}
+    steps.append(call("exit-0", args={"phase": "${run.phase}"}))
+    steps.append(call("exit-1", needs=["exit-0"], allowFailure=True))
+    return {"onExit": ["exit-0", "exit-1"]}
 
 
 def _without_stand_in(steps: list[dict[str, Any]]) -> None:
@@ -197,7 +217,8 @@ def outcome(state: RunState) -> dict[str, Any]:
     """What must not depend on crashes: all of a run that succeeded, that it failed otherwise."""
     assert state.finished is not None
     if state.finished.phase == "Failed":
-        return {"phase": "Failed"}
+        last = {name: state.told[name]["output"] for name in state.graph.exits}
+        return {"phase": "Failed", "last": last}
     return {
         "phase": "Succeeded",
         "result": state.finished.result,
@@ -220,8 +241,9 @@ def resumed(plan: RunRequest, groups: list[bytes], snapshot: tuple[int, bytes] |
     return state
 
 
+NAMES = [f"s{n}" for n in range(7)]
 FAILURES = st.dictionaries(
-    st.tuples(st.sampled_from([f"s{n}" for n in range(7)]), st.integers(-1, 3)),
+    st.tuples(st.sampled_from([*NAMES, "s1:compensate", "exit-0"]), st.integers(-1, 3)),
     st.integers(1, 3),
     max_size=6,
 )

@@ -1,0 +1,25 @@
+"""Lanes: where units that are ready stand, one for each thing that could block them. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from seedbed.crds.workflow import Step
+from seedbed.runtime.workflow.state import Lane, RunState, Unit
+
+
+def queue(state: RunState, unit: Unit) -> None:
+    """Put a unit that may start at the end of its lane."""
+    lane = lane_of(state, state.steps[unit.key.step].node.step)
+    state.lanes.setdefault(lane, deque()).append(unit.key)
+
+
+def lane_of(state: RunState, step: Step) -> Lane:
+    """The lane of a step's units."""
+    if step.container:
+        return "container", ""
+    if step.agent:
+        return f"agent/{step.agent.name}", step.pool.name if step.pool else ""
+    if step.workflow:
+        return f"workflow/{step.workflow.name or ''}", ""
+    return "call", (step.pool or state.spec.pool).name
