@@ -6,15 +6,15 @@ known to it and to the engine. An Agent's stands in its spec, which is published
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
 
-from seedbed.controllers.conditions import Verdict, conditions, generation_of, stalled
-from seedbed.controllers.plan import Defaults, Observed, Plan
+from seedbed.controllers.conditions import Verdict, conditions, generation_of, news, stalled
+from seedbed.controllers.plan import Defaults, Observed, Plan, Raw
 from seedbed.controllers.reading import publish, status_of, withdraw
 from seedbed.crds.budget import Budget
 from seedbed.crds.money import dollars
@@ -35,7 +35,14 @@ def with_budget(reconcile: Reconcile) -> Reconcile:
             plan = replace(plan, effects=(*_known(observed, budget), *plan.effects))
         if plan.status is None or observed.object is None:
             return plan
-        return replace(plan, status=_told(observed, dict(plan.status), budget, now))
+        verdict = None if budget is None else _verdict(budget, observed.spending)
+        if verdict is None or verdict.status == "False" or observed.key.kind != "Agent":
+            verdicts = {} if verdict is None else {EXCEEDED: verdict}
+            return replace(plan, status=_told(observed, plan.status, verdicts, now))
+        # An Agent that nobody can ask is not ready; a Workflow's other steps go on.
+        overall = stalled(EXCEEDED, verdict.message)
+        status = _told(observed, plan.status, {**overall, EXCEEDED: verdict}, now)
+        return replace(plan, status=status, events=news(status_of(observed.object), overall))
 
     return decide
 
@@ -57,20 +64,15 @@ def _known(observed: Observed, budget: Budget | None) -> tuple[Any, ...]:
 
 
 def _told(
-    observed: Observed, status: dict[str, Any], budget: Budget | None, now: datetime
+    observed: Observed, told: Raw, verdicts: Mapping[str, Verdict], now: datetime
 ) -> dict[str, Any]:
+    """The status with these verdicts, and what was spent."""
     assert observed.object is not None
-    verdict = None if budget is None else _verdict(budget, observed.spending)
-    kept = [one for one in status["conditions"] if one["type"] != EXCEEDED]
-    verdicts = {} if verdict is None else {EXCEEDED: verdict}
-    if verdict is not None and verdict.status == "True" and observed.key.kind == "Agent":
-        overall = stalled(EXCEEDED, verdict.message)
-        kept = [one for one in kept if one["type"] not in overall]
-        verdicts = {**overall, **verdicts}
+    kept = [one for one in told["conditions"] if one["type"] not in {EXCEEDED, *verdicts}]
     before, generation = status_of(observed.object), generation_of(observed.object)
-    status["conditions"] = [*kept, *conditions(before, verdicts, generation, now)]
+    status = {**told, "conditions": [*kept, *conditions(before, verdicts, generation, now)]}
     status.pop("spent", None)
-    if observed.spending.spent or budget is not None:
+    if observed.spending.spent or verdicts:
         status["spent"] = dollars(observed.spending.spent)
     return status
 
