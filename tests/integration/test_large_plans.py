@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,35 +17,17 @@ from seedbed.controllers import workflow as controller
 from seedbed.controllers.plan import Defaults, Key, Observed, SubmitRun
 from seedbed.crds.base import API_VERSION
 from seedbed.crds.errors import PlanUnavailableError, UnavailableError
-from seedbed.crds.messages import (
-    RunRequest,
-    RunSummary,
-    StepError,
-    StepResult,
-    Submit,
-    Summarise,
-    decode,
-    encode,
-    engine_address,
-    partition_of,
-    pool_setting,
-)
-from seedbed.crds.pool import PoolSpec
+from seedbed.crds.messages import RunRequest, StepError, StepResult, Submit, encode
 from seedbed.crds.steps_document import packed, read_steps
-from seedbed.runtime.bus.memory import MemoryBus
-from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.store.plans import PlanRow, SqlPlans
 from seedbed.runtime.store.sql import SqlStore
-from seedbed.runtime.worker.worker import serve_workers
 from seedbed.runtime.workflow.decide import accept, advance
-from seedbed.runtime.workflow.engine import Engine
 from seedbed.runtime.workflow.plan import started
 from seedbed.runtime.workflow.state import RunState
 from seedbed.runtime.workflow.summary import summarise
 from tests.conftest import run_async
 from tests.runs import a_world
-
-NAMESPACE = "team"
+from tests.small_engine import NAMESPACE, a_store, ask, serving, until
 
 
 def graph(steps: int, needs: int) -> list[dict[str, Any]]:
@@ -64,83 +43,34 @@ def graph(steps: int, needs: int) -> list[dict[str, Any]]:
     ]
 
 
-@asynccontextmanager
-async def serving(store: SqlStore, bus: MemoryBus, after: int) -> AsyncIterator[None]:
-    """An engine with four workers."""
-    coordinator = MemoryCoordinator(after=after)
-    pool = PoolSpec().model_dump_json(by_alias=True).encode()
-    await coordinator.put(pool_setting(NAMESPACE, "general"), pool)
-    engine = Engine(
-        store=store, bus=bus, coordinator=coordinator, holder="one", plans=SqlPlans(store)
-    )
-    stopping = asyncio.Event()
-    workers = serve_workers(
-        bus=bus,
-        coordinator=coordinator,
-        gateway_url="",
-        namespace=NAMESPACE,
-        pool="general",
-        count=4,
-        drain=2.0,
-        stopping=stopping,
-    )
-    async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(engine.run())
-        tasks.create_task(workers)
-        try:
-            yield
-        finally:
-            stopping.set()
-            running.cancel()
-
-
-async def ask(bus: MemoryBus, run: str, message: Any) -> RunSummary:
-    """Ask the owner of the run's partition, for as long as there is none."""
-    address = engine_address(partition_of(run))
-    while True:
-        try:
-            return decode(RunSummary, await bus.request(address, encode(message), wait=30.0))
-        except UnavailableError as error:
-            if error.code != UnavailableError.code:
-                raise
-            await asyncio.sleep(0.02)
-
-
-async def until(bus: MemoryBus, run: str, ended: int) -> RunSummary:
-    while True:
-        found = await ask(bus, run, Summarise(run))
-        if found.counts.succeeded >= ended or found.phase in ("Succeeded", "Failed"):
-            return found
-        await asyncio.sleep(0.02)
-
-
 @pytest.mark.req("COG-2.2.1")
 def test_a_pushed_plan_is_read_once_and_resumed_after_it_was_removed(tmp_path: Path) -> None:
     async def body() -> None:
-        store = SqlStore.open(f"sqlite:///{tmp_path / 'runs.db'}")
-        await store.migrate()
+        async with a_store(tmp_path) as store:
+            await body_with(store)
+
+    async def body_with(store: SqlStore) -> None:
         plans = SqlPlans(store)
         document = packed(read_steps(orjson.dumps(graph(600, 2))))
         digest = hashlib.sha256(document).hexdigest()
         source = {"artifact": {"url": f"seedbed://sha256/{digest}"}}
         request = RunRequest("run-1", NAMESPACE, "big", {"stepsFrom": source, "result": "1"})
-        async with a_bus() as bus, serving(store, bus, 0):
+        async with serving(store) as bus:
             with pytest.raises(UnavailableError, match="seedbed plan push") as missing:
-                await submit(bus, request)
+                await ask(bus, request.run, Submit(request))
             assert missing.value.code == PlanUnavailableError.code
             assert await store.run(request.run) is None
             await plans.put(PlanRow(NAMESPACE, digest, 0.0, 600, len(document)), document)
-            assert (await submit(bus, request)).phase == "Running"
-            await until(bus, request.run, 50)
+            assert (await ask(bus, request.run, Submit(request))).phase == "Running"
+            await until(bus, request.run, lambda told: told.counts.succeeded >= 50)
         await plans.remove(NAMESPACE, digest)
         row = await store.run(request.run)
         assert row is not None
         assert len(row.request) < 1024
-        async with a_bus() as bus, serving(store, bus, 1 << 32):
-            assert (await submit(bus, request)).run == request.run
-            found = await until(bus, request.run, 600)
+        async with serving(store, 1) as bus:
+            assert (await ask(bus, request.run, Submit(request))).run == request.run
+            found = await until(bus, request.run)
         assert (found.phase, found.counts.succeeded) == ("Succeeded", 600)
-        await store.close()
 
     run_async(body())
 
@@ -175,14 +105,3 @@ def test_ten_thousand_steps_with_fifty_thousand_edges_are_an_ordinary_object() -
     assert plan.status["progress"].endswith("/10000")
     assert len(json.dumps(spec)) < 1024
     assert len(json.dumps(plan.status)) < 16 * 1024
-
-
-async def submit(bus: MemoryBus, request: RunRequest) -> RunSummary:
-    return await ask(bus, request.run, Submit(request))
-
-
-@asynccontextmanager
-async def a_bus() -> AsyncIterator[MemoryBus]:
-    bus = MemoryBus()
-    yield bus
-    await bus.close()

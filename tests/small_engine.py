@@ -1,0 +1,104 @@
+"""An engine with workers in one process, on SQLite: enough for what runs do to each other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from seedbed.crds.errors import UnavailableError
+from seedbed.crds.messages import (
+    RunSummary,
+    Summarise,
+    decode,
+    encode,
+    engine_address,
+    partition_of,
+    pool_setting,
+    template_setting,
+)
+from seedbed.crds.pool import PoolSpec
+from seedbed.crds.workflow import WorkflowSpec
+from seedbed.runtime.bus.memory import MemoryBus
+from seedbed.runtime.coordination.memory import MemoryCoordinator
+from seedbed.runtime.store.plans import SqlPlans
+from seedbed.runtime.store.sql import SqlStore
+from seedbed.runtime.worker.worker import serve_workers
+from seedbed.runtime.workflow.engine import Engine
+
+NAMESPACE = "team"
+ENDED = ("Succeeded", "Failed")
+
+
+@asynccontextmanager
+async def a_store(folder: Path) -> AsyncIterator[SqlStore]:
+    store = SqlStore.open(f"sqlite:///{folder / 'runs.db'}")
+    await store.migrate()
+    yield store
+    await store.close()
+
+
+@asynccontextmanager
+async def serving(
+    store: SqlStore, start: int = 0, templates: dict[str, dict[str, Any]] | None = None
+) -> AsyncIterator[MemoryBus]:
+    """An engine with four workers, until it is killed: nothing is finished or handed over.
+
+    Args:
+        store: what outlives it.
+        start: counts the engines on a store, as each has larger fencing tokens than those before.
+        templates: specs of Workflows, by name.
+    """
+    bus, coordinator = MemoryBus(), MemoryCoordinator(after=start << 32)
+    pool = PoolSpec().model_dump_json(by_alias=True).encode()
+    await coordinator.put(pool_setting(NAMESPACE, "general"), pool)
+    for name, fields in (templates or {}).items():
+        spec = WorkflowSpec.model_validate({**fields, "template": True})
+        plan = spec.model_dump_json(by_alias=True).encode()
+        await coordinator.put(template_setting(NAMESPACE, name), plan)
+    engine = Engine(
+        store=store, bus=bus, coordinator=coordinator, holder="one", plans=SqlPlans(store)
+    )
+    workers = serve_workers(
+        bus=bus,
+        coordinator=coordinator,
+        gateway_url="",
+        namespace=NAMESPACE,
+        pool="general",
+        count=4,
+        drain=0.0,
+        stopping=asyncio.Event(),
+    )
+    running = [asyncio.create_task(each) for each in (engine.run(), workers)]
+    try:
+        yield bus
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await bus.close()
+
+
+async def ask(bus: MemoryBus, run: str, message: Any) -> RunSummary:
+    """Ask the owner of the run's partition, for as long as there is none."""
+    address = engine_address(partition_of(run))
+    while True:
+        try:
+            return decode(RunSummary, await bus.request(address, encode(message), wait=30.0))
+        except UnavailableError as error:
+            if error.code != UnavailableError.code:
+                raise
+            await asyncio.sleep(0.02)
+
+
+async def until(
+    bus: MemoryBus, run: str, holds: Callable[[RunSummary], bool] = lambda _: False
+) -> RunSummary:
+    """The run's summary once it holds, or the run has ended."""
+    while True:
+        found = await ask(bus, run, Summarise(run))
+        if holds(found) or found.phase in ENDED:
+            return found
+        await asyncio.sleep(0.02)
