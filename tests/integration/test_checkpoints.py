@@ -262,7 +262,7 @@ def test_checkpoints_are_taken_at_the_interval_while_something_changes(
     async def body() -> None:
         async with opened(tmp_path, f"sqlite:///{tmp_path}/s.db") as place, place.serving():
             policy = {"interval": "50ms", "keep": 2}
-            steps = [
+            steps: list[dict[str, Any]] = [
                 {
                     "name": f"s{at}",
                     "needs": [f"s{at - 1}"] if at else [],
@@ -271,8 +271,8 @@ def test_checkpoints_are_taken_at_the_interval_while_something_changes(
                 for at in range(3)
             ]
             wait = {"name": "wait", "needs": ["s2"], "call": {"entry": "tests.steps:nothing"}}
-            spec = {"steps": [*steps, wait], "checkpoint": policy}
-            spec["steps"][-1]["pool"] = {"name": "missing"}
+            steps.append({**wait, "pool": {"name": "missing"}})
+            spec: dict[str, Any] = {"steps": steps, "checkpoint": policy}
             plan = RunRequest("run-1", NAMESPACE, "plan", spec)
             await place.submit(plan)
             found = await place.until("run-1", lambda one: one.reason == "PoolNotFound")

@@ -114,12 +114,25 @@ def test_damage_is_told_wherever_it_is(keys: KeyRing) -> None:
 
 
 def row(number: int, base: int = 0, expires: float = 100.0) -> CheckpointRow:
-    times = {"created_at": float(number), "expires_at": expires}
-    sizes = {"content_bytes": 1, "size_bytes": 1, "compression_ratio": 1.0}
     return CheckpointRow(
-        run="r", number=number, id=str(number), partition=0, cause="interval", revision=0, ended=0,
-        total=0, base=base, depth=0, key="k", digest="d", **times, **sizes,
-    )  # fmt: skip
+        run="r",
+        number=number,
+        id=str(number),
+        partition=0,
+        created_at=float(number),
+        expires_at=expires,
+        cause="interval",
+        revision=0,
+        ended=0,
+        total=0,
+        base=base,
+        depth=0,
+        content_bytes=1,
+        size_bytes=1,
+        compression_ratio=1.0,
+        key="k",
+        digest="d",
+    )
 
 
 @pytest.mark.req("COG-3.1.3")

@@ -155,12 +155,13 @@ def test_a_parameter_that_came_or_went_has_changed() -> None:
 def plans(draw: st.DrawFn) -> tuple[list[dict[str, Any]], dict[str, int], dict[str, int]]:
     steps = []
     for at in range(draw(st.integers(1, 8))):
-        reading = draw(st.lists(st.sampled_from("abc"), unique=True, max_size=2))
+        reading: Any = draw(st.lists(st.sampled_from("abc"), unique=True, max_size=2))
         needs = draw(st.lists(st.integers(0, at - 1), unique=True, max_size=3)) if at else []
         args = {name: f"${{params.{name}}}" for name in reading}
         args |= {f"s{need}": f"${{steps.s{need}.output}}" for need in needs}
         fields: dict[str, Any] = {"args": args}
-        if draw(st.booleans()):
+        each: Any = draw(st.booleans())
+        if each:
             fields["forEach"] = f"lists.range({draw(st.integers(0, 3))})"
         if reading and draw(st.booleans()):
             fields["when"] = f"params.{reading[0]} > 1"
