@@ -1,4 +1,4 @@
-"""The commands about plans: critical-path, graph, optimise. What a command needs is imported when it runs."""
+"""The commands about plans and goals. What a command needs is imported when it runs."""
 
 from __future__ import annotations
 
@@ -108,3 +108,56 @@ def optimise(
         return
     place = Place(context, local, api, api_service, token)
     read(lambda source: commands.optimise(source, workflow, namespace, output), place)
+
+
+@app.command()
+def decompose(
+    *,
+    goal: Annotated[str, typer.Argument(help="What is to be reached.")],
+    template: Annotated[
+        Path | None, typer.Option(help="Rules of a known domain: a YAML file.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Model for goals that no rule knows.")] = None,
+    here: Annotated[
+        bool, typer.Option("--here", help="In this process, by the template alone.")
+    ] = False,
+    file: Annotated[
+        Path | None, typer.Option("--output", "-o", help="With --here: FILE.html or FILE.json.")
+    ] = None,
+    max_tasks: Annotated[int, typer.Option(help="Tasks in the tree.")] = 20_000,
+    max_depth: Annotated[int, typer.Option(help="Levels below the goal.")] = 120,
+    max_calls: Annotated[int, typer.Option(help="Calls of the model.")] = 100,
+    namespace: Namespace = None,
+    context: Context = None,
+    api: Api = None,
+    api_service: ApiService = API_SERVICE,
+    token: Token = None,
+) -> None:
+    """Take a goal apart into a tree of tasks."""
+    commands = import_module("seedbed.cli.goals")
+    wanted = commands.Wanted(goal, template, model, max_tasks, max_depth, max_calls)
+    if here:
+        finish(commands.decompose_here(wanted, file))
+        return
+    service = commands.Api(api, api_service, token)
+    finish(commands.decompose_there(wanted, namespace, context, service))
+
+
+@app.command()
+def tree(
+    *,
+    name: Annotated[str, typer.Argument(help="Id of a tree, or the file of one.")],
+    file: Annotated[
+        Path | None, typer.Option("--output", "-o", help="FILE.html to look at, or FILE.json.")
+    ] = None,
+    context: Context = None,
+    api: Api = None,
+    api_service: ApiService = API_SERVICE,
+    token: Token = None,
+) -> None:
+    """Show a goal's tree of tasks."""
+    commands = import_module("seedbed.cli.goals")
+    if Path(name).is_file():
+        finish(commands.tree_of_file(Path(name), file))
+        return
+    finish(commands.tree_there(name, file, context, commands.Api(api, api_service, token)))

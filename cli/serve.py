@@ -172,6 +172,7 @@ async def _engine(process: Process) -> None:
         store = await _store(process, stack)
         checkpoints = vault(store, settings.checkpoint_keys, settings.checkpoint_url)
         bus = await _bus(process, stack, "engine")
+        await _patiently("the event log", bus.events.prepare)
         coordinator = await _coordinator(process, stack)
         process.started()
         await Engine(
@@ -201,9 +202,11 @@ async def _api(process: Process) -> None:
     from seedbed.runtime.api.app import serve
     from seedbed.runtime.api.checkpoints import Acting, CheckpointPages
     from seedbed.runtime.api.flags import LiveFlags
+    from seedbed.runtime.api.goals import GoalPages
     from seedbed.runtime.api.inbox import InboxPages
     from seedbed.runtime.api.objects import kubernetes_workflows
     from seedbed.runtime.store.checkpoints import SqlCheckpoints
+    from seedbed.runtime.store.goals import SqlGoals
     from seedbed.runtime.store.plans import SqlPlans
     from seedbed.runtime.workflow.history import StoredHistory
 
@@ -228,6 +231,7 @@ async def _api(process: Process) -> None:
             events=bus.events if bus else None,
             checkpoints=CheckpointPages(store, SqlCheckpoints(store), acting),
             inbox=InboxPages(store, bus) if bus else None,
+            goals=GoalPages(SqlGoals(store), process.settings.gateway_url),
             started=lambda _: process.started(),
         )
 
@@ -266,9 +270,9 @@ def _load_agents() -> None:
 async def _bus(process: Process, stack: AsyncExitStack, name: str) -> NatsBus:
     from seedbed.runtime.bus.nats import NatsBus
 
-    url = process.settings.nats_url
+    url, events = process.settings.nats_url, process.settings.events.settings(name == "engine")
     process.waiting["NATS"] = _yes
-    bus = await _patiently("NATS", lambda: NatsBus.open(url, name=name, wait=10.0))
+    bus = await _patiently("NATS", lambda: NatsBus.open(url, name=name, wait=10.0, events=events))
     stack.push_async_callback(bus.close)
     process.waiting["NATS"] = lambda: not bus.connected
     return bus

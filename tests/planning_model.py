@@ -26,6 +26,7 @@ class PlanningModel:
     Attributes:
         wrong: how many of the first answers are no plan.
         requests: every request so far.
+        headers: of each request.
         most_at_once: the most calls that ran at the same time.
     """
 
@@ -36,12 +37,14 @@ class PlanningModel:
     seed: int = 1
     wrong: int = 0
     requests: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
     most_at_once: int = 0
     _now: int = 0
 
     async def chat(self, request: web.Request) -> web.Response:
         asked = await request.json()
         self.requests.append(asked)
+        self.headers.append(dict(request.headers))
         self._now += 1
         self.most_at_once = max(self.most_at_once, self._now)
         await asyncio.sleep(self.latency)

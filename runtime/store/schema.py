@@ -170,3 +170,16 @@ outcomes = Table(
     Column("asked", Double, nullable=False),
     Column("good", Double, nullable=False),
 )
+
+# What goals were taken apart into, by namespace and content hash.
+goal_trees = Table(
+    "goal_trees",
+    metadata,
+    Column("namespace", Text, primary_key=True),
+    Column("digest", Text, primary_key=True),
+    Column("made_at", Double, nullable=False),
+    Column("goal", Text, nullable=False),
+    Column("tasks", Integer, nullable=False),
+    Column("depth", Integer, nullable=False),
+    Column("document", LargeBinary, nullable=False),
+)

@@ -136,7 +136,7 @@ class ModelPlanner:
             PlannerRefusedError: the service will not answer.
             UnavailableError: the service cannot be reached or refuses for now.
         """
-        request = orjson.dumps(self._request(goals, min(room, self._rows)))
+        request = orjson.dumps(self.request(goals, min(room, self._rows)))
         reason = ""
         for _ in range(_ATTEMPTS):
             text = await self._answer(request)
@@ -151,7 +151,8 @@ class ModelPlanner:
             reason = "no row belongs to a goal that was asked about"
         raise PlannerAnswerError(self._model, reason)
 
-    def _request(self, goals: Sequence[Asked], rows: int) -> dict[str, Any]:
+    def request(self, goals: Sequence[Asked], rows: int) -> dict[str, Any]:
+        """What the model is asked about these goals, for at most so many rows."""
         listed = [
             {
                 "id": number,
@@ -160,10 +161,12 @@ class ModelPlanner:
             }
             for number, asked in enumerate(goals, start=1)
         ]
-        row = _row_form(len(goals), self._levels)
+        # The goal itself is never one piece of work: nobody would have asked.
+        least = min(rows, int(any(asked.level == 0 for asked in goals)))
+        form = {"type": "array", "items": _row_form(len(goals), self._levels)}
         schema = {
             "type": "object",
-            "properties": {"tasks": {"type": "array", "items": row, "maxItems": rows}},
+            "properties": {"tasks": {**form, "minItems": least, "maxItems": rows}},
             "required": ["tasks"],
             "additionalProperties": False,
         }
