@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -62,6 +63,7 @@ class Executor:
         token: the fencing token that statuses carry; see `fencing`.
 
     Args:
+        writing: what each write of an object is done in; see `Echoes`.
         changed: told each object as the server stored it.
         summarised: told each RunSummary that the engine answers.
     """
@@ -73,6 +75,7 @@ class Executor:
         coordinator: Coordinator,
         ownership: Ownership,
         *,
+        writing: Callable[[Key], AbstractContextManager[None]],
         changed: Callable[[Raw], None],
         summarised: Callable[[RunSummary], None],
     ) -> None:
@@ -81,6 +84,7 @@ class Executor:
         self._coordinator = coordinator
         self._ownership = ownership
         self.token = ownership.token
+        self._writing = writing
         self._changed = changed
         self._summarised = summarised
         self._applied: dict[Key, tuple[str, int]] = {}
@@ -123,10 +127,11 @@ class Executor:
             key = key_of(desired)
             if not self._is_there(key, desired, there.get(key)):
                 self._check()
-                stored = await self._cluster.apply(desired)
-                generation = int(stored["metadata"].get("generation", 0))
-                self._applied[key] = (_digest(desired), generation)
-                self._changed(stored)
+                with self._writing(key):
+                    stored = await self._cluster.apply(desired)
+                    generation = int(stored["metadata"].get("generation", 0))
+                    self._applied[key] = (_digest(desired), generation)
+                    self._changed(stored)
         for key in plan.delete:
             child = there.get(key)
             if child is not None and not child["metadata"].get("deletionTimestamp"):
@@ -178,15 +183,14 @@ class Executor:
             return
         metadata = obj["metadata"]
         self._check()
-        stored = await self._cluster.apply_status(
-            {
-                "apiVersion": API_VERSION,
-                "kind": obj["kind"],
-                "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]},
-                "status": {**status, TOKEN: self.token},
-            }
-        )
-        self._changed(stored)
+        said = {
+            "apiVersion": API_VERSION,
+            "kind": obj["kind"],
+            "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]},
+            "status": {**status, TOKEN: self.token},
+        }
+        with self._writing(key_of(obj)):
+            self._changed(await self._cluster.apply_status(said))
 
     async def effect(self, effect: Effect) -> None:
         """Carry out one effect on the live settings or the engine."""

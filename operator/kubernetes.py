@@ -17,6 +17,7 @@ from urllib.parse import urlencode
 import aiohttp
 import orjson
 from kubernetes.aio import client, config
+from yarl import URL
 
 from seedbed.controllers.plan import Event, Key, Raw
 from seedbed.crds.base import API_VERSION, FIELD_MANAGER
@@ -32,8 +33,9 @@ from seedbed.crds.kinds import BY_NAME
 from seedbed.operator.metrics import Metrics
 from seedbed.operator.registration import WATCHED, api_version
 
-TIMEOUT = 15.0
 PAGE = 100
+_TIMEOUT = aiohttp.ClientTimeout(total=15.0)
+_AS_MANAGER = urlencode({"fieldManager": FIELD_MANAGER, "force": "true"})
 _APPLY = {"Content-Type": "application/apply-patch+yaml"}
 _JSON = {"Content-Type": "application/json"}
 
@@ -91,9 +93,8 @@ class KubernetesCluster:
             raise
 
     async def _apply(self, path: str, obj: Raw) -> Raw:
-        query = urlencode({"fieldManager": FIELD_MANAGER, "force": "true"})
         self._metrics.api_writes.labels("apply").inc()
-        stored = await self.request("PATCH", f"{path}?{query}", obj, _APPLY)
+        stored = await self.request("PATCH", f"{path}?{_AS_MANAGER}", obj, _APPLY)
         return {**stored, "kind": obj["kind"], "apiVersion": obj["apiVersion"]}
 
     async def delete(self, key: Key, uid: str) -> None:
@@ -136,8 +137,7 @@ class KubernetesCluster:
             "count": 1,
         }
         self._metrics.api_writes.labels("event").inc()
-        query = urlencode({"fieldManager": FIELD_MANAGER, "force": "true"})
-        path = f"/api/v1/namespaces/{metadata['namespace']}/events/{name}?{query}"
+        path = f"/api/v1/namespaces/{metadata['namespace']}/events/{name}?{_AS_MANAGER}"
         try:
             await self.request("PATCH", path, body, _APPLY)
         except (InvalidError, NotFoundError):
@@ -181,10 +181,10 @@ class KubernetesCluster:
         try:
             async with pool.request(
                 method,
-                settings.host + path,
+                URL(settings.host + path, encoded=True),
                 data=data,
                 headers=sent,
-                timeout=aiohttp.ClientTimeout(total=TIMEOUT),
+                timeout=_TIMEOUT,
             ) as answer:
                 text = await answer.read()
                 if answer.status < 400:  # noqa: PLR2004 -- HTTP: all below is success

@@ -7,6 +7,7 @@ stale, and a new process starts from what is there.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
@@ -28,6 +29,7 @@ from seedbed.runtime.coordination.port import Coordinator, Lease
 log = logging.getLogger(__name__)
 
 LEADER = "operator"
+_COLLECT = (10_000, 20, 20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,9 @@ async def run_operator(
     Raises:
         LeaseLostError, FencedError: it led, and leads no more.
     """
+    # What is imported stays, and what a reconcile makes goes without the collector: it may look less.
+    gc.freeze()
+    gc.set_threshold(*_COLLECT)
     metrics = Metrics()
     async with AsyncExitStack() as stack:
         cluster = await stack.enter_async_context(connected(metrics))

@@ -42,6 +42,7 @@ from seedbed.crds.spending import (
 )
 from seedbed.operator.cache import Cache
 from seedbed.operator.cluster import Cluster
+from seedbed.operator.echoes import Echoes, own_doing
 from seedbed.operator.executor import ENGINE_WAIT, Executor
 from seedbed.operator.fencing import largest_token, status_token
 from seedbed.operator.metrics import Metrics
@@ -101,11 +102,13 @@ class Reconciler:
         self._spending: dict[str, Spending] = {}
         self._workers: dict[str, tuple[str, str]] = {}
         self._runs: dict[tuple[str, str], RunSummary] = {}
+        self._echoes = Echoes(self.notice)
         self._executor = Executor(
             cluster,
             bus,
             coordinator,
             ownership,
+            writing=self._echoes.writing,
             changed=self._stored,
             summarised=self.summarised,
         )
@@ -121,6 +124,8 @@ class Reconciler:
 
     def notice(self, obj: Raw, *, deleted: bool = False) -> None:
         """A watch has shown an object, or that it is gone."""
+        if self._echoes.keep(obj, deleted=deleted):
+            return
         if deleted:
             self.forget(key_of(obj))
             return
@@ -133,12 +138,10 @@ class Reconciler:
             self.queue.add(affected)
 
     def _stored(self, obj: Raw) -> None:
-        """The server's answer to an own write: a reason to look only at those who name the object."""
-        key = key_of(obj)
-        affected = self.cache.put(obj)
-        if key.kind in REGISTRATIONS:
-            for dependent in affected - {key}:
-                self.queue.add(dependent)
+        """The server's answer to an own write."""
+        before = self.cache.get(key_of(obj))
+        for affected in self.cache.put(obj) - own_doing(before, obj):
+            self.queue.add(affected)
 
     def summarised(self, summary: RunSummary) -> None:
         """The engine has told of a run."""

@@ -28,6 +28,7 @@ from seedbed.runtime.coordination.etcd_channel import (
     prefix_end,
     translated,
 )
+from seedbed.runtime.coordination.etcd_gathered import GatheredWrites, Write
 from seedbed.runtime.coordination.lease import HeldLease, while_held
 from seedbed.runtime.coordination.port import Change, Lease, Ownership
 
@@ -43,6 +44,7 @@ class EtcdCoordinator:
         self._etcd = channel
         self._settings = f"{root}settings/"
         self._owners = f"{root}owners/"
+        self._gathered = GatheredWrites(self._fenced)
 
     @classmethod
     def open(
@@ -199,21 +201,34 @@ class EtcdCoordinator:
     ) -> None:
         """Set a live setting; see `Coordinator.put`."""
         setting = (self._settings + key).encode()
-        await self._write(_put(setting, value, 0 if lease is None else _id(lease)), under)
+        operation = _put(setting, value, 0 if lease is None else _id(lease))
+        if under is None or lease is not None:
+            await self._write(operation, under)
+        else:
+            await self._gathered.write(under, Write(setting, operation, len(value)))
 
     async def delete(self, key: str, *, under: Ownership | None = None) -> None:
         """Remove a live setting; see `Coordinator.delete`."""
-        await self._write(_delete((self._settings + key).encode()), under)
+        setting = (self._settings + key).encode()
+        if under is None:
+            await self._write(_delete(setting), under)
+        else:
+            await self._gathered.write(under, Write(setting, _delete(setting)))
 
     async def _write(self, operation: Any, under: Ownership | None) -> None:
-        conditions: Sequence[Any] = ()
-        otherwise: Sequence[Any] = ()
         if under is not None:
-            conditions = [_created(self._place(under.name, under.lease), under.token)]
-            otherwise = [_range(_first(self._queue(under.name)))]
+            await self._fenced(under, [operation])
+            return
         with translated():
-            answer = await self._etcd.transaction(conditions, [operation], otherwise)
-        if not answer.succeeded and under is not None:
+            await self._etcd.transaction([], [operation], [])
+
+    async def _fenced(self, under: Ownership, operations: Sequence[Any]) -> None:
+        owned = _created(self._place(under.name, under.lease), under.token)
+        with translated():
+            answer = await self._etcd.transaction(
+                [owned], operations, [_range(_first(self._queue(under.name)))]
+            )
+        if not answer.succeeded:
             owners = answer.responses[0].response_range.kvs
             newest = owners[0].create_revision if owners else None
             raise FencedError(under.name, under.token, newest)

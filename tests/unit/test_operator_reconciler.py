@@ -280,3 +280,67 @@ def test_a_lost_lease_ends_the_loop_before_the_next_write() -> None:
             assert cluster.writes == []
 
     run_async(body())
+
+
+def test_the_echo_of_an_own_write_is_no_reason_to_look_again() -> None:
+    """The memory cluster tells of a change before the write's answer, as a watch often does."""
+
+    async def body() -> None:
+        async with world() as w:
+            looks: list[Key] = []
+            take = w.reconciler.queue.take
+
+            async def counted() -> Key:
+                key = await take()
+                looks.append(key)
+                return key
+
+            w.reconciler.queue.take = counted  # type: ignore[method-assign]  # counts
+            await w.apply("Pool", "first", replicas=0)  # each worker has one take before the count
+            await w.quiet()
+            for number in range(20):
+                await w.apply("Pool", f"pool-{number}", replicas=0)
+            await until(lambda: w.ready("Pool", "pool-19") == "ScaledToZero")
+            await w.quiet()
+            assert len(looks) == len(set(looks))
+
+    run_async(body())
+
+
+def test_what_a_user_changes_while_the_status_is_written_is_seen() -> None:
+    async def body() -> None:
+        async with world() as w:
+
+            async def meanwhile(obj: Raw) -> Raw:
+                w.cluster.apply_status = Cluster.apply_status.__get__(w.cluster)  # type: ignore[method-assign]  # once
+                await w.apply("Pool", "general", replicas=3)
+                return await w.cluster.apply_status(obj)
+
+            w.cluster.apply_status = meanwhile  # type: ignore[method-assign]  # once
+            await w.apply("Pool", "general", replicas=0)
+            await until(lambda: w.ready("Pool", "general") == "PodsNotReady")
+            deployment = w.cluster.get(Key("Deployment", "default", "general-workers"))
+            assert deployment is not None
+            assert deployment["spec"]["replicas"] == 3
+
+    run_async(body())
+
+
+def test_what_kubernetes_reports_while_a_child_is_written_is_seen() -> None:
+    async def body() -> None:
+        async with world() as w:
+            await w.apply("Pool", "general", replicas=1)
+            await until(lambda: w.ready("Pool", "general") == "PodsNotReady")
+            await w.quiet()
+
+            async def meanwhile(obj: Raw) -> Raw:
+                w.cluster.apply = Cluster.apply.__get__(w.cluster)  # type: ignore[method-assign]  # once
+                told = {"replicas": 1, "readyReplicas": 1}
+                await MemoryCluster.apply_status(w.cluster, {**obj, "status": told})
+                return await w.cluster.apply(obj)
+
+            w.cluster.apply = meanwhile  # type: ignore[method-assign]  # once
+            await w.apply("Pool", "general", replicas=1, drain="9s")
+            await until(lambda: w.ready("Pool", "general") == "WorkersNotRegistered")
+
+    run_async(body())
