@@ -9,6 +9,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from seedbed.cli.event_settings import EventsSetting, read_events
 from seedbed.crds.base import seconds
 from seedbed.crds.errors import InvalidError
 
@@ -48,8 +49,10 @@ class Settings(BaseModel):
     pool: str = ""
     workers: int = Field(default=4, ge=1, le=256)
     adapter: Literal["python", "javascript"] = "python"
+    events: EventsSetting = EventsSetting()
     drain: Annotated[float, Field(ge=0)] = 30.0
     models: Path | None = None
+    identity: Literal["headers", "kubernetes"] = "headers"
     port: int = Field(default=8000, ge=0, le=65535)
     health_port: int = Field(default=8080, ge=0, le=65535)
     checkpoint_keys: Path | None = None
@@ -87,6 +90,8 @@ class Settings(BaseModel):
                 given[field] = value
         if "drain" in given:
             given["drain"] = _seconds("SEEDBED_DRAIN", given["drain"])
+        if "events" in given:
+            given["events"] = read_events(given["events"])
         if "log_level" in given:
             given["log_level"] = _lower(given["log_level"])
         try:

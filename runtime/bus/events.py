@@ -100,6 +100,7 @@ class EventSettings:
         overflow: what happens when more come.
         patience: seconds that `emit` waits for room under the policy Wait.
         critical: how much is kept of the priority; likewise `normal`, `low` and `dead` letters.
+        governs: whether this process sets how much is kept; the others take the log as they find it.
     """
 
     size: int = 50
@@ -109,10 +110,11 @@ class EventSettings:
     buffered_bytes: int = 64 * 1024 * 1024
     overflow: Overflow = "ShedLow"
     patience: float = 5.0
-    critical: Limits = Limits(7 * 86_400.0, 256 * 1024 * 1024)
-    normal: Limits = Limits(86_400.0, 1024 * 1024 * 1024)
-    low: Limits = Limits(6 * 3600.0, 256 * 1024 * 1024)
-    dead: Limits = Limits(30 * 86_400.0, 256 * 1024 * 1024)
+    critical: Limits = Limits(7 * 86_400.0, 64 * 1024 * 1024)
+    normal: Limits = Limits(86_400.0, 512 * 1024 * 1024)
+    low: Limits = Limits(6 * 3600.0, 128 * 1024 * 1024)
+    dead: Limits = Limits(30 * 86_400.0, 64 * 1024 * 1024)
+    governs: bool = False
 
     def limits(self, priority: Priority) -> Limits:
         """What is kept of a priority."""
@@ -208,6 +210,9 @@ class EventLog(Protocol):
         Raises:
             UnavailableError: they are not within `wait` seconds; they stay in the buffer.
         """
+
+    async def prepare(self) -> None:
+        """Make the log, and keep in it what the settings say where they govern."""
 
     def follow(
         self,

@@ -105,6 +105,9 @@ class MemoryEvents:
         """See the port."""
         await self._outbox.flush(wait)
 
+    async def prepare(self) -> None:
+        """See the port; there is nothing to make."""
+
     async def close(self) -> None:
         """Stop; what was not sent is gone, as all the rest."""
         await self._outbox.close()

@@ -94,6 +94,13 @@ class NatsEvents:
         """See the port."""
         await self._outbox.flush(wait)
 
+    async def prepare(self) -> None:
+        """See the port."""
+        with answering("events"):
+            for priority in PRIORITIES:
+                await self._ensure(priority)
+            await self._make(DEAD, "dead.>", self._settings.dead)
+
     async def close(self) -> None:
         """Bring what waits into the log where the server answers, and stop."""
         if self._connected.is_set():
@@ -249,4 +256,5 @@ class NatsEvents:
         except APIError as error:
             if error.err_code != _STREAM_DIFFERS:
                 raise
-            await self._stream.update_stream(config)
+            if self._settings.governs:
+                await self._stream.update_stream(config)

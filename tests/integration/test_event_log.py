@@ -370,11 +370,12 @@ def test_a_batch_that_ends_its_follower_is_put_aside_after_the_limit(opened: Ope
 def test_a_full_log_loses_the_oldest_and_says_how_many(opened: Open) -> None:
     async def body() -> None:
         run = a_run()
-        small = replace(QUICK, low=Limits(3600.0, 64 * 1024), size=5, largest=5)
+        small = replace(QUICK, low=Limits(3600.0, 64 * 1024), size=5, largest=5, governs=True)
         async with (
             opened(small) as bus,
             bus.events.follow("", partition_of(run), ("low",), start=NEW) as follower,
         ):
+            await bus.events.prepare()
             noise = uuid.uuid4().bytes * 64
             bus.events.put(Event(run, "x", 0.0, noise, "low"))
             await bus.events.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from hack.cluster import binaries
+from seedbed.cli.event_settings import EventsSetting, read_events
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts" / "seedbed"
@@ -190,3 +192,15 @@ def test_one_switch_makes_the_standard_pools() -> None:
     assert role["rules"] == [
         {"apiGroups": ["seedbed.dev"], "resources": ["pools"], "verbs": ["create"]}
     ]
+
+
+def test_the_event_log_is_as_the_values_say() -> None:
+    objects = render("--set", "nats.events.keep.low.sizeMiB=7")
+    for role in ("engine", "api", "operator"):
+        env = pods(objects)[f"seedbed-{role}"]["containers"][0]["env"]
+        text = next(one["value"] for one in env if one["name"] == "SEEDBED_EVENTS")
+        assert read_events(text).keep.low.sizeMiB == 7
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert read_events(json.dumps(values["nats"]["events"])) == EventsSetting()
+    refused = helm("lint", str(CHART), "--set", "nats.events.overflow=Spill")
+    assert refused.returncode != 0

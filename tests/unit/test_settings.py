@@ -12,6 +12,7 @@ import pytest
 
 from seedbed.cli.settings import Settings
 from seedbed.crds.errors import InvalidError
+from seedbed.runtime.bus.events import EventSettings, Limits
 
 ROLES = {
     "operator": "SEEDBED_NATS_URL",
@@ -93,3 +94,19 @@ def test_every_role_writes_json_and_names_what_is_missing(role: str) -> None:
     assert line["service"] == role
     assert line["level"] == "error"
     assert ROLES[role] in line["message"]
+
+
+def test_the_event_log_is_set_by_one_object() -> None:
+    text = '{"overflow": "Wait", "keep": {"low": {"age": "1h30m", "sizeMiB": 2}}}'
+    events = Settings.read({"SEEDBED_EVENTS": text}).events.settings(True)
+    assert (events.overflow, events.buffered, events.governs) == ("Wait", 100_000, True)
+    assert events.low == Limits(5400.0, 2 * 1024 * 1024)
+    assert events.normal == EventSettings().normal
+    for wrong, where in (
+        ("{", "SEEDBED_EVENTS"),
+        ('{"overflow": "Spill"}', "SEEDBED_EVENTS.overflow"),
+        ('{"keep": {"low": {"age": "soon", "sizeMiB": 2}}}', "SEEDBED_EVENTS.keep.low.age"),
+    ):
+        with pytest.raises(InvalidError) as caught:
+            Settings.read({"SEEDBED_EVENTS": wrong})
+        assert caught.value.field == where

@@ -88,6 +88,8 @@ securityContext:
   value: {{ .Values.logLevel | quote }}
 - name: SEEDBED_NATS_URL
   value: {{ include "seedbed.natsUrl" . | quote }}
+- name: SEEDBED_EVENTS
+  value: {{ toJson .Values.nats.events | quote }}
 - name: SEEDBED_ETCD_ENDPOINT
   value: {{ include "seedbed.etcdEndpoint" . | quote }}
 {{- end }}
