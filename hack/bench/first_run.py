@@ -13,68 +13,25 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import platform
 import statistics
 import sys
 import time
 import uuid
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from hack import demo_cluster
-from hack.cluster import binaries, cluster
-from hack.cluster.modes import Mode
-from seedbed.operator.kubernetes import KubernetesCluster, connected, path_of
+from hack.bench import node
+from hack.cluster import binaries
 
 NAMESPACE = "bench-first-run"
-APPLY = {"Content-Type": "application/apply-patch+yaml"}
+NOOP = {"steps": [{"name": "noop", "call": {"entry": "builtins:dict"}}]}
 
 
-def workflow(name: str) -> dict[str, Any]:
-    """A Workflow of one step that does nothing."""
-    return {
-        "apiVersion": "seedbed.dev/v1alpha1",
-        "kind": "Workflow",
-        "metadata": {"name": name, "namespace": NAMESPACE},
-        "spec": {"steps": [{"name": "noop", "call": {"entry": "builtins:dict"}}]},
-    }
-
-
-async def apply(api: KubernetesCluster, path: str, obj: dict[str, Any]) -> None:
-    """Server-side apply as a user of its own."""
-    await api.request("PATCH", f"{path}?fieldManager=bench&force=true", obj, APPLY)
-
-
-async def prepare(api: KubernetesCluster) -> None:
-    """A namespace with a Pool whose workers are ready."""
-    space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
-    await apply(api, f"/api/v1/namespaces/{NAMESPACE}", space)
-    pool = {
-        "apiVersion": "seedbed.dev/v1alpha1",
-        "kind": "Pool",
-        "metadata": {"name": "general", "namespace": NAMESPACE},
-        "spec": {"replicas": 1, "workersPerReplica": 4},
-    }
-    path = path_of("Pool", NAMESPACE, "general")
-    await apply(api, path, pool)
-    async with asyncio.timeout(120):
-        while True:
-            found = await api.request("GET", path)
-            conditions = (found.get("status") or {}).get("conditions") or ()
-            if any(c["type"] == "Ready" and c["status"] == "True" for c in conditions):
-                return
-            await asyncio.sleep(0.5)
-
-
-async def measure(
-    kubectl: str, env: dict[str, str], api: KubernetesCluster, runs: int
-) -> list[float]:
+async def measure(kubectl: str, env: dict[str, str], on: node.Stage, runs: int) -> list[float]:
     """Milliseconds of each run, in order."""
     watching = await asyncio.create_subprocess_exec(
-        kubectl, "get", "workflows", "-n", NAMESPACE, "--watch", "--output-watch-events",
+        kubectl, "get", "workflows", "-n", on.namespace, "--watch", "--output-watch-events",
         "-o", "jsonpath={.object.metadata.name} {.object.status.phase}{'\\n'}",
         stdout=asyncio.subprocess.PIPE, env=env,
     )  # fmt: skip
@@ -84,7 +41,7 @@ async def measure(
         for _ in range(runs):
             name = f"noop-{uuid.uuid4().hex[:8]}"
             began = time.perf_counter()
-            await apply(api, path_of("Workflow", NAMESPACE, name), workflow(name))
+            await on.apply("Workflow", name, NOOP)
             async with asyncio.timeout(60):
                 while (await watching.stdout.readline()).decode().split() != [name, "Succeeded"]:
                     pass
@@ -96,14 +53,11 @@ async def measure(
 
 
 async def run(env: dict[str, str], runs: int) -> list[float]:
-    """Prepare, warm up, measure, clean up."""
+    """Warm up, measure."""
     kubectl = str(binaries.path("kubectl"))
-    async with connected() as api:
-        await prepare(api)
-        await measure(kubectl, env, api, 5)
-        taken = await measure(kubectl, env, api, runs)
-        await api.request("DELETE", f"/api/v1/namespaces/{NAMESPACE}")
-    return taken
+    async with node.stage(NAMESPACE, {"replicas": 1, "workersPerReplica": 4}) as on:
+        await measure(kubectl, env, on, 5)
+        return await measure(kubectl, env, on, runs)
 
 
 def main() -> None:
@@ -112,12 +66,7 @@ def main() -> None:
     parser.add_argument("--name", default="dev")
     parser.add_argument("--runs", type=int, default=100)
     options = parser.parse_args()
-    cluster.up(options.name, Mode.NODE, None)
-    binaries.ensure(["kubectl", "helm"])
-    digest = demo_cluster.bring_images(options.name)
-    env = demo_cluster.environment(options.name)
-    demo_cluster.install(env, digest)
-    os.environ.update(env)
+    env = node.installed(options.name)
     taken = asyncio.run(run(env, options.runs))
     cuts = statistics.quantiles(taken, n=100)
     figures = {
@@ -125,12 +74,7 @@ def main() -> None:
         "p95_ms": round(cuts[94], 1),
         "max_ms": round(max(taken), 1),
         "runs": options.runs,
-        "conditions": {
-            "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.release()}",
-            "python": platform.python_version(),
-            "cluster": "one real node: kubelet, containerd; etcd, NATS, PostgreSQL, 2 operators, 1 engine",
-            "load": [round(each, 2) for each in os.getloadavg()],
-        },
+        "conditions": node.conditions(),
     }
     print(json.dumps(figures))
 
