@@ -171,12 +171,12 @@ def test_the_local_model_is_held_to_the_form_of_a_plan() -> None:
             model_service(load(None), "127.0.0.1", 0) as port,
             aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
         ):
-            planner = ModelPlanner(session, "smollm2", levels=1, answer_tokens=500)
-            request = planner.request([Asked("Organise a birthday party", 0)], rows=2)
+            planner = ModelPlanner(session, "smollm2", levels=1, answer_tokens=200)
+            request = planner.request([Asked("Organise a birthday party", 0)], rows=1)
             async with session.post("/v1/chat/completions", json=request) as answer:
                 content = (await answer.json())["choices"][0]["message"]["content"]
             rows = orjson.loads(content)["tasks"]
-            assert 1 <= len(rows) <= 2
+            assert len(rows) == 1
             for row in rows:
                 assert {*row} == {"id", "parent", "text", "whole"}
                 assert (row["parent"], type(row["whole"])) == (1, bool)

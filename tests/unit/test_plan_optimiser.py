@@ -205,6 +205,22 @@ def test_where_needs_mean_more_than_order_nothing_is_touched(special: dict) -> N
     assert needs(whole.spec) == needs(spec)
 
 
+def test_what_on_exit_steps_read_stays_and_they_end_the_plan() -> None:
+    twin = {"call": {"entry": "steps:twin"}, "pure": True}
+    spec = workflow(
+        {"name": "one", **twin},
+        {"name": "two", **twin},
+        call("end", needs=["one", "two"], args={"x": "${steps.one.output + steps.two.output}"}),
+        call("tell", args={"x": "${steps.two.output}"}, estimate="5s"),
+        parallelism=1,
+        onExit=["tell"],
+    )
+    found = optimise(spec)
+    assert found.merged == {}
+    plan = Plan.of(Graph.build(spec))
+    assert plan.needs[3] == (2,)
+
+
 def test_long_paths_start_first_where_places_are_few() -> None:
     spec = workflow(
         *(call(f"short-{at}", estimate="1s") for at in range(4)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ class Draft:
         needs: positions of the steps that each step waits for.
         data: those of them whose outputs it reads.
         orderly: whether a step may be touched.
+        pinned: names that something beside the steps and the result speaks of.
         merged: for a step that was left out, the one that stands for it.
         result: the expression of the run's result; None where it is the outputs of the last steps.
     """
@@ -42,13 +44,14 @@ class Draft:
     def __init__(self, graph: Graph, spec: WorkflowSpec) -> None:
         self.graph = graph
         self.spec = spec
-        self.plan = Plan.of(graph)
+        self.plan = Plan.of(graph, exits_last=False)
         levels = self.plan.levels()
         self.order = sorted(range(len(levels)), key=lambda place: (levels[place], place))
         at = {name: place for place, name in enumerate(graph.nodes)}
         self.nodes = list(graph.nodes.values())
         self.needs = [set(needs) for needs in self.plan.needs]
         self.data = [{at[name] for name in _read_by(node)} for node in self.nodes]
+        self.pinned = _pinned(graph, spec)
         self.orderly = self._orderly()
         self.merged: dict[int, int] = {}
         self.result = spec.result
@@ -100,10 +103,11 @@ class Draft:
         found = [False] * len(self.nodes)
         if self.spec.on_error is not None:
             return found
+        exits = frozenset(self.graph.exits)
         for place in self.order:
-            found[place] = _plain(self.nodes[place]) and all(
-                found[need] for need in self.plan.needs[place]
-            )
+            node = self.nodes[place]
+            before = all(found[need] for need in self.plan.needs[place])
+            found[place] = before and node.name not in exits and _plain(node)
         return found
 
 
@@ -132,6 +136,16 @@ _DEFAULTS = {
     for name, field in Step.model_fields.items()
     if not field.is_required()
 }
+
+
+_WORD = re.compile(r"[a-z0-9][-a-z0-9]*")
+
+
+def _pinned(graph: Graph, spec: WorkflowSpec) -> set[str]:
+    """Steps that onExit steps read, and whatever else in the plan may speak of by name."""
+    rest = spec.model_dump_json(by_alias=True, exclude={"steps", "result"})
+    found = {name for name in _WORD.findall(rest) if name in graph.nodes}
+    return found.union(*(_read_by(graph.nodes[name]) for name in graph.exits))
 
 
 def _read_by(node: Node) -> set[str]:

@@ -70,7 +70,7 @@ def optimise(spec: WorkflowSpec, earlier: Sequence[Times] = ()) -> Optimisation:
     """
     graph = Graph.build(spec)
     estimates = works(graph, {}, earlier)
-    before = _simulated(Plan.of(graph), estimates, spec.parallelism)
+    before = _simulated(Plan.of(graph, exits_last=False), estimates, spec.parallelism)
     if len(spec.steps) > MOST_STEPS:
         return Optimisation(
             spec, before, before, left_out=(f"the plan has more than {MOST_STEPS:,} steps",)

@@ -32,10 +32,24 @@ class Plan:
     order: tuple[int, ...]
 
     @classmethod
-    def of(cls, graph: Graph) -> Plan:
-        """The plan of a compiled Workflow."""
+    def of(cls, graph: Graph, *, exits_last: bool = True) -> Plan:
+        """The plan of a compiled Workflow.
+
+        Args:
+            graph: the Workflow.
+            exits_last: whether its onExit steps wait for the last ones of all others, as they do.
+        """
         at = {name: place for place, name in enumerate(graph.nodes)}
         needs = [[at[need] for need in node.needs] for node in graph.nodes.values()]
+        if exits_last and graph.exits:
+            exits = frozenset(graph.exits)
+            last = [
+                at[name]
+                for name, found in graph.dependents.items()
+                if not found and name not in exits
+            ]
+            for name in graph.exit_roots:
+                needs[at[name]] = last
         return cls.build(tuple(graph.nodes), needs)
 
     @classmethod

@@ -65,9 +65,9 @@ def _keep_result(draft: Draft, needs: Sequence[int]) -> bool:
     needed = 0
     for wanted in needs:
         needed |= wanted
-    last = [name for name, found in draft.graph.dependents.items() if not found]
-    if len(last) == len(needs) - needed.bit_count():
+    if all(needed >> need & 1 for found in draft.plan.needs for need in found):
         return True
+    last = draft.graph.leaves
     reads = {name: f"steps['{name}'].output" for name in last}
     members = ", ".join(f"'{name}': {read}" for name, read in reads.items())
     result = reads[last[0]] if len(last) == 1 else f"{{{members}}}"
@@ -97,7 +97,8 @@ def merge(draft: Draft) -> None:
         draft.data[place] = {draft.merged.get(need, need) for need in draft.data[place]}
         dependents = draft.plan.dependents[place]
         free = draft.orderly[place] and all(draft.orderly[step] for step in dependents)
-        if not (node.step.pure and free) or (leaves_count and not dependents):
+        last = leaves_count and not dependents
+        if not (node.step.pure and free) or last or node.name in draft.pinned:
             continue
         twin = seen.setdefault(_likeness(draft, place), place)
         if twin != place:
