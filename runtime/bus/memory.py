@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from seedbed.crds.errors import QueueFullError, UnavailableError
@@ -13,21 +14,33 @@ from seedbed.runtime.bus.answering import Answer, Answering
 from seedbed.runtime.bus.events import EventSettings
 from seedbed.runtime.bus.hearing import Listener, matches
 from seedbed.runtime.bus.memory_events import MEMORY_SETTINGS, MemoryEvents
-from seedbed.runtime.bus.port import Delivery, Handler, Message
+from seedbed.runtime.bus.port import Delivery, Handler, Message, Pull
 
 QUEUE_LIMIT = 1_000_000
 DUPLICATE_SECONDS = 120.0
+LOOK_EVERY = 0.02
+"""Shortest time between two looks for items that were held too long."""
 
 
 class _Item:
-    """A queued item. `hold` is the clock that gives it back, while it is in somebody's hands."""
+    """A queued item. `until` is when it goes back to the queue, while it is in somebody's hands."""
 
-    __slots__ = ("deliveries", "hold", "payload")
+    __slots__ = ("deliveries", "payload", "until")
 
     def __init__(self, payload: bytes) -> None:
         self.payload = payload
         self.deliveries = 0
-        self.hold: asyncio.TimerHandle | None = None
+        self.until = 0.0
+
+
+class _Puller:
+    """Somebody who waits for up to `most` items."""
+
+    __slots__ = ("got", "most")
+
+    def __init__(self, most: int) -> None:
+        self.got: asyncio.Future[list[_Item]] = asyncio.get_running_loop().create_future()
+        self.most = most
 
 
 class _Queue:
@@ -36,70 +49,91 @@ class _Queue:
     def __init__(self) -> None:
         self.waiting: deque[_Item] = deque()
         self.held: set[_Item] = set()
-        self.pullers: deque[asyncio.Future[_Item]] = deque()
+        self.pullers: deque[_Puller] = deque()
         self.seen: dict[str, float] = {}
+        self._clock: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self.waiting) + len(self.held)
 
-    def knows(self, item_id: str) -> bool:
-        """Whether the id was queued within the window."""
+    def forget_old(self) -> None:
+        """Forget the ids that were queued before the window."""
         oldest = time.monotonic() - DUPLICATE_SECONDS
         # A dict keeps the order of insertion, so the oldest ids stand first.
         while self.seen and next(iter(self.seen.values())) < oldest:
             del self.seen[next(iter(self.seen))]
-        return item_id in self.seen
 
-    def offer(self, item: _Item, *, first: bool = False) -> None:
-        """Hand the item to whoever waits longest, or keep it."""
-        while self.pullers:
+    def hand_out(self) -> None:
+        """Give what waits to those who wait, as evenly as it goes."""
+        while self.waiting and self.pullers:
             puller = self.pullers.popleft()
-            if not puller.done():
-                puller.set_result(item)
-                return
-        if first:
-            self.waiting.appendleft(item)
-        else:
-            self.waiting.append(item)
+            if not puller.got.done():
+                share = math.ceil(len(self.waiting) / (len(self.pullers) + 1))
+                puller.got.set_result(self._first(min(share, puller.most)))
+
+    def _first(self, count: int) -> list[_Item]:
+        return [self.waiting.popleft() for _ in range(min(count, len(self.waiting)))]
 
     def hold(self, item: _Item, seconds: float) -> None:
         """Start the redelivery clock of an item in somebody's hands."""
-        if item.hold is not None:
-            item.hold.cancel()
         self.held.add(item)
-        item.hold = asyncio.get_running_loop().call_later(seconds, self.release, item)
+        item.until = asyncio.get_running_loop().time() + seconds
+        if self._clock is None or self._clock.when() > item.until:
+            self._wind(item.until)
+
+    def _wind(self, at: float) -> None:
+        self.stop()
+        self._clock = asyncio.get_running_loop().call_at(at, self._look)
+
+    def _look(self) -> None:
+        """Give back what was held too long; one clock serves all items."""
+        self._clock = None
+        now = asyncio.get_running_loop().time()
+        for item in [item for item in self.held if item.until <= now]:
+            self.release(item)
+        if self.held:
+            # Not for each item alone: many fall due one shortly after the other.
+            self._wind(max(min(item.until for item in self.held), now + LOOK_EVERY))
+
+    def stop(self) -> None:
+        """Stop the clock."""
+        if self._clock is not None:
+            self._clock.cancel()
+            self._clock = None
 
     def release(self, item: _Item) -> None:
         """Offer an item again, ahead of those nobody has had."""
         if self.drop(item):
-            self.offer(item, first=True)
+            self.back(item)
+
+    def back(self, *items: _Item) -> None:
+        """Put items in front of those nobody has had."""
+        self.waiting.extendleft(reversed(items))
+        self.hand_out()
 
     def drop(self, item: _Item) -> bool:
         """Take an item out of the hands it is in; False where it is in none."""
         if item not in self.held:
             return False
         self.held.discard(item)
-        if item.hold is not None:
-            item.hold.cancel()
-            item.hold = None
         return True
 
-    async def take(self, wait: float) -> _Item | None:
-        """The next item, or None after `wait` seconds."""
+    async def take(self, wait: float, most: int) -> list[_Item]:
+        """The next items, or none after `wait` seconds."""
         if self.waiting:
-            return self.waiting.popleft()
-        puller: asyncio.Future[_Item] = asyncio.get_running_loop().create_future()
+            return self._first(most)
+        puller = _Puller(most)
         self.pullers.append(puller)
         try:
-            await asyncio.wait({puller}, timeout=wait)
+            await asyncio.wait({puller.got}, timeout=wait)
         except asyncio.CancelledError:
-            if puller.done():
-                self.offer(puller.result(), first=True)
+            if puller.got.done():
+                self.back(*puller.got.result())
             raise
         finally:
-            if not puller.done():
+            if not puller.got.done():
                 self.pullers.remove(puller)
-        return puller.result() if puller.done() else None
+        return puller.got.result() if puller.got.done() else []
 
 
 class _Delivery:
@@ -145,6 +179,24 @@ class _Delivery:
             self._queue.release(self._item)
 
 
+class _Pull:
+    """One open pull on a queue."""
+
+    def __init__(self, queues: dict[str, _Queue], queue: str, redeliver_after: float) -> None:
+        self._queues = queues
+        self._queue = queue
+        self._redeliver_after = redeliver_after
+
+    async def __call__(self, wait: float) -> Delivery | None:
+        found = await self.many(wait, 1)
+        return found[0] if found else None
+
+    async def many(self, wait: float, most: int) -> list[_Delivery]:
+        items = self._queues.setdefault(self._queue, _Queue())
+        taken = await items.take(wait, most)
+        return [_Delivery(items, item, self._redeliver_after) for item in taken]
+
+
 class MemoryBus:
     """asyncio queues behind the Bus port."""
 
@@ -164,26 +216,28 @@ class MemoryBus:
 
     async def put_work(self, queue: str, item_id: str, payload: bytes) -> None:
         """See the port."""
-        items = self._queues.setdefault(queue, _Queue())
-        if items.knows(item_id):
-            return
-        if len(items) >= self._queue_limit:
-            raise QueueFullError(queue, self._queue_limit)
-        items.seen[item_id] = time.monotonic()
-        items.offer(_Item(payload))
+        await self.put_all(queue, [(item_id, payload)])
+
+    async def put_all(self, queue: str, items: Sequence[tuple[str, bytes]]) -> None:
+        """See the port."""
+        kept = self._queues.setdefault(queue, _Queue())
+        kept.forget_old()
+        now = time.monotonic()
+        try:
+            for item_id, payload in items:
+                if item_id in kept.seen:
+                    continue
+                if len(kept) >= self._queue_limit:
+                    raise QueueFullError(queue, self._queue_limit)
+                kept.seen[item_id] = now
+                kept.waiting.append(_Item(payload))
+        finally:
+            kept.hand_out()
 
     @asynccontextmanager
-    async def pull_work(
-        self, queue: str, *, redeliver_after: float = 30.0
-    ) -> AsyncIterator[Callable[[float], Awaitable[Delivery | None]]]:
+    async def pull_work(self, queue: str, *, redeliver_after: float = 30.0) -> AsyncIterator[Pull]:
         """See the port."""
-
-        async def pull(wait: float) -> Delivery | None:
-            items = self._queues.setdefault(queue, _Queue())
-            item = await items.take(wait)
-            return None if item is None else _Delivery(items, item, redeliver_after)
-
-        yield pull
+        yield _Pull(self._queues, queue, redeliver_after)
 
     async def purge_work(self, queue: str) -> None:
         """See the port."""
@@ -191,8 +245,7 @@ class MemoryBus:
         if items is None:
             return
         items.waiting.clear()
-        for item in list(items.held):
-            items.drop(item)
+        items.held.clear()
 
     async def request(self, address: str, payload: bytes, *, wait: float = 5.0) -> bytes:
         """See the port."""
@@ -249,7 +302,7 @@ class MemoryBus:
         """See the port."""
         await self._events.close()
         for items in self._queues.values():
-            for item in list(items.held):
-                items.drop(item)
+            items.held.clear()
+            items.stop()
         for _, listener in self._listeners:
             listener.close()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Self
 
@@ -31,7 +31,7 @@ from seedbed.runtime.bus.nats_work import (
     drain,
     subject_of,
 )
-from seedbed.runtime.bus.port import Delivery, Handler, Message
+from seedbed.runtime.bus.port import Handler, Message, Pull
 
 QUEUE_LIMIT = 1_000_000
 
@@ -111,16 +111,18 @@ class NatsBus:
         """See the port."""
         await self._work.put(queue, item_id, payload)
 
+    async def put_all(self, queue: str, items: Sequence[tuple[str, bytes]]) -> None:
+        """See the port."""
+        await self._work.put_all(queue, items)
+
     @asynccontextmanager
-    async def pull_work(
-        self, queue: str, *, redeliver_after: float = 30.0
-    ) -> AsyncIterator[Callable[[float], Awaitable[Delivery | None]]]:
+    async def pull_work(self, queue: str, *, redeliver_after: float = 30.0) -> AsyncIterator[Pull]:
         """See the port."""
         puller = Puller(self._work, queue, redeliver_after)
         with answering(f"queue {queue}"):
             await puller.open()
         try:
-            yield puller.pull
+            yield puller
         finally:
             await puller.close()
 

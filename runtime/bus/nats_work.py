@@ -11,7 +11,8 @@ import json
 import logging
 import re
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from nats.aio.client import Client
@@ -145,6 +146,12 @@ class WorkStream:
                         return
                     await asyncio.sleep(0)
 
+    async def put_all(self, queue: str, items: Sequence[tuple[str, bytes]]) -> None:
+        """Queue items; see the port."""
+        async with asyncio.TaskGroup() as tasks:
+            for item_id, payload in items:
+                tasks.create_task(self.put(queue, item_id, payload))
+
     async def purge(self, queue: str) -> None:
         """Drop a queue; see the port."""
         subject = subject_of("work", queue)
@@ -211,8 +218,9 @@ def _consumer(queue: str) -> str:
 class Puller:
     """One open pull on a queue.
 
-    The server answers a pull request at the moment an item arrives. At most one request is out, and
-    an item that comes when nobody waits for it any more goes back to the queue at once.
+    The server answers a pull request at the moment items arrive. At most one request is out. What it
+    brings beyond the call that sent it is kept for the next call, which a caller that asked for many
+    makes at once; an item that comes when nobody waits for it any more goes back to the queue.
     """
 
     def __init__(self, stream: WorkStream, queue: str, redeliver_after: float) -> None:
@@ -220,92 +228,126 @@ class Puller:
         self._queue = queue
         self._redeliver_after = redeliver_after
         self._turn = asyncio.Lock()
-        self._reply: asyncio.Future[Msg | None] | None = None
+        self._arrived: deque[Msg] = deque()
+        self._changed = asyncio.Event()
+        self._wanted = 0
+        self._ended = ""
         self._request = 0
+        self._waiting = False
 
     async def open(self) -> None:
         """Make the queue where it is missing, and a place where its items arrive."""
         await self._stream.ensure_queue(self._queue, self._redeliver_after)
         self._inbox = self._stream.client.new_inbox()
         self._subscription = await self._stream.client.subscribe(
-            f"{self._inbox}.*", cb=self._arrived, pending_msgs_limit=1024
+            f"{self._inbox}.*", cb=self._arrive, pending_msgs_limit=16 * 1024
         )
         self._stream.enter(self)
 
     async def close(self) -> None:
         """Stop: without interest in the inbox, the server drops the request that may be out."""
         self._stream.leave(self)
+        self._waiting = False
         # Draining gives back what is on its way here.
         await drain(self._subscription)
+        with suppress(UnavailableError):
+            await self._give_back()
 
     def ask_again(self) -> None:
         """The server forgot the request with the connection: ask again."""
-        if self._reply is not None and not self._reply.done():
-            self._reply.set_result(None)
+        self._end("again")
 
-    async def pull(self, wait: float) -> Delivery | None:
+    async def __call__(self, wait: float) -> Delivery | None:
         """The next item, or None after `wait` seconds."""
+        found = await self.many(wait, 1)
+        return found[0] if found else None
+
+    async def many(self, wait: float, most: int) -> list[Delivery]:
+        """The next items, or none after `wait` seconds."""
         deadline = time.monotonic() + wait
         try:
             async with asyncio.timeout(max(wait, 0.0) + ANSWER_SECONDS):
                 async with self._turn:
-                    return await self._next(deadline)
+                    self._waiting = True
+                    await self._next(deadline, most)
         except TimeoutError:
-            return None
+            pass
+        except asyncio.CancelledError:
+            await self._leave()
+            raise
+        found = self._take(most)
+        if not found:
+            await self._leave()
+        return found
 
-    async def _next(self, deadline: float) -> Delivery | None:
-        while True:
+    def _take(self, most: int) -> list[Delivery]:
+        count = min(most, len(self._arrived))
+        return [_Delivery(self._arrived.popleft()) for _ in range(count)]
+
+    async def _leave(self) -> None:
+        """Nobody waits any more: what still comes goes back."""
+        self._waiting = False
+        await self._give_back()
+
+    async def _give_back(self) -> None:
+        while self._arrived:
+            with answering("give back"), suppress(MsgAlreadyAckdError):
+                await self._arrived.popleft().nak()
+
+    async def _next(self, deadline: float, most: int) -> None:
+        """Wait until something has arrived, or it is too late."""
+        while not self._arrived:
             if not self._stream.connected.is_set():
-                left = deadline - time.monotonic()
                 try:
-                    async with asyncio.timeout(left):
+                    async with asyncio.timeout(deadline - time.monotonic()):
                         await self._stream.connected.wait()
                 except TimeoutError:
-                    return None
-            message = await self._ask(deadline - time.monotonic())
-            if message is not None:
-                return _Delivery(message)
+                    return
+            left = deadline - time.monotonic()
+            if self._wanted <= 0:
+                await self._ask(left, most)
+            self._changed.clear()
+            with suppress(TimeoutError):
+                # The server ends the request itself; the second more is for when it does not.
+                async with asyncio.timeout(max(left, 0.0) + 1.0):
+                    await self._changed.wait()
+            if self._arrived:
+                return
+            if self._ended not in ("", "404", "408", "again"):
+                await self._repair()
             if time.monotonic() >= deadline:
-                return None
+                self._wanted = 0
+                return
 
-    async def _ask(self, left: float) -> Msg | None:
-        """Send one request and wait for its answer; None where it brought no item."""
-        ask: dict[str, object] = {"batch": 1, "no_wait": True}
+    async def _ask(self, left: float, most: int) -> None:
+        """Send a request for items."""
+        ask: dict[str, object] = {"batch": most, "no_wait": True}
         if left > 0:
-            ask = {"batch": 1, "expires": int(left * 1e9)}
-        reply = self._reply = asyncio.get_running_loop().create_future()
+            ask = {"batch": most, "expires": int(left * 1e9)}
         self._request += 1
+        self._wanted, self._ended = most, ""
         with answering(f"queue {self._queue}"):
             await self._stream.client.publish(
                 f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{_consumer(self._queue)}",
                 json.dumps(ask).encode(),
                 f"{self._inbox}.{self._request}",
             )
-        try:
-            # The server ends the request itself; the second more is for when it does not.
-            await asyncio.wait({reply}, timeout=max(left, 0.0) + 1.0)
-        except asyncio.CancelledError:
-            if reply.done() and (unseen := reply.result()) is not None and not status_of(unseen):
-                await unseen.nak()
-            raise
-        finally:
-            self._reply = None
-        message = reply.result() if reply.done() else None
-        if message is None or not (status := status_of(message)):
-            return message
-        if status not in ("404", "408"):
-            await self._repair()
-        return None
 
-    async def _arrived(self, message: Msg) -> None:
-        reply, status = self._reply, status_of(message)
+    def _end(self, status: str) -> None:
+        self._wanted, self._ended = 0, status
+        self._changed.set()
+
+    async def _arrive(self, message: Msg) -> None:
+        status = status_of(message)
         if status:
             current = message.subject == f"{self._inbox}.{self._request}"
-            if not current or status == "100":
-                return
-        if reply is not None and not reply.done():
-            reply.set_result(message)
-        elif not status:
+            if current and status != "100":
+                self._end(status)
+        elif self._waiting:
+            self._wanted -= 1
+            self._arrived.append(message)
+            self._changed.set()
+        else:
             await message.nak()
 
     async def _repair(self) -> None:

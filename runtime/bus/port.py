@@ -6,7 +6,7 @@ which steps have no result, and asks `on_restore` to be told when messages may h
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -38,6 +38,16 @@ class Delivery(Protocol):
         """Deliver it again, to anybody, after `delay` seconds."""
 
 
+class Pull(Protocol):
+    """Takes items of an open queue."""
+
+    async def __call__(self, wait: float) -> Delivery | None:
+        """The next item, or None after `wait` seconds."""
+
+    async def many(self, wait: float, most: int) -> Sequence[Delivery]:
+        """What is there, up to `most` items; waits up to `wait` seconds for the first one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """One event heard on a topic."""
@@ -60,10 +70,19 @@ class Bus(Protocol):
             QueueFullError: where the queue holds its limit.
         """
 
+    async def put_all(self, queue: str, items: Sequence[tuple[str, bytes]]) -> None:
+        """Queue items, given by id and payload, durably and in one go; see `put_work`.
+
+        When it raises, any of them may be queued; putting all again is safe for two minutes.
+
+        Raises:
+            QueueFullError: where the queue does not take all of them.
+        """
+
     def pull_work(
         self, queue: str, *, redeliver_after: float = 30.0
-    ) -> AbstractAsyncContextManager[Callable[[float], Awaitable[Delivery | None]]]:
-        """Open a queue for pulling. The value is `pull(wait)`: the next item, or None after `wait` s.
+    ) -> AbstractAsyncContextManager[Pull]:
+        """Open a queue for pulling.
 
         Any number of pullers, in any process, share a queue; each item goes to one of them, and to
         another one when it is neither acknowledged nor `working` for `redeliver_after` seconds.

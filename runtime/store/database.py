@@ -7,6 +7,7 @@ the whole operation.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -109,6 +110,16 @@ def _postgresql(url: URL, connections: int) -> AsyncEngine:
     return engine
 
 
+def connect_sqlite(path: str) -> sqlite3.Connection:
+    """A plain connection to a SQLite file, every transaction of which is on disk when it ends."""
+    connection = sqlite3.connect(
+        path, timeout=STATEMENT_SECONDS, isolation_level=None, check_same_thread=False
+    )
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    return connection
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Turn what the drivers raise into UnavailableError and ConflictError; mistakes stay as they are."""
@@ -117,12 +128,12 @@ def translated() -> Iterator[None]:
     except exc.IntegrityError as error:
         raise ConflictError("what was to be written exists already") from error
     except exc.DBAPIError as error:
-        if error.connection_invalidated or _passes(error.orig):
+        if error.connection_invalidated or passes(error.orig):
             raise UnavailableError(f"the database refused: {error.orig}") from error
         raise
     except asyncpg.PostgresError as error:
         # Raised while connecting, where SQLAlchemy does not translate.
-        if _passes(error):
+        if passes(error):
             raise UnavailableError(f"the database refused: {error}") from error
         raise
     except (OSError, TimeoutError, exc.TimeoutError, asyncpg.InterfaceError) as error:
@@ -130,7 +141,8 @@ def translated() -> Iterator[None]:
         raise UnavailableError(f"the database does not answer: {reason}") from error
 
 
-def _passes(error: BaseException | None) -> bool:
+def passes(error: BaseException | None) -> bool:
+    """Whether what a driver raised passes by itself, so that trying again may help."""
     state = getattr(error, "sqlstate", None)
     if state is not None:
         return str(state).startswith(_PASSING)

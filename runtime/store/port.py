@@ -62,6 +62,11 @@ class Commit:
     values: Mapping[str, bytes] | None = None
     snapshots: Sequence[Entry] = ()
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to write."""
+        return not (self.runs or self.entries or self.summaries or self.values or self.snapshots)
+
 
 class Store(Protocol):
     """Durable state. Every method may raise UnavailableError when the database does not answer."""

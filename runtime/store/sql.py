@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from seedbed.crds.errors import FencedError
-from seedbed.runtime.store.database import READ_ONLY, connect, translated
+from seedbed.runtime.store.database import READ_ONLY, connect, connect_sqlite, translated
 from seedbed.runtime.store.port import Commit, Entry, RunRow
 from seedbed.runtime.store.schema import (
     checkpoints,
@@ -42,6 +43,7 @@ from seedbed.runtime.store.schema import (
     runs,
     snapshots,
 )
+from seedbed.runtime.store.sqlite_writing import SqliteWriter
 
 OPERATION_SECONDS = 20.0
 MIGRATION_SECONDS = 300.0
@@ -113,6 +115,10 @@ class SqlStore:
         )
         # SQLite has one writer; waiting here is fair, while its own busy handler sleeps and races.
         self._writer = asyncio.Lock() if engine.dialect.name == "sqlite" else None
+        path = engine.url.database or ""
+        self._commits = (
+            SqliteWriter(partial(connect_sqlite, path), self._writer) if self._writer else None
+        )
         self._claim = self._upsert_claim()
         self._start = self._insert_new(runs, "run")
         self._keep = self._insert_new(large_values, "digest")
@@ -146,6 +152,9 @@ class SqlStore:
 
     async def commit(self, partition: int, token: int, commit: Commit) -> None:
         """Write a group durably; see `Store.commit`."""
+        if self._commits is not None:
+            await self._commits.commit(partition, token, commit)
+            return
         async with self.fenced(partition, token) as connection:
             for statement, rows in self._statements(commit):
                 if rows:
@@ -222,12 +231,12 @@ class SqlStore:
 
     async def close(self) -> None:
         """Release every connection."""
+        if self._commits is not None:
+            await self._commits.close()
         await self._engine.dispose()
 
     @asynccontextmanager
-    async def transaction(
-        self, limit: float = OPERATION_SECONDS
-    ) -> AsyncIterator[AsyncConnection]:
+    async def transaction(self, limit: float = OPERATION_SECONDS) -> AsyncIterator[AsyncConnection]:
         """A transaction without a fence, for what no partition owns."""
         with translated():
             async with asyncio.timeout(limit), AsyncExitStack() as stack:

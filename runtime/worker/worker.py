@@ -1,7 +1,7 @@
-"""The worker: pulls a step, executes it, reports its result to the engine, acknowledges.
+"""The worker: pulls steps, executes them, reports their results to the engine, acknowledges.
 
-A worker executes one step at a time. The work item is acknowledged only after the engine has journalled
-the result, so a worker that dies loses nothing but time: the item is delivered again. Workers of one
+A worker executes up to `concurrency` steps side by side, because most steps wait for a model. It pulls
+no more items than it can start at once, so that a free worker takes the work of a slow one. Workers of one
 process are independent: one that crashes is started again with a growing wait, the others go on.
 """
 
@@ -12,45 +12,33 @@ import logging
 import secrets
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 from seedbed.crds.errors import (
     InvalidError,
-    NotFoundError,
-    RetryableError,
     SeedbedError,
     TerminalError,
     UnavailableError,
 )
 from seedbed.crds.failure import class_of
-from seedbed.crds.messages import (
-    Report,
-    StepError,
-    StepResult,
-    StepTask,
-    decode,
-    encode,
-    engine_address,
-    partition_of,
-    work_queue,
-)
-from seedbed.runtime.bus.port import Bus, Delivery
+from seedbed.crds.messages import StepError, StepResult, StepTask, decode, work_queue
+from seedbed.runtime.bus.port import Bus, Delivery, Pull
 from seedbed.runtime.coordination.port import Coordinator, Lease
 from seedbed.runtime.coordination.registry import Registration, deregister, register
 from seedbed.runtime.worker.adapters import Adapter, EntryFailedError, adapter_named
+from seedbed.runtime.worker.reporting import Hands
 
 log = logging.getLogger(__name__)
-
-Pull = Callable[[float], Awaitable[Delivery | None]]
 
 PULL_WAIT = 5.0
 PULL_AGAIN = 0.2
 REDELIVER_AFTER = 30.0
-REPORT_WAIT = 5.0
 LONGEST_RESTART = 30.0
 LEASE_TTL = 10.0
+CONCURRENCY = 4
+"""Steps that a worker executes side by side."""
 
 
 def new_worker_id() -> str:
@@ -59,7 +47,7 @@ def new_worker_id() -> str:
 
 
 class Worker:
-    """Executes the steps of one Pool, one at a time.
+    """Executes the steps of one Pool, up to `concurrency` side by side.
 
     Attributes:
         worker_id: unique among all live workers.
@@ -78,6 +66,7 @@ class Worker:
         stopping: asyncio.Event,
         node: str = "",
         worker_id: str | None = None,
+        concurrency: int = CONCURRENCY,
     ) -> None:
         self.worker_id = worker_id or new_worker_id()
         self.health = "starting"
@@ -90,7 +79,9 @@ class Worker:
         self._adapter_name = adapter
         self._stopping = stopping
         self._node = node or socket.gethostname()
+        self._concurrency = concurrency
         self._agents: Any = None
+        self._starting_agents = asyncio.Lock()
 
     async def run(self) -> None:
         """Start the adapter, register, and serve until stopped.
@@ -143,57 +134,60 @@ class Worker:
             await deregister(self._coordinator, registration)
 
     async def _serve(self, pull: Pull, lease: Lease) -> None:
-        while not self._stopping.is_set():
-            if lease.lost.is_set():
-                raise UnavailableError(f"{self.worker_id}: the lease was lost")
+        """Serve until stopped or the lease is lost; then end what is in hand."""
+        lanes = _Lanes(self._concurrency)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                hands = Hands(self._bus, self.worker_id, REDELIVER_AFTER, tasks)
+                try:
+                    pulling = tasks.create_task(self._pull_all(pull, lanes, hands))
+                    working = [
+                        tasks.create_task(self._work(lanes, hands))
+                        for _ in range(self._concurrency)
+                    ]
+                    working.append(tasks.create_task(hands.keep()))
+                    await _first_of(self._stopping, lease.lost)
+                    pulling.cancel()
+                    await hands.until_empty()
+                    for task in working:
+                        task.cancel()
+                except asyncio.CancelledError:
+                    await asyncio.shield(hands.give_all_back())
+                    raise
+        except* SeedbedError as group:
+            raise group.exceptions[0] from None
+        if lease.lost.is_set() and not self._stopping.is_set():
+            raise UnavailableError(f"{self.worker_id}: the lease was lost")
+
+    async def _pull_all(self, pull: Pull, lanes: _Lanes, hands: Hands) -> None:
+        """Pull what the free lanes can start, for ever."""
+        while True:
+            await hands.until_not_full()
+            await lanes.until_free()
             try:
-                delivery = await self._next(pull)
+                found = await pull.many(PULL_WAIT, lanes.free)
             except UnavailableError as error:
                 log.info("%s: no work can be pulled: %s", self.worker_id, error)
                 await asyncio.sleep(PULL_AGAIN)
                 continue
-            if delivery is not None:
-                await self._handle(delivery)
+            for delivery in found:
+                hands.take(delivery)
+            for delivery in found:
+                try:
+                    task = decode(StepTask, delivery.payload)
+                except InvalidError:
+                    log.exception("%s: an unreadable work item is dropped", self.worker_id)
+                    await hands.drop(delivery)
+                else:
+                    lanes.put(delivery, task)
 
-    async def _next(self, pull: Pull) -> Delivery | None:
-        """The next item, or None after a while or when the worker is to stop."""
-        pulling = asyncio.ensure_future(pull(PULL_WAIT))
-        stopping = asyncio.ensure_future(self._stopping.wait())
-        try:
-            await asyncio.wait({pulling, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            return pulling.result() if pulling.done() else None
-        finally:
-            stopping.cancel()
-            if not pulling.done():
-                pulling.cancel()
-                with suppress(asyncio.CancelledError):
-                    late = await pulling
-                    if late is not None:
-                        await late.give_back()
-
-    async def _handle(self, delivery: Delivery) -> None:
-        try:
-            task = decode(StepTask, delivery.payload)
-        except InvalidError:
-            log.exception("%s: a work item that cannot be read is dropped", self.worker_id)
-            await delivery.ack()
-            return
-        keeping = asyncio.create_task(_keep(delivery))
-        try:
+    async def _work(self, lanes: _Lanes, hands: Hands) -> None:
+        """One lane: execute one step after the other, for ever."""
+        while True:
+            delivery, task = await lanes.next()
             result = await self.execute(task)
-            await self._report(result)
-            await delivery.ack()
-        except asyncio.CancelledError:
-            with suppress(SeedbedError):
-                await asyncio.shield(delivery.give_back())
-            raise
-        except UnavailableError as error:
-            # The result is journalled; the engine drops it where the item comes a second time.
-            log.info("%s: %s cannot be acknowledged: %s", self.worker_id, task.key, error)
-        finally:
-            keeping.cancel()
-            with suppress(asyncio.CancelledError):
-                await keeping
+            lanes.end()
+            hands.done(delivery, result)
 
     async def execute(self, task: StepTask) -> StepResult:
         """Execute one attempt of a step; every failure is part of the result."""
@@ -230,32 +224,59 @@ class Worker:
             # A Pool whose steps ask no Agent never loads the packages that Agents need.
             from seedbed.runtime.agents.host import AgentHost  # noqa: PLC0415
 
-            self._agents = await AgentHost(self._gateway_url).__aenter__()
+            async with self._starting_agents:
+                if self._agents is None:
+                    self._agents = await AgentHost(self._gateway_url).__aenter__()
         return await self._agents.answer(
             program,
             task.inputs,
             timeout=task.timeout,
+            behalf=_behalf(task),
             traceparent=task.traceparent,
             idempotency_key=task.idempotency_key,
         )
 
-    async def _report(self, result: StepResult) -> None:
-        """Tell the engine, for as long as it takes: the result exists only here."""
-        address = engine_address(partition_of(result.run))
-        message = encode(Report(result))
-        wait = 0.05
-        while True:
-            try:
-                await self._bus.request(address, message, wait=REPORT_WAIT)
-            except RetryableError as error:
-                log.info("%s: the engine does not answer: %s", self.worker_id, error)
-                await asyncio.sleep(wait)
-                wait = min(2.0, wait * 2)
-            except NotFoundError:
-                log.info("%s: the run of %s is gone", self.worker_id, result.key)
-                return
-            else:
-                return
+
+def _behalf(task: StepTask) -> Any:
+    from seedbed.runtime.agents.host import Behalf  # noqa: PLC0415 - as above
+
+    return Behalf(task.namespace, task.workflow, task.run)
+
+
+class _Lanes:
+    """The steps that a worker executes side by side: those that wait to start, and how many are free."""
+
+    def __init__(self, count: int) -> None:
+        self.free = count
+        self._waiting: asyncio.Queue[tuple[Delivery, StepTask]] = asyncio.Queue()
+        self._freed = asyncio.Event()
+        self.next = self._waiting.get
+
+    def put(self, delivery: Delivery, task: StepTask) -> None:
+        """Start a step in a free lane."""
+        self.free -= 1
+        self._waiting.put_nowait((delivery, task))
+
+    def end(self) -> None:
+        """A step has ended: its lane is free."""
+        self.free += 1
+        self._freed.set()
+
+    async def until_free(self) -> None:
+        """Wait until a lane is free."""
+        while self.free <= 0:
+            self._freed.clear()
+            await self._freed.wait()
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    """Wait until one of the events is set."""
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waiting:
+            each.cancel()
 
 
 def _time_left(task: StepTask, now: float) -> float:
@@ -274,14 +295,6 @@ def _may_help(error: SeedbedError) -> bool:
     return not isinstance(error, TerminalError)
 
 
-async def _keep(delivery: Delivery) -> None:
-    """Tell the bus that the item is in good hands."""
-    while True:
-        await asyncio.sleep(REDELIVER_AFTER / 3)
-        with suppress(SeedbedError):
-            await delivery.working()
-
-
 async def serve_workers(
     *,
     bus: Bus,
@@ -290,12 +303,13 @@ async def serve_workers(
     namespace: str,
     pool: str,
     count: int = 4,
+    concurrency: int = CONCURRENCY,
     adapter: str = "python",
     drain: float = 30.0,
     node: str = "",
     stopping: asyncio.Event | None = None,
 ) -> None:
-    """Run `count` workers until `stopping` is set or the task is cancelled.
+    """Run `count` workers of `concurrency` lanes each until `stopping` is set or the task is cancelled.
 
     When stopping, the steps under way may go on for `drain` seconds; then they are given back.
     """
@@ -311,6 +325,7 @@ async def serve_workers(
             adapter=adapter,
             stopping=stop,
             node=node,
+            concurrency=concurrency,
         )
 
     make()  # an unknown adapter is one clear error at once

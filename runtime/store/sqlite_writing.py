@@ -1,0 +1,177 @@
+"""Writing group commits to SQLite: one thread, one connection, and all that waits in one transaction.
+
+Partitions commit side by side, SQLite has one writer. Commits that arrive while another is being
+written go together in the next transaction, each behind a savepoint of its own: one that is refused
+takes nothing of the others with it. A commit is few statements, each compiled once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from seedbed.crds.errors import ConflictError, FencedError, SeedbedError, UnavailableError
+from seedbed.runtime.store.database import passes
+from seedbed.runtime.store.port import Commit
+
+MOST_AT_ONCE = 256
+"""Commits in one transaction."""
+
+_FENCE = "UPDATE partitions SET token = ? WHERE partition = ? AND token <= ?"
+_NEWEST = "SELECT token FROM partitions WHERE partition = ?"
+_START = (
+    "INSERT INTO runs (run, partition, namespace, workflow, request, summary, finished)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (run) DO NOTHING"
+)
+_APPEND = "INSERT INTO journal (run, seq, records) VALUES (?, ?, ?)"
+_SUMMARISE = "UPDATE runs SET summary = ?, finished = ? WHERE run = ?"
+_KEEP = "INSERT INTO large_values (digest, data) VALUES (?, ?) ON CONFLICT (digest) DO NOTHING"
+_SNAPSHOT = (
+    "INSERT INTO snapshots (run, seq, records) VALUES (?, ?, ?) ON CONFLICT (run)"
+    " DO UPDATE SET seq = excluded.seq, records = excluded.records"
+    " WHERE snapshots.seq < excluded.seq"
+)
+
+
+@dataclass(slots=True)
+class _Job:
+    partition: int
+    token: int
+    commit: Commit
+    done: bool = False
+    error: Exception | None = None
+
+
+class SqliteWriter:
+    """Writes commits through one connection.
+
+    Args:
+        connect: opens the connection, in the writer's thread.
+        lock: held by whoever writes to the database in this process.
+    """
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection], lock: asyncio.Lock) -> None:
+        self._connect = connect
+        self._lock = lock
+        self._jobs: list[_Job] = []
+        self._connection: sqlite3.Connection | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="seedbed-sqlite")
+
+    async def commit(self, partition: int, token: int, commit: Commit) -> None:
+        """Write a group durably; see `Store.commit`."""
+        job = _Job(partition, token, commit)
+        self._jobs.append(job)
+        try:
+            async with self._lock:
+                # Whoever comes first writes for all that wait; they find it done.
+                if not job.done:
+                    await self._write_waiting()
+        finally:
+            if not job.done and job in self._jobs:
+                self._jobs.remove(job)
+        if job.error is not None:
+            raise job.error
+
+    async def close(self) -> None:
+        """Close the connection and end the thread."""
+        if self._connection is not None:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
+        self._thread.shutdown(wait=False)
+
+    async def _write_waiting(self) -> None:
+        jobs, self._jobs = self._jobs[:MOST_AT_ONCE], self._jobs[MOST_AT_ONCE:]
+        writing = asyncio.get_running_loop().run_in_executor(self._thread, self._write, jobs)
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            # The thread cannot be stopped, and nobody else may write before it has ended.
+            await asyncio.wait({writing})
+            raise
+
+    def _write(self, jobs: Sequence[_Job]) -> None:
+        """Runs in the thread."""
+        try:
+            if self._connection is None:
+                self._connection = self._connect()
+            _transaction(self._connection, jobs)
+        except sqlite3.Error as error:
+            self._disconnect()
+            for job in jobs:
+                job.error = _translated(error)
+        for job in jobs:
+            job.done = True
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+def _transaction(connection: sqlite3.Connection, jobs: Sequence[_Job]) -> None:
+    run = connection.execute
+    run("BEGIN IMMEDIATE")
+    try:
+        for job in jobs:
+            if len(jobs) == 1:
+                _apply(connection, job)
+                continue
+            run("SAVEPOINT one")
+            try:
+                _apply(connection, job)
+            except (SeedbedError, sqlite3.IntegrityError) as error:
+                run("ROLLBACK TO one")
+                job.error = _translated(error)
+            run("RELEASE one")
+        run("COMMIT")
+    except (SeedbedError, sqlite3.IntegrityError) as error:
+        run("ROLLBACK")
+        jobs[0].error = _translated(error)
+    except BaseException:
+        if connection.in_transaction:
+            run("ROLLBACK")
+        raise
+
+
+def _apply(connection: sqlite3.Connection, job: _Job) -> None:
+    run, commit = connection.execute, job.commit
+    if run(_FENCE, (job.token, job.partition, job.token)).rowcount == 0:
+        newest = run(_NEWEST, (job.partition,)).fetchone()
+        raise FencedError(f"partition/{job.partition}", job.token, newest and newest[0])
+    for statement, rows in _statements(commit):
+        for row in rows:
+            run(statement, row)
+
+
+def _statements(commit: Commit) -> Iterable[tuple[str, Iterable[tuple[Any, ...]]]]:
+    yield (
+        _START,
+        (
+            (
+                row.run,
+                row.partition,
+                row.namespace,
+                row.workflow,
+                row.request,
+                row.summary,
+                row.finished,
+            )
+            for row in commit.runs
+        ),
+    )
+    yield _APPEND, ((each.run, each.seq, each.records) for each in commit.entries)
+    summaries = commit.summaries or {}
+    yield _SUMMARISE, ((new, ended, run) for run, (new, ended) in summaries.items())
+    yield _KEEP, (commit.values or {}).items()
+    yield _SNAPSHOT, ((each.run, each.seq, each.records) for each in commit.snapshots)
+
+
+def _translated(error: Exception) -> Exception:
+    if isinstance(error, sqlite3.IntegrityError):
+        return ConflictError("what was to be written exists already")
+    if passes(error):
+        return UnavailableError(f"the database refused: {error}")
+    return error
