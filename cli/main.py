@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from seedbed.cli import checkpoints, deciding, events, planning, plans
+from seedbed.cli import checkpoints, deciding, events, planning, plans, record_of_runs
 from seedbed.cli.options import (
     API_SERVICE,
     Api,
@@ -45,6 +45,7 @@ app = typer.Typer(
 app.add_typer(checkpoints.app)
 app.add_typer(deciding.app)
 app.add_typer(planning.app)
+app.add_typer(record_of_runs.app)
 app.add_typer(plans.app, name="plan")
 app.add_typer(events.app, name="events")
 

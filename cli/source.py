@@ -44,7 +44,10 @@ class Source(Protocol):
         """A run's checkpoints, oldest first, under `checkpoints`; the run's id under `run`."""
 
     async def analysis(self, namespace: str, workflow: str, page: str) -> Mapping[str, Any]:
-        """What a page of `seedbed.runtime.api.planning` tells of the Workflow's newest run."""
+        """What a page of `seedbed.runtime.api.planning` tells of the Workflow's newest run.
+
+        Or one of `seedbed.runtime.api.record_of_runs`, of all of them.
+        """
 
     def follow(self, namespace: str, workflow: str) -> AsyncIterator[Mapping[str, Any]]:
         """What has happened in the Workflow's newest run and what happens, to its end.

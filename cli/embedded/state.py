@@ -211,8 +211,11 @@ class FolderSource:
     async def analysis(self, namespace: str, workflow: str, page: str) -> Mapping[str, Any]:
         """From the journals."""
         from seedbed.runtime.workflow.planning import insight  # noqa: PLC0415  # as below
+        from seedbed.runtime.workflow.record_of_runs import PAGES  # noqa: PLC0415  # likewise
 
         async with self._newest(namespace, workflow) as (store, row):
+            if page in PAGES:
+                return await PAGES[page](store, namespace, workflow)
             return insight.PAGES[page](await insight.of_run(store, row))
 
     async def picture(self, namespace: str, workflow: str, form: str) -> str:

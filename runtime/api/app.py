@@ -31,6 +31,7 @@ from seedbed.runtime.api.inbox import InboxPages
 from seedbed.runtime.api.ofrep import FlagPages
 from seedbed.runtime.api.planning import PlanningPages
 from seedbed.runtime.api.plans import PlanPages
+from seedbed.runtime.api.record_of_runs import RecordPages
 from seedbed.runtime.api.runs import History, RunPages
 from seedbed.runtime.api.streams import StreamPages
 from seedbed.runtime.bus.events import EventLog
@@ -96,6 +97,7 @@ def create_app(
             *RunPages(store, history).routes(),
             *PlanningPages(store).routes(),
             *StreamPages(store, live).routes(),
+            *RecordPages(store).routes(),
             *(DeadLetterPages(events).routes() if events else ()),
             *(PlanPages(plans).routes() if plans else ()),
             *(checkpoints.routes() if checkpoints else ()),

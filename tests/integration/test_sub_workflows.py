@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from seedbed.crds.errors import NotFoundError
 from seedbed.crds.messages import (
     Adjust,
     Cancel,
@@ -22,6 +23,7 @@ from seedbed.crds.messages import (
 from seedbed.runtime.bus.memory import MemoryBus
 from seedbed.runtime.store.sql import SqlStore
 from seedbed.runtime.workflow import children
+from seedbed.runtime.workflow.record_of_runs import quantile, runs_told, statistics
 from tests.conftest import run_async
 from tests.small_engine import NAMESPACE, a_store, ask, serving, until
 
@@ -73,6 +75,15 @@ def test_each_item_is_a_run_of_its_own_that_tells_whose(tmp_path: Path) -> None:
             assert {run.parent for run in runs} == {OUTER.run}
             assert sorted(run.parent_step for run in runs) == ["each[0]", "each[1]", "each[2]"]
             assert set(executed(tmp_path).values()) == {1}
+            (told,) = (await runs_told(store, NAMESPACE, "outer"))["runs"]
+            assert [child["step"] for child in told["runs"]] == ["each[0]", "each[1]", "each[2]"]
+            figures = await statistics(store, NAMESPACE, "inner")
+            assert (figures["runs"]["count"], figures["runs"]["successRate"]) == (3, 1.0)
+            assert {step["name"]: step["count"] for step in figures["steps"]} == {
+                "one": 3,
+                "two": 3,
+            }
+            assert all(0 < step["p50Seconds"] <= step["p95Seconds"] for step in figures["steps"])
 
     run_async(body())
 
@@ -166,6 +177,10 @@ def test_a_run_inside_that_fails_fails_its_step_and_is_retried_as_another_run(
             assert found.phase == "Failed"
             assert "inner ended as StepFailed: step bad failed" in found.message
             assert len(await inner_runs(store)) == 2
+            figures = await statistics(store, NAMESPACE, "inner")
+            assert (figures["runs"]["failed"], figures["runs"]["successRate"]) == (2, 0.0)
+            with pytest.raises(NotFoundError):
+                await statistics(store, "other-namespace", "inner")
 
     run_async(body())
 
@@ -186,3 +201,10 @@ def _losing(bus: MemoryBus, *forms: type, spare: str = "") -> list[Any]:
 
     bus.request = request  # type: ignore[method-assign]  # stands for a network that loses
     return lost
+
+
+def test_quantiles_are_values_that_were_measured() -> None:
+    values = [float(n) for n in range(1, 21)]
+    assert [quantile(values, share) for share in (0.5, 0.95, 1.0)] == [10.0, 19.0, 20.0]
+    assert quantile([3.0], 0.5) == 3.0
+    assert quantile([], 0.5) is None
