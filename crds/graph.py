@@ -18,6 +18,7 @@ from seedbed.crds.expressions import Expression, suggestion
 from seedbed.crds.graph_checks import (
     COMPENSATE,
     FALLBACK,
+    OF_ENGINE,
     UNDO_RETRY,
     Gate,
     check_approvals,
@@ -47,6 +48,7 @@ class Node:
         choice: the condition of a branch.
         until: the time that a wait ends, or the condition that a loop ends on.
         undo: what compensates the step, where it can be undone; no step of the graph.
+        by_engine: whether the engine carries the step out itself, without a worker.
     """
 
     step: Step
@@ -60,19 +62,12 @@ class Node:
     choice: Expression | None = None
     until: Expression | None = None
     undo: Node | None = None
+    by_engine: bool = False
 
     @property
     def name(self) -> str:
         """The step's name."""
         return self.step.name
-
-    @property
-    def by_engine(self) -> bool:
-        """Whether the engine carries the step out itself, without a worker."""
-        step = self.step
-        return step.call is None and (
-            step.branch is not None or step.approve is not None or step.wait is not None
-        )
 
     @property
     def flags(self) -> frozenset[str]:
@@ -216,37 +211,10 @@ class _Builder:
         field = f"spec.steps[{position}]"
         when = self._expression(step.when, f"{field}.when")
         for_each = self._expression(step.for_each, f"{field}.forEach")
+        choice, until = self._conditions(step, field)
         body = self._body(step, field)
-        choice = None
-        if step.branch is not None:
-            choice = self._expression(step.branch.when, f"{field}.branch.when")
-        until = None
-        if step.wait is not None:
-            until = self._expression(step.wait.until, f"{field}.wait.until")
-        if step.repeat is not None:
-            until = self._expression(step.repeat.until, f"{field}.repeat.until")
-            if until and until.flags:
-                self._refuse(until.field, "cannot ask for flags")
-        implied: set[str] = set()
-        for part in (when, for_each, choice, until):
-            if part:
-                self._check_known(part.steps, part.field)
-                implied |= part.steps
-                per_item = for_each is not None and (part is when or part is until)
-                self._check_item(part, part.field, for_each=per_item)
-                check_local(part, step, self._refuse)
-        for expression in body.expressions:
-            self._check_known(expression.steps, expression.field)
-            implied |= expression.steps
-            self._check_item(expression, expression.field, for_each=step.for_each is not None)
-            check_local(expression, step, self._refuse)
-        for place, need in enumerate(step.needs):
-            self._check_known((need,), f"{field}.needs[{place}]")
-        if step.name in self._exits:
-            implied &= self._exits  # of all others they see what is left
-        needs = dict.fromkeys((*step.needs, *sorted(implied)))
-        if step.name in needs:
-            self._refuse(field, f"the step `{step.name}` cannot need itself")
+        read = self._reads(step, (when, for_each, choice, until), body)
+        needs = self._needs(step, field, read)
         at_least = self._join(step, len(needs), field)
         gate = self._gates.get(step.name)
         if gate is not None:
@@ -263,7 +231,46 @@ class _Builder:
             choice,
             until,
             self._undo(step, position),
+            any(getattr(step, kind) is not None for kind in OF_ENGINE),
         )
+
+    def _conditions(self, step: Step, field: str) -> tuple[Expression | None, Expression | None]:
+        """What a branch chooses by, and what a wait or a loop ends on."""
+        choice = until = None
+        if step.branch is not None:
+            choice = self._expression(step.branch.when, f"{field}.branch.when")
+        if step.wait is not None:
+            until = self._expression(step.wait.until, f"{field}.wait.until")
+        if step.repeat is not None:
+            until = self._expression(step.repeat.until, f"{field}.repeat.until")
+            if until and until.flags:
+                self._refuse(until.field, "cannot ask for flags")
+        return choice, until
+
+    def _reads(
+        self, step: Step, conditions: Iterable[Expression | None], body: Template
+    ) -> set[str]:
+        """The steps that a step's expressions read."""
+        read: set[str] = set()
+        per_item = step.for_each is not None
+        for part in (*filter(None, conditions), *body.expressions):
+            read |= part.steps
+            self._check_known(part.steps, part.field)
+            self._check_item(part, part.field, for_each=per_item and not _before_items(part))
+            check_local(part, step, self._refuse)
+        return read
+
+    def _needs(self, step: Step, field: str, read: set[str]) -> dict[str, None]:
+        """What a step needs, in order: what the user names, then what its expressions read."""
+        for place, need in enumerate(step.needs):
+            if need not in self._positions:
+                self._check_known((need,), f"{field}.needs[{place}]")
+        if step.name in self._exits:
+            read &= self._exits  # of all others they see what is left
+        needs = dict.fromkeys((*step.needs, *sorted(read)))
+        if step.name in needs:
+            self._refuse(field, f"the step `{step.name}` cannot need itself")
+        return needs
 
     def _undo(self, step: Step, position: int) -> Node | None:
         """What compensates a step, as a step of its own."""
@@ -372,6 +379,10 @@ class _Builder:
                 f"spec.steps[{position}].needs",
                 f"the steps wait for each other: {_drawn(cycle)}",
             )
+
+
+def _before_items(expression: Expression) -> bool:
+    return expression.field.endswith((".forEach", ".branch.when", ".wait.until"))
 
 
 def _template(step: Step, field: str) -> Template:

@@ -37,6 +37,7 @@ from seedbed.runtime.workflow.failures import failed, refused
 from seedbed.runtime.workflow.lanes import queue
 from seedbed.runtime.workflow.loops import turned
 from seedbed.runtime.workflow.nesting import check_depth
+from seedbed.runtime.workflow.overflow import overflowed
 from seedbed.runtime.workflow.records import (
     EventReceived,
     Record,
@@ -63,7 +64,7 @@ def accept(state: RunState, result: StepResult, now: float) -> list[Record]:
         return []
     error = result.error or _too_large(result.output)
     times = (now, result.worker, result.started, result.finished)
-    if error is None and state.steps[result.key.step].node.step.repeat is not None:
+    if error is None and state.steps[result.key.step].node.until is not None:
         return turned(state, result, now)
     if error is None:
         return made(state, StepSucceeded(result.key, result.attempt, *times, output=result.output))
@@ -167,7 +168,8 @@ def _start_all(state: RunState, scope: Scope, now: float, world: World) -> list[
         for lane in list(state.lanes):
             stopped = _drain(state, lane, scope, now, world, decided)
             if stopped is not None and not stopped.missing:
-                state.starved = True
+                decided += overflowed(state, lane, stopped, now)
+                state.starved = state.starved or lane in state.lanes
             blocked = blocked or (stopped if stopped and stopped.missing else None)
         again = bool(state.startable)
     return [*decided, *_hold(state, blocked, now)]
@@ -245,6 +247,7 @@ def _drain(
         unit = state.unit(waiting.popleft())
         if unit.status in _WAITING:
             decided += _start(state, unit, node, place, scope, now)
+            state.full_since.pop(lane, None)
     if not waiting:
         del state.lanes[lane]
     return None
