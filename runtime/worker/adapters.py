@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
+import queue
 import shutil
 import threading
 from collections.abc import Callable, Mapping
@@ -20,6 +21,13 @@ import orjson
 
 from seedbed.crds.errors import InvalidError, RetryableError, TerminalError
 from seedbed.crds.messages import VALUE_LIMIT
+
+_SHAPES = 64
+"""Sets of argument names that are remembered as fitting an entry point."""
+_IDLE_SECONDS = 60.0
+"""After this time a thread without a call ends."""
+
+_Call = tuple[Callable[..., Any], dict[str, Any], asyncio.AbstractEventLoop, "asyncio.Future[Any]"]
 
 _NODE_PROGRAM = """
 const [module, name] = process.argv.slice(1);
@@ -111,22 +119,23 @@ class PythonAdapter:
     """Calls functions of importable modules."""
 
     def __init__(self) -> None:
-        self._functions: dict[str, Callable[..., Any]] = {}
+        self._entries: dict[str, _Entry] = {}
+        self._threads = _Threads()
 
     async def start(self) -> None:
         """Nothing can be missing: this process is Python."""
 
     async def call(self, entry: str, arguments: Mapping[str, Any], idempotency_key: str) -> Any:
         """Call a function with keyword arguments; `idempotency_key` too where it takes that name."""
-        function = self._functions.get(entry)
-        if function is None:
-            function = self._functions[entry] = _find(entry)
-        keywords = _bound(entry, function, arguments, idempotency_key)
+        found = self._entries.get(entry)
+        if found is None:
+            found = self._entries[entry] = _Entry(entry, _find(entry))
+        keywords = found.bound(arguments, idempotency_key)
         try:
-            if inspect.iscoroutinefunction(function):
-                output = await function(**keywords)
+            if found.is_async:
+                output = await found.function(**keywords)
             else:
-                output = await _in_thread(function, keywords)
+                output = await self._threads.call(found.function, keywords)
         except (InvalidError, asyncio.CancelledError):
             raise
         except Exception as error:
@@ -146,47 +155,97 @@ def _find(entry: str) -> Callable[..., Any]:
     return function
 
 
-def _bound(
-    entry: str, function: Callable[..., Any], arguments: Mapping[str, Any], idempotency_key: str
-) -> dict[str, Any]:
-    keywords = dict(arguments)
-    try:
-        signature = inspect.signature(function)
-    except ValueError:  # built in without a signature: let it judge itself
-        return keywords
-    if "idempotency_key" in signature.parameters:
-        keywords["idempotency_key"] = idempotency_key
-    try:
-        signature.bind(**keywords)
-    except TypeError as error:
-        raise InvalidError("args", f"{entry}: {error}") from error
-    return keywords
+class _Entry:
+    """A function that steps call, and what is known of how it is called."""
 
-
-async def _in_thread(function: Callable[..., Any], keywords: dict[str, Any]) -> Any:
-    """Run in a daemon thread, so that one that never ends does not hold the process."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[Any] = loop.create_future()
-
-    def settle(output: Any, error: BaseException | None) -> None:
-        if done.done():
-            return
-        if error is None:
-            done.set_result(output)
-        else:
-            done.set_exception(error)
-
-    def body() -> None:
-        output, failure = None, None
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+        self.name = name
+        self.function = function
+        self.is_async = inspect.iscoroutinefunction(function)
         try:
-            output = function(**keywords)
-        except BaseException as error:  # noqa: BLE001 -- handed over to the waiting task
-            failure = error if isinstance(error, Exception) else RuntimeError(repr(error))
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(settle, output, failure)
+            self._signature = inspect.signature(function)
+        except ValueError:  # built in without a signature: let it judge itself
+            self._signature = None
+        self._takes_key = (
+            self._signature is not None and "idempotency_key" in self._signature.parameters
+        )
+        self._fitting: set[tuple[str, ...]] = set()
 
-    threading.Thread(target=body, name="seedbed-entry", daemon=True).start()
-    return await done
+    def bound(self, arguments: Mapping[str, Any], idempotency_key: str) -> dict[str, Any]:
+        """The arguments of a call.
+
+        Raises:
+            InvalidError: they do not fit the function.
+        """
+        keywords = dict(arguments)
+        if self._signature is None:
+            return keywords
+        if self._takes_key:
+            keywords["idempotency_key"] = idempotency_key
+        names = tuple(keywords)
+        if names not in self._fitting:
+            try:
+                self._signature.bind(**keywords)
+            except TypeError as error:
+                raise InvalidError("args", f"{self.name}: {error}") from error
+            if len(self._fitting) < _SHAPES:
+                self._fitting.add(names)
+        return keywords
+
+
+class _Threads:
+    """Daemon threads, so that a function that never ends does not hold the process.
+
+    A thread executes one call at a time; one that is free is used again, and one whose call has not
+    ended in time is simply not free.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[queue.SimpleQueue[_Call]] = []
+
+    async def call(self, function: Callable[..., Any], keywords: dict[str, Any]) -> Any:
+        """Call a function in a thread of its own."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Any] = loop.create_future()
+        if self._free:
+            calls = self._free.pop()
+        else:
+            calls = queue.SimpleQueue()
+            threading.Thread(
+                target=self._serve, args=(calls,), name="seedbed-entry", daemon=True
+            ).start()
+        calls.put((function, keywords, loop, done))
+        return await done
+
+    def _serve(self, calls: queue.SimpleQueue[_Call]) -> None:
+        """One thread's life; it ends when nothing was called for a while."""
+        while True:
+            try:
+                function, keywords, loop, done = calls.get(timeout=_IDLE_SECONDS)
+            except queue.Empty:
+                try:
+                    self._free.remove(calls)
+                except ValueError:
+                    continue  # it was taken at this very moment: a call comes
+                return
+            output, failure = None, None
+            try:
+                output = function(**keywords)
+            except BaseException as error:  # noqa: BLE001 -- handed over to the waiting task
+                failure = error if isinstance(error, Exception) else RuntimeError(repr(error))
+            del function, keywords
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_settle, done, output, failure)
+            self._free.append(calls)
+
+
+def _settle(done: asyncio.Future[Any], output: Any, error: BaseException | None) -> None:
+    if done.done():
+        return
+    if error is None:
+        done.set_result(output)
+    else:
+        done.set_exception(error)
 
 
 def _json(entry: str, output: Any) -> Any:
