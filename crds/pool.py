@@ -46,6 +46,23 @@ class PoolSpec(Model):
         le=1_000_000,
         examples=[10_000],
     )
+    queue_policy: Literal["Wait", "Reject"] = Field(
+        default="Wait",
+        description=(
+            "What happens to further steps: Wait keeps them in the engine, in order and durably; "
+            "Reject fails them with the code `queue_full`, so that their `onError` decides."
+        ),
+        examples=["Reject"],
+    )
+    queue_timeout: Duration | None = Field(
+        default=None,
+        description=(
+            "How long the queue may stay full under the policy Wait without taking any of a run's "
+            "waiting steps; then these fail with the code `queue_timeout`. Without it they wait for "
+            "as long as the run may take."
+        ),
+        examples=["30s"],
+    )
     drain: Duration = Field(
         default="30s",
         description="How long a pod that ends may go on with the steps it has.",

@@ -33,7 +33,7 @@ def request(*steps: dict[str, Any], run: str = "run-1", **spec: Any) -> RunReque
     return RunRequest(run, "team", "plan", {"steps": list(steps), **spec})
 
 
-def a_world(*pools: str, **limits: int) -> World:
+def a_world(*pools: str, **limits: Any) -> World:
     """A world with these Pools, by default `general`."""
     world = World()
     for pool in pools or ("general",):
@@ -41,7 +41,7 @@ def a_world(*pools: str, **limits: int) -> World:
     return world
 
 
-def set_pool(world: World, name: str, **fields: int) -> None:
+def set_pool(world: World, name: str, **fields: Any) -> None:
     spec = PoolSpec(**fields).model_dump_json(by_alias=True)
     world.change(Change(f"pools/team/{name}", spec.encode()))
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 from prometheus_client import Counter, Gauge, Histogram
 
 STEPS = Counter("seedbed_engine_steps_total", "Attempts that ended, by result.", ["result"])
+REJECTED = Counter(
+    "seedbed_engine_rejected_steps_total",
+    "Steps that a full queue failed, by code: queue_full, queue_timeout.",
+    ["code"],
+)
 COMMIT_SECONDS = Histogram(
     "seedbed_engine_commit_seconds",
     "Time of one group commit.",

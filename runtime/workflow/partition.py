@@ -47,6 +47,7 @@ from seedbed.runtime.workflow.decide import accept, advance, asked
 from seedbed.runtime.workflow.dispatch import Dispatch
 from seedbed.runtime.workflow.ending import fail
 from seedbed.runtime.workflow.journal import Journal, LiveRun, until_answered
+from seedbed.runtime.workflow.overflow import CODES
 from seedbed.runtime.workflow.plan import Start, started
 from seedbed.runtime.workflow.records import (
     Record,
@@ -412,5 +413,7 @@ def _count(records: Sequence[Record]) -> None:
             succeeded += 1
         elif isinstance(record, StepFailed):
             metrics.STEPS.labels("failed" if record.retry_at is None else "retried").inc()
+            if record.error.code in CODES:
+                metrics.REJECTED.labels(record.error.code).inc()
     if succeeded:
         metrics.STEPS.labels("succeeded").inc(succeeded)

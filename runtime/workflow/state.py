@@ -197,6 +197,8 @@ class RunState:
         self.pods: dict[StepKey, Unit] = {}
         self.startable: deque[str] = deque(self.graph.roots)
         self.lanes: dict[Lane, deque[StepKey]] = {}
+        # Since when a full queue takes nothing of a lane; counted by the owner, not journalled.
+        self.full_since: dict[Lane, float] = {}
         self.retries: list[tuple[float, str, int]] = []
         self.told: dict[str, dict[str, Any]] = {}
         self.dead: dict[str, str] = {}

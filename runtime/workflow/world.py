@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from pydantic import ValidationError
@@ -53,11 +53,19 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """Why a step cannot run now. `missing` where something does not exist or is suspended."""
+    """Why a step cannot run now.
+
+    Attributes:
+        missing: where something does not exist or is suspended.
+        policy: what a full queue does with the step.
+        patience: seconds that the queue may stay full; None for as long as it likes.
+    """
 
     reason: str
     message: str
     missing: bool = True
+    policy: Literal["Wait", "Reject"] = "Wait"
+    patience: float | None = None
 
 
 class World:
@@ -135,9 +143,7 @@ class World:
         limit = seconds(step.timeout or agent.timeout)
         return self._in_pool(namespace, (step.pool or agent.pool).name, program, limit)
 
-    def _unpaid(
-        self, namespace: str, name: str, agent: AgentSpec, workflow: str
-    ) -> Blocked | None:
+    def _unpaid(self, namespace: str, name: str, agent: AgentSpec, workflow: str) -> Blocked | None:
         """Whether a budget that would pay for asking the Agent is used up."""
         of_workflow = self._limits.get(workflow_setting(namespace, workflow))
         paying = (
@@ -179,5 +185,8 @@ class World:
             return Blocked("PoolNotFound", f"Pool {pool!r} does not exist")
         if self.hands[namespace, pool] >= known.queue_limit:
             full = f"Pool {pool!r} has its {known.queue_limit} steps in hand"
-            return Blocked("QueueFull", full, missing=False)
+            patience = seconds(known.queue_timeout) if known.queue_timeout else None
+            return Blocked(
+                "QueueFull", full, missing=False, policy=known.queue_policy, patience=patience
+            )
         return Place(pool, program, timeout)

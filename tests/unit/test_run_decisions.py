@@ -197,6 +197,50 @@ def test_a_pools_queue_limit_bounds_all_runs_together() -> None:
     assert len(second.scheduled) == 3
 
 
+@pytest.mark.req("DSX-32")
+def test_a_hundred_steps_at_once_are_all_done_and_none_rejected_at_the_usual_limits() -> None:
+    for policy in ("Wait", "Reject"):
+        world = a_world(queue_limit=1000, queue_policy=policy)
+        plan = request(call("each", forEach="lists.range(100)"), parallelism=100)
+        run = play(plan, world=world)
+        assert summarise(run.state).counts.succeeded == 100
+        assert run.most_running == 100
+
+
+@pytest.mark.req("DSX-32")
+def test_a_full_queue_lets_steps_wait_or_rejects_them_as_its_pool_says() -> None:
+    plan = request(
+        call("each", forEach="lists.range(5)", onError={"action": "continue"}),
+        call("after", args={"x": "${size(steps.each.output)}"}),
+    )
+    waiting = play(plan, world=a_world(queue_limit=2))
+    assert waiting.most_running == 2
+    assert summarise(waiting.state).counts.succeeded == 6
+    rejecting = play(plan, world=a_world(queue_limit=2, queue_policy="Reject"))
+    told = summarise(rejecting.state)
+    assert (told.counts.succeeded, told.counts.failed, told.phase) == (3, 3, "Succeeded")
+    codes = [r.error.code for r in rejecting.journal if isinstance(r, StepFailed)]
+    assert codes == ["queue_full"] * 3
+
+
+@pytest.mark.req("DSX-32")
+def test_steps_that_a_full_queue_keeps_waiting_too_long_fail_with_a_code_of_their_own() -> None:
+    world = a_world(queue_limit=1, queue_timeout="30s")
+    state = RunState(request(call("each", forEach="lists.range(3)")), world.hands)
+    advance(state, 0.0, world)
+    assert len(state.scheduled) == 1
+    assert advance(state, 29.0, world) == []
+    done = StepResult("run-1", next(iter(state.scheduled)), 1, "w", 1)
+    accept(state, done, 29.0)
+    advance(state, 29.5, world)
+    assert len(state.scheduled) == 1, "progress starts the time again"
+    assert advance(state, 58.0, world) == []
+    made = advance(state, 59.6, world)
+    codes = [record.error.code for record in made if isinstance(record, StepFailed)]
+    assert codes == ["queue_timeout"]
+    assert summarise(state).phase == "Failed"
+
+
 @pytest.mark.parametrize("parallelism", [1, 10])
 def test_steps_wait_for_a_pool_that_does_not_exist_and_go_on_when_it_comes(
     parallelism: int,
