@@ -54,6 +54,7 @@ FINISHED = ("Succeeded", "Failed")
 # Of the steps that changed last: how many, and the bytes of name and message that are shown.
 _RECENT, _NAME, _MESSAGE = 5, 128, 256
 _WAITING, _ASKED = 10, 1000
+_ADVICE = 512
 
 
 def reconcile(observed: Observed, now: datetime, defaults: Defaults) -> Plan:
@@ -322,6 +323,14 @@ def _fields(run: RunSummary) -> dict[str, Any]:
     }
     if run.waiting:
         fields["waiting"] = [_waiting_step(one) for one in run.waiting[:_WAITING]]
+    if run.eta is not None:
+        fields["eta"] = timestamp(datetime.fromtimestamp(round(run.eta), UTC))
+    if run.advice is not None and run.advice.before > run.advice.after:
+        fields["optimisation"] = {
+            "applied": run.advice.applied,
+            "percent": round(100 * (1 - run.advice.after / run.advice.before)),
+            "message": shortened(run.advice.message, _ADVICE),
+        }
     if run.started is not None:
         fields["startedAt"] = timestamp(datetime.fromtimestamp(run.started, UTC))
     if run.finished is not None:

@@ -159,6 +159,7 @@ WORKFLOW = Kind(
         Column("Progress", ".status.progress"),
         Column("Spent", ".status.spent"),
         Column("Budget", ".spec.budget.limit"),
+        Column("ETA", ".status.eta"),
         _READY,
         _REASON,
         Column("Checkpoint", ".status.lastCheckpoint.time", "date", priority=1),

@@ -212,6 +212,16 @@ class Parent:
 
 
 @dataclass(frozen=True, slots=True)
+class Advice:
+    """What the optimiser found: simulated seconds of the plan as written and of the shorter one."""
+
+    applied: bool
+    before: float
+    after: float
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunRequest:
     """Asks the engine to run a plan.
 
@@ -220,6 +230,7 @@ class RunRequest:
         steps: digest under which the store keeps the steps, where `spec` does not hold them; set by
             the engine.
         parent: for whom it runs; None for the run of an object.
+        advice: what the optimiser did to its plan; set by the engine.
     """
 
     run: str
@@ -229,6 +240,7 @@ class RunRequest:
     traceparent: str = ""
     steps: str = ""
     parent: Parent | None = None
+    advice: Advice | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +315,7 @@ class RunSummary:
         result: the run's result where it has at most 4 KiB, else None; `result_bytes` tells its size.
         containers: container steps that want a Pod now, at most 100.
         waiting: steps that wait for a person, an event or a time; at most 20, approvals first.
+        eta: Unix time at which it is expected to end; None while nobody knows.
         parent: the run that this one does the work of a step for; empty for the run of an object.
         parent_step: that step, with the index of its item.
     """
@@ -328,6 +341,8 @@ class RunSummary:
     origin: Origin | None = None
     parent: str = ""
     parent_step: str = ""
+    eta: float | None = None
+    advice: Advice | None = None
 
 
 # What the engine is asked, as `{"op": ..., ...}`; each answer is a JSON object, `{"error": {...}}`

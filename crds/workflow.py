@@ -315,6 +315,14 @@ class WorkflowSpec(Model):
         le=100_000,
         examples=[20],
     )
+    optimise: Literal["Off", "Report", "Apply"] = Field(
+        default="Report",
+        description=(
+            "What the optimiser does before the run: nothing; tells in the status how much shorter the "
+            "plan could be; or runs the shorter plan, which means the same."
+        ),
+        examples=["Apply"],
+    )
     deadline: Duration | None = Field(
         default=None,
         description="Longest time for the whole run; it fails when it is over.",
@@ -391,6 +399,27 @@ class WaitingStep(Observation):
     )
 
 
+class OptimisationStatus(Observation):
+    """What the optimiser found."""
+
+    applied: bool = Field(
+        default=False, description="Whether the run uses the shorter plan.", examples=[True]
+    )
+    percent: int = Field(
+        default=0,
+        description="How much shorter it is, under simulated execution.",
+        ge=0,
+        le=100,
+        examples=[31],
+    )
+    message: str = Field(
+        default="",
+        description="What makes it shorter.",
+        max_length=512,
+        examples=["31% shorter: 120 needs dropped, 12 equal steps merged"],
+    )
+
+
 class WorkflowStatus(Status):
     """What the operator reports of a Workflow; under 16 KiB whatever the size of the run."""
 
@@ -425,6 +454,16 @@ class WorkflowStatus(Status):
         description="Dollars that model calls on its behalf have cost so far.",
         max_length=24,
         examples=["1.25"],
+    )
+    eta: datetime | None = Field(
+        default=None,
+        description="When the run is expected to end; looked at anew every few seconds.",
+        examples=["2026-11-21T10:02:00Z"],
+    )
+    optimisation: OptimisationStatus | None = Field(
+        default=None,
+        description="What the optimiser found, where it found anything.",
+        examples=[{"percent": 31}],
     )
     started_at: datetime | None = Field(
         default=None, description="When the run began.", examples=["2026-11-21T10:00:00Z"]

@@ -36,6 +36,7 @@ from seedbed.runtime.workflow.checkpoint.taking import Checkpointer
 from seedbed.runtime.workflow.checkpoint.vault import Owner, Vault
 from seedbed.runtime.workflow.partition import Partition
 from seedbed.runtime.workflow.plan_sources import Allowed, PlanSources
+from seedbed.runtime.workflow.planning.forecast import Forecaster
 from seedbed.runtime.workflow.world import World
 
 log = logging.getLogger(__name__)
@@ -172,6 +173,7 @@ class Engine:
         owner = Owner(partition.number, ownership.token)
         checkpointer = Checkpointer(partition, owner, self._vault) if self._vault else None
         checkpointing = checkpointer.running() if checkpointer else nullcontext()
+        forecasting = Forecaster(partition.number, lambda: partition.live, self._store).running()
 
         async def answer(payload: bytes) -> bytes:
             request = decode_request(payload)
@@ -185,7 +187,7 @@ class Engine:
             return await partition.ask(request)
 
         try:
-            async with self._bus.serve(address, answer), checkpointing:
+            async with self._bus.serve(address, answer), checkpointing, forecasting:
                 await partition.run()
         except FencedError as error:
             metrics.REFUSED.inc()

@@ -21,6 +21,16 @@ GROUP_SIZE = Histogram(
     buckets=(1, 2, 5, 10, 20, 50, 100, 500, 2000),
 )
 RUNS = Gauge("seedbed_engine_runs", "Runs that have not finished, by partition.", ["partition"])
+LONGEST_REMAINING = Gauge(
+    "seedbed_engine_longest_remaining_seconds",
+    "Until the last of a partition's runs is expected to end.",
+    ["partition"],
+)
+FORECAST_SECONDS = Histogram(
+    "seedbed_engine_forecast_seconds",
+    "Time of one look ahead at one run.",
+    buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0),
+)
 PARTITIONS_OWNED = Gauge("seedbed_engine_partitions", "Partitions that this process owns.")
 REFUSED = Counter(
     "seedbed_engine_refused_writes_total", "Writes refused because a newer owner exists."

@@ -77,6 +77,8 @@ def started(request: RunRequest, steps: tuple[Step, ...] | None = None) -> Start
         InvalidError: the plan cannot run.
     """
     plan = plan_of(request, steps)
+    if plan.spec.optimise == "Apply":
+        request, plan, steps = _shorter(request, plan, steps)
     if steps is None:
         held = request.spec.get("steps") or ()
         if len(held) < THREAD_FROM and len(orjson.dumps(held)) <= INLINE_LIMIT:
@@ -87,6 +89,21 @@ def started(request: RunRequest, steps: tuple[Step, ...] | None = None) -> Start
         name: value for name, value in request.spec.items() if name not in ("steps", "stepsFrom")
     }
     return Start(replace(request, spec=rest, steps=digest), plan, {digest: data})
+
+
+def _shorter(
+    request: RunRequest, plan: RunPlan, steps: tuple[Step, ...] | None
+) -> tuple[RunRequest, RunPlan, tuple[Step, ...] | None]:
+    """The run with the shorter plan that means the same, where there is one."""
+    from seedbed.runtime.workflow.planning.optimise import advice_of, optimise  # noqa: PLC0415 - few need it
+
+    found = optimise(plan.spec)
+    request = replace(request, advice=advice_of(found, applied=True))
+    if found.spec is plan.spec:
+        return request, plan, steps
+    spec = {**request.spec, "result": found.spec.result}
+    shorter = RunPlan(found.spec, Graph.build(found.spec))
+    return replace(request, spec=spec), shorter, found.spec.steps
 
 
 def program_of(step: Step, spec: WorkflowSpec) -> dict[str, Any]:

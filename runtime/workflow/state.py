@@ -158,6 +158,8 @@ class RunState:
         completed: units that can be undone, in the order in which they succeeded.
         ending: the outcome, once it is known and the onExit steps run.
         starved: whether units wait for a Pool that has its hands full.
+        eta: Unix time at which it is expected to end, as `planning.forecast` last thought.
+        advice: what the optimiser found.
 
     Raises:
         InvalidError: the plan cannot run.
@@ -182,6 +184,8 @@ class RunState:
         self.failed: StepKey | None = None
         self.verdict = ""
         self.starved = False
+        self.eta: float | None = None
+        self.advice = request.advice
         self.ending: RunEnding | None = None
         self.undoing: Undoing | None = None
         self.completed: list[StepKey] = []

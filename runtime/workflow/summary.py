@@ -53,6 +53,8 @@ def summarise(state: RunState) -> RunSummary:
         origin=_origin(state),
         parent=state.request.parent.run if state.request.parent else "",
         parent_step=str(state.request.parent.key) if state.request.parent else "",
+        eta=state.eta if state.finished is None else None,
+        advice=state.advice,
     )
 
 

@@ -59,7 +59,8 @@ def lines(*parts: RenderableType) -> list[str]:
 
 def test_columns_come_from_the_kind() -> None:
     head, row = lines(output.objects(BY_NAME["Workflow"], [WORKFLOW], namespaces=True))
-    assert head.split() == ["NAMESPACE", "NAME", "PHASE", "PROGRESS", "READY", "AGE"]
+    columns = ["PHASE", "PROGRESS", "SPENT", "BUDGET", "ETA", "READY", "AGE"]
+    assert head.split() == ["NAMESPACE", "NAME", *columns]
     assert row.split()[:5] == ["legal", "audit", "Running", "3/8", "False"]
     wide, _ = lines(output.objects(BY_NAME["Workflow"], [WORKFLOW], wide=True, namespaces=False))
     assert "REASON" in wide

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from seedbed.crds.graph import Graph
+from seedbed.crds.messages import Advice
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.workflow.planning.critical_path import critical_path
 from seedbed.runtime.workflow.planning.draft import Change, Draft, Sort
@@ -94,6 +95,19 @@ def optimise(spec: WorkflowSpec, earlier: Sequence[Times] = ()) -> Optimisation:
         draft.renamed(),
         tuple(draft.left_out),
     )
+
+
+def advice_of(found: Optimisation, *, applied: bool) -> Advice:
+    """What was found, in one sentence."""
+    done: dict[Sort, str] = {
+        "widened": "{:,} needs of pure steps dropped",
+        "merged": "{:,} equal pure steps merged",
+        "reduced": "{:,} implied needs dropped",
+        "reordered": "long paths start first",
+    }
+    told = [form.format(found.counts[sort]) for sort, form in done.items() if found.counts[sort]]
+    message = f"{found.gain:.0%} shorter, simulated: {', '.join(told)}" if found.gain else ""
+    return Advice(applied, found.before, found.after, message)
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,15 +142,21 @@ class Work:
         return max(0.0, self.seconds - (now - since))
 
 
-def works(graph: Graph, current: Times, earlier: Sequence[Times] = ()) -> list[Work]:
+def works(
+    graph: Graph,
+    current: Times,
+    earlier: Sequence[Times] = (),
+    unknown: float = UNKNOWN_SECONDS,
+) -> list[Work]:
     """Every step of the graph with its times, in the graph's order.
 
     Args:
         graph: the Workflow's steps.
         current: what the run's own journal tells; empty before it begins.
         earlier: the same of earlier runs of the Workflow.
+        unknown: seconds of a unit of which nothing is known.
     """
-    estimates = _Estimates(graph, current, earlier)
+    estimates = _Estimates(graph, current, earlier, unknown)
     return [_work(node.step, current.get(name), estimates) for name, node in graph.nodes.items()]
 
 
@@ -173,7 +179,10 @@ def _work(step: Step, times: StepTimes | None, estimates: _Estimates) -> Work:
 class _Estimates:
     """Medians of what was measured, each computed once."""
 
-    def __init__(self, graph: Graph, current: Times, earlier: Sequence[Times]) -> None:
+    def __init__(
+        self, graph: Graph, current: Times, earlier: Sequence[Times], unknown: float
+    ) -> None:
+        self._unknown = unknown
         self._current = current
         self._earlier = earlier
         self._history: dict[str, list[float]] = defaultdict(list)
@@ -198,7 +207,7 @@ class _Estimates:
         if step.estimate is not None:
             return seconds(step.estimate), "declared"
         alike = self._alike.get(body_of(step), self._overall)
-        return (UNKNOWN_SECONDS, "default") if alike is None else (alike, "similar")
+        return (self._unknown, "default") if alike is None else (alike, "similar")
 
     def units(self, step: Step) -> int:
         """Units of a step: known, or as many as in earlier runs, or 1."""

@@ -22,6 +22,7 @@ from seedbed.controllers.plan import (
 from seedbed.controllers.pods import key_of
 from seedbed.controllers.workflow import reconcile, references
 from seedbed.crds.messages import (
+    Advice,
     ContainerTask,
     Counts,
     Decision,
@@ -31,7 +32,7 @@ from seedbed.crds.messages import (
     Waiting,
     run_id,
 )
-from seedbed.crds.workflow import WorkflowSpec
+from seedbed.crds.workflow import WorkflowSpec, WorkflowStatus
 from tests.unit.controllers.objects import (
     DEFAULTS,
     LATER,
@@ -191,6 +192,23 @@ def test_the_status_shows_the_run() -> None:
     assert status["startedAt"] == "2026-11-21T10:00:00Z"
     assert status["finishedAt"] == "2026-11-21T10:01:01Z"
     assert status["result"] == {"agreement": 0.75}
+
+
+def test_the_status_tells_the_expected_end_and_what_would_be_shorter() -> None:
+    obj = workflow()
+    advice = Advice(False, 100.0, 69.0, "31% shorter, simulated: " + "x" * 600)
+    told = summary(obj, phase="Running", reason="Running", eta=1_795_255_261.4, advice=advice)
+    status = reconcile(look(obj, references=EVERYTHING, run=told), NOW, DEFAULTS).status
+    assert status is not None
+    assert status["eta"] == "2026-11-21T10:01:01Z"
+    assert status["optimisation"]["applied"] is False
+    assert status["optimisation"]["percent"] == 31
+    assert len(status["optimisation"]["message"]) <= 512
+    WorkflowStatus.model_validate(status)
+    nothing = replace(told, eta=None, advice=Advice(True, 5.0, 5.0, ""))
+    status = reconcile(look(obj, references=EVERYTHING, run=nothing), NOW, DEFAULTS).status
+    assert status is not None
+    assert {"eta", "optimisation"}.isdisjoint(status)
 
 
 def test_what_may_change_during_a_run_is_told_to_the_engine() -> None:
