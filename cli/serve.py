@@ -188,11 +188,24 @@ async def _engine(process: Process) -> None:
 
 
 async def _gateway(process: Process) -> None:
+    from seedbed.cli.gateway import identities, serving_models
     from seedbed.runtime.llm.models import load
-    from seedbed.runtime.llm.service import serving
 
-    models = load(process.settings.models)
-    async with serving(models, _EVERYWHERE, process.settings.port):
+    settings = process.settings
+    models = load(settings.models)
+    async with AsyncExitStack() as stack:
+        budgets = bool(settings.database_url and settings.etcd_endpoint)
+        await stack.enter_async_context(
+            serving_models(
+                models,
+                _EVERYWHERE,
+                settings.port,
+                holder=settings.holder,
+                identify=await stack.enter_async_context(identities(settings.identity)),
+                store=await _store(process, stack) if budgets else None,
+                coordinator=await _coordinator(process, stack) if budgets else None,
+            )
+        )
         process.started()
         await process.stopping.wait()
 

@@ -24,6 +24,27 @@ HEALTH_PORT = 8080
 # Seconds that a worker needs after its drain to give back what it holds and to sign off.
 _FAREWELL = 5
 
+# Tells the model service whose worker this is; it is good for nothing else.
+_TOKEN_VOLUME: dict[str, Any] = {
+    "name": "gateway-token",
+    "projected": {
+        "sources": [
+            {
+                "serviceAccountToken": {
+                    "audience": "seedbed-gateway",
+                    "expirationSeconds": 3600,
+                    "path": "token",
+                }
+            }
+        ]
+    },
+}
+_TOKEN_MOUNT: dict[str, Any] = {
+    "name": "gateway-token",
+    "mountPath": "/var/run/secrets/seedbed/gateway",
+    "readOnly": True,
+}
+
 
 def deployment_name(pool: str) -> str:
     """Name of the Deployment of a Pool."""
@@ -78,7 +99,7 @@ def _pod(metadata: Raw, spec: PoolSpec, defaults: Defaults) -> dict[str, Any]:
         "terminationGracePeriodSeconds": math.ceil(seconds(spec.drain)) + _FAREWELL,
         "securityContext": POD_SECURITY,
         "containers": [_container(metadata, spec, defaults)],
-        "volumes": [SCRATCH_VOLUME],
+        "volumes": [SCRATCH_VOLUME, _TOKEN_VOLUME],
     }
     return pod | _passed_through(template)
 
@@ -107,7 +128,7 @@ def _container(metadata: Raw, spec: PoolSpec, defaults: Defaults) -> dict[str, A
         "livenessProbe": _probe("/healthz", period=10, failures=3),
         "readinessProbe": _probe("/readyz", period=2, failures=2),
         "securityContext": CONTAINER_SECURITY,
-        "volumeMounts": [SCRATCH_MOUNT],
+        "volumeMounts": [SCRATCH_MOUNT, _TOKEN_MOUNT],
     }
     if template.resources:
         container["resources"] = template.resources

@@ -145,7 +145,7 @@ async def _everything(
         gateway = ""
         if parts.cluster.listed("Agent"):
             display.note(f"starting the model {models.default}")
-            gateway = await stack.enter_async_context(_model_service(models))
+            gateway = await stack.enter_async_context(_model_service(parts, models))
         lease = await stack.enter_async_context(parts.coordinator.lease())
         ownership = await parts.coordinator.campaign("operator", _HOLDER, lease)
         reconciler = Reconciler(parts.cluster, parts.bus, parts.coordinator, ownership, Defaults())
@@ -177,12 +177,19 @@ async def _everything(
 
 
 @asynccontextmanager
-async def _model_service(models: Models) -> AsyncIterator[str]:
+async def _model_service(parts: Parts, models: Models) -> AsyncIterator[str]:
     """The model service on a loopback port; gives its address. Only agents need what it imports."""
-    serving = (await asyncio.to_thread(import_module, "seedbed.runtime.llm.service")).serving
+    serving = (await asyncio.to_thread(import_module, "seedbed.cli.gateway")).serving_models
     # Workers import the agents' libraries in the event loop: it takes seconds, so better here.
     importing = asyncio.create_task(asyncio.to_thread(import_module, "seedbed.runtime.agents.host"))
-    async with serving(models, "127.0.0.1", 0) as port:
+    async with serving(
+        models,
+        "127.0.0.1",
+        0,
+        holder=_HOLDER,
+        store=parts.store,
+        coordinator=parts.coordinator,
+    ) as port:
         await importing
         for name in _TALKING:
             library = logging.getLogger(name)

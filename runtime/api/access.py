@@ -111,7 +111,10 @@ class AllowAll:
 class KubernetesAccess:
     """Access by TokenReview and SubjectAccessReview; make one with `kubernetes_access`."""
 
-    def __init__(self, session: aiohttp.ClientSession, server: str, account: Path) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, server: str, account: Path, audience: str = ""
+    ) -> None:
+        self._audience = audience
         self._session = session
         self._server = server
         self._account = account
@@ -127,9 +130,7 @@ class KubernetesAccess:
         known = self._callers.get(digest)
         if known is not None and known[0] > now:
             return known[1]
-        status = await self._review(
-            "authentication.k8s.io", "TokenReview", "tokenreviews", {"token": token}
-        )
+        status = await self._known(token)
         if not status.get("authenticated"):
             raise UnauthenticatedError("the bearer token is not valid")
         user = status["user"]
@@ -142,6 +143,16 @@ class KubernetesAccess:
         _bound(self._callers)
         self._callers[digest] = (now + REMEMBER_SECONDS, caller)
         return caller
+
+    async def _known(self, token: str) -> dict[str, Any]:
+        """What the API server says of a token: made for this service, or for the API server itself."""
+        kind = ("authentication.k8s.io", "TokenReview", "tokenreviews")
+        if self._audience:
+            asked = {"token": token, "audiences": [self._audience]}
+            status = await self._review(*kind, asked)
+            if status.get("authenticated"):
+                return status
+        return await self._review(*kind, {"token": token})
 
     async def require(self, caller: Caller, action: Action) -> None:
         """See the port."""
@@ -196,16 +207,17 @@ class KubernetesAccess:
 
 @asynccontextmanager
 async def kubernetes_access(
-    server: str = "", account: Path = ACCOUNT
+    server: str = "", account: Path = ACCOUNT, audience: str = ""
 ) -> AsyncIterator[KubernetesAccess]:
     """Access through the API server of the cluster that this pod runs in.
 
     Args:
         server: its URL; the one that the pod's environment tells where none is given.
         account: folder with the service account's `token` and `ca.crt`.
+        audience: name under which tokens are made for this service; those of the API server count too.
     """
     async with api_server(server, account) as (session, found):
-        yield KubernetesAccess(session, found, account)
+        yield KubernetesAccess(session, found, account, audience)
 
 
 @asynccontextmanager

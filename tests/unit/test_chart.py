@@ -95,11 +95,11 @@ def test_rights_name_every_verb_and_resource() -> None:
                 assert "*" not in [*rule["verbs"], *rule["resources"], *rule["apiGroups"]]
 
 
-def test_only_the_operator_and_the_api_hold_a_token() -> None:
+def test_only_who_asks_the_api_server_holds_a_token() -> None:
     holders = {
         name for name, pod in pods(render()).items() if pod.get("automountServiceAccountToken")
     }
-    assert holders == {"seedbed-operator", "seedbed-api"}
+    assert holders == {"seedbed-operator", "seedbed-api", "seedbed-gateway"}
 
 
 @pytest.mark.req("COG-S5.2")

@@ -82,8 +82,10 @@ def test_the_pods_meet_the_restricted_standard() -> None:
         "capabilities": {"drop": ["ALL"]},
     }
     assert pod["automountServiceAccountToken"] is False
-    assert container["volumeMounts"] == [{"name": "tmp", "mountPath": "/tmp"}]
-    assert pod["volumes"] == [{"name": "tmp", "emptyDir": {}}]
+    assert container["volumeMounts"][0] == {"name": "tmp", "mountPath": "/tmp"}
+    assert pod["volumes"][0] == {"name": "tmp", "emptyDir": {}}
+    (token,) = pod["volumes"][1]["projected"]["sources"]
+    assert token["serviceAccountToken"]["audience"] == "seedbed-gateway", "and no other is mounted"
     assert container["args"] == ["serve", "worker"]
 
 
