@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from seedbed.cli import checkpoints, deciding, events, planning, plans, record_of_runs
+from seedbed.cli import checkpoints, deciding, events, planning, plans, record_of_runs, rendering
 from seedbed.cli.options import (
     API_SERVICE,
     Api,
@@ -46,6 +46,7 @@ app.add_typer(checkpoints.app)
 app.add_typer(deciding.app)
 app.add_typer(planning.app)
 app.add_typer(record_of_runs.app)
+app.add_typer(rendering.app)
 app.add_typer(plans.app, name="plan")
 app.add_typer(events.app, name="events")
 
