@@ -1,9 +1,6 @@
-"""What the steps of the benchmarks do: next to nothing."""
+"""What the steps of the benchmarks do: nothing."""
 
 from __future__ import annotations
-
-import asyncio
-import hashlib
 
 
 async def nothing() -> None:
@@ -12,9 +9,3 @@ async def nothing() -> None:
 
 def plain() -> None:
     """A step as most users write it; each call gets a thread, so that its time limit holds."""
-
-
-async def mixed(n: int, of: list[str], wait: float = 0.0) -> str:
-    """A value that tells which step made it out of which values."""
-    await asyncio.sleep(wait)
-    return hashlib.sha256(f"{n} {' '.join(of)}".encode()).hexdigest()[:16]
