@@ -173,6 +173,8 @@ def either(condition: Any, this: Any, other: Any) -> Formula:
 item = Formula("item")
 index = Formula("index")
 output = Formula("output")
+previous = Formula("previous")
+iteration = Formula("iteration")
 params = Formula("params")
 run = Formula("run")
 
