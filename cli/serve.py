@@ -222,6 +222,7 @@ async def _api(process: Process) -> None:
     from seedbed.runtime.store.goals import SqlGoals
     from seedbed.runtime.store.plans import SqlPlans
     from seedbed.runtime.workflow.history import StoredHistory
+    from seedbed.runtime.workflow.step_items import StepItems
 
     flags = LiveFlags()
     process.waiting["the flags"] = lambda: not flags.loaded
@@ -242,6 +243,7 @@ async def _api(process: Process) -> None:
             flags=flags,
             plans=SqlPlans(store),
             events=bus.events if bus else None,
+            items=StepItems(store, bus),
             checkpoints=CheckpointPages(store, SqlCheckpoints(store), acting),
             inbox=InboxPages(store, bus) if bus else None,
             goals=GoalPages(SqlGoals(store), process.settings.gateway_url),

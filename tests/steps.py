@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +51,16 @@ def large(size: int) -> str:
 
 def not_json() -> object:
     return object()
+
+
+async def numbers(count: int, pause_at: int, gate: str) -> AsyncIterator[int]:
+    """Yield numbers; before the one at `pause_at`, wait until the file `gate` is there."""
+    for number in range(count):
+        while number == pause_at and not await asyncio.to_thread(Path(gate).exists):
+            await asyncio.sleep(0.01)
+        yield number
+
+
+def squares(count: int) -> Iterator[int]:
+    for number in range(count):
+        yield number * number

@@ -41,6 +41,7 @@ from seedbed.runtime.store.plans import Plans
 from seedbed.runtime.store.port import Store
 from seedbed.runtime.telemetry.health import serving_app
 from seedbed.runtime.workflow.live import LiveRuns, live_runs
+from seedbed.runtime.workflow.step_items import StepItems
 
 _LARGEST_BODY = 256 * 1024
 _RETRY_SECONDS = 1.0
@@ -54,6 +55,7 @@ def create_app(
     access: Access,
     flags: LiveFlags,
     live: LiveRuns,
+    items: StepItems | None = None,
     events: EventLog | None = None,
     plans: Plans | None = None,
     checkpoints: CheckpointPages | None = None,
@@ -96,7 +98,7 @@ def create_app(
             *FlagPages(flags).routes(),
             *RunPages(store, history).routes(),
             *PlanningPages(store).routes(),
-            *StreamPages(store, live).routes(),
+            *StreamPages(store, live, items or StepItems(store, None)).routes(),
             *RecordPages(store).routes(),
             *(DeadLetterPages(events).routes() if events else ()),
             *(PlanPages(plans).routes() if plans else ()),
@@ -118,6 +120,7 @@ async def serve(
     port: int,
     flags: LiveFlags | None = None,
     events: EventLog | None = None,
+    items: StepItems | None = None,
     plans: Plans | None = None,
     checkpoints: CheckpointPages | None = None,
     inbox: InboxPages | None = None,
@@ -135,6 +138,7 @@ async def serve(
         port: port to listen on; 0 for any.
         flags: where the flags are kept; for readiness.
         events: tells what happens in runs; without it they are looked at every few seconds.
+        items: reads what steps yield; without it, only what ended steps have yielded.
         plans: where large plans are kept.
         checkpoints: the pages about checkpoints.
         inbox: the pages by which people and other systems tell runs something.
@@ -151,6 +155,7 @@ async def serve(
             access=access,
             flags=known,
             live=live,
+            items=items,
             events=events,
             plans=plans,
             checkpoints=checkpoints,

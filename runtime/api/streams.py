@@ -1,6 +1,7 @@
 """Runs as they go, over HTTP, as server-sent events.
 
-GET /api/v3/workflows/{namespace}/{name}/events    what has happened in the newest run, then what happens
+GET /api/v3/workflows/{namespace}/{name}/events                what happened in the newest run and happens
+GET /api/v3/workflows/{namespace}/{name}/steps/{step}/items    what a step yields, item by item
 
 Each event has an id, a kind (`event:`) and a JSON object (`data:`). A client that was cut off sends the
 last id it has as `Last-Event-ID` and misses nothing and gets nothing twice; where the journal is not
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncGenerator
 
 import orjson
 from aiohttp import hdrs, web
@@ -23,6 +25,7 @@ from seedbed.runtime.api.runs import newest_run
 from seedbed.runtime.store.port import Store
 from seedbed.runtime.workflow.live import LiveRuns
 from seedbed.runtime.workflow.run_events import RunEvent, position
+from seedbed.runtime.workflow.step_items import END, StepItems, step_key
 
 HEARTBEAT = 15.0
 WRITE_SECONDS = 30.0
@@ -30,44 +33,63 @@ WRITE_SECONDS = 30.0
 STREAMS = 1000
 """Clients at one time."""
 
-_END = RunEvent("", "end", {})
+Following = AsyncGenerator[RunEvent | None, None]
+
 _OPEN = Gauge("seedbed_api_streams", "Clients that follow a run now.")
 _CUT = Counter("seedbed_api_streams_cut_total", "Clients that were cut off for not reading.")
 _log = logging.getLogger(__name__)
 
 
 class StreamPages:
-    """The page. Whoever may get the Workflow may follow its runs."""
+    """The pages. Whoever may get the Workflow may follow its runs."""
 
-    def __init__(self, store: Store, live: LiveRuns, *, streams: int = STREAMS) -> None:
+    def __init__(
+        self, store: Store, live: LiveRuns, items: StepItems, *, streams: int = STREAMS
+    ) -> None:
         self._store = store
         self._live = live
+        self._items = items
         self._free = streams
         self._limit = streams
 
     def routes(self) -> list[web.RouteDef]:
-        """Where it stands."""
-        return [web.get("/api/v3/workflows/{namespace}/{name}/events", self.events)]
+        """Where they stand."""
+        base = "/api/v3/workflows/{namespace}/{name}"
+        return [
+            web.get(f"{base}/events", self.events),
+            web.get(f"{base}/steps/{{step}}/items", self.items),
+        ]
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """The run's events, as they happen."""
         row = await newest_run(request, self._store)
-        after = request.headers.get("Last-Event-ID") or request.query.get("after", "")
-        position(after)
+        after = _after(request)
+        following = self._live.follow(row.run, after, heartbeat=HEARTBEAT)
+        return await self._stream(request, row.run, following, over=row.finished and bool(after))
+
+    async def items(self, request: web.Request) -> web.StreamResponse:
+        """A step's items, as they are yielded; a client that reads slowly slows the step down."""
+        row = await newest_run(request, self._store)
+        key = step_key(request.match_info["step"])
+        following = self._items.follow(row.run, key, _after(request))
+        return await self._stream(request, row.run, following)
+
+    async def _stream(
+        self, request: web.Request, run: str, following: Following, *, over: bool = False
+    ) -> web.StreamResponse:
         if not self._free:
             raise QueueFullError("streams", self._limit, HEARTBEAT)
         self._free -= 1
         _OPEN.inc()
         try:
-            return await self._send(request, row.run, after, over=row.finished)
+            return await self._send(request, run, following, over=over)
         finally:
             self._free += 1
             _OPEN.dec()
 
     async def _send(
-        self, request: web.Request, run: str, after: str, *, over: bool
+        self, request: web.Request, run: str, following: Following, *, over: bool
     ) -> web.StreamResponse:
-        following = self._live.follow(run, after, heartbeat=HEARTBEAT)
         first = await anext(following, None) if over else None
         if over and first is None:
             return web.Response(status=204)
@@ -82,9 +104,11 @@ class StreamPages:
         await response.prepare(request)
         try:
             await _write(response, b"retry: 2000\n\n" + (_told(first) if first else b""))
-            async for event in following:
-                await _write(response, _told(event))
-            await _write(response, _told(_END))
+            last = first
+            async for last in following:
+                await _write(response, _told(last))
+            if last is None or last.kind != END:
+                await _write(response, _told(RunEvent("", END, {})))
         except TimeoutError:
             _CUT.inc()
             _log.info("a client of %s does not read and is cut off", run)
@@ -95,6 +119,13 @@ class StreamPages:
         finally:
             await following.aclose()
         return response
+
+
+def _after(request: web.Request) -> str:
+    """The id of the last event that the client has."""
+    after = request.headers.get("Last-Event-ID") or request.query.get("after", "")
+    position(after)
+    return after
 
 
 async def _write(response: web.StreamResponse, text: bytes) -> None:

@@ -1,6 +1,7 @@
 """How the entry points that `call` steps name are called, by language.
 
-python: `package.module:function`, sync or async, imported in this process. A sync function runs in a
+python: `package.module:function`, sync or async, imported in this process; one that yields gives its items
+as they come, and their list in the end. A sync function runs in a
 thread of its own; when its time is over the step fails at once and the thread is left to end by itself,
 because a thread cannot be ended from outside.
 javascript: an export of a module, run by `node` with JSON on its standard input and output.
@@ -14,7 +15,7 @@ import inspect
 import queue
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import orjson
@@ -27,6 +28,10 @@ _SHAPES = 64
 _IDLE_SECONDS = 60.0
 """After this time a thread without a call ends."""
 
+_OVER = object()
+
+Tell = Callable[[Any], Awaitable[None]]
+"""Takes an item that an entry point has yielded."""
 _Call = tuple[Callable[..., Any], dict[str, Any], asyncio.AbstractEventLoop, "asyncio.Future[Any]"]
 
 _NODE_PROGRAM = """
@@ -91,8 +96,17 @@ class Adapter(Protocol):
             AdapterStartError: with the reason why not.
         """
 
-    async def call(self, entry: str, arguments: Mapping[str, Any], idempotency_key: str) -> Any:
+    async def call(
+        self,
+        entry: str,
+        arguments: Mapping[str, Any],
+        idempotency_key: str,
+        tell: Tell | None = None,
+    ) -> Any:
         """Call an entry point; the answer is its output, a JSON value.
+
+        Where it yields, `tell` is given each item, and the next one is not asked for before it returns;
+        the output is the list of all.
 
         Raises:
             InvalidError: naming the entry or the argument that is wrong.
@@ -125,14 +139,22 @@ class PythonAdapter:
     async def start(self) -> None:
         """Nothing can be missing: this process is Python."""
 
-    async def call(self, entry: str, arguments: Mapping[str, Any], idempotency_key: str) -> Any:
+    async def call(
+        self,
+        entry: str,
+        arguments: Mapping[str, Any],
+        idempotency_key: str,
+        tell: Tell | None = None,
+    ) -> Any:
         """Call a function with keyword arguments; `idempotency_key` too where it takes that name."""
         found = self._entries.get(entry)
         if found is None:
             found = self._entries[entry] = _Entry(entry, _find(entry))
         keywords = found.bound(arguments, idempotency_key)
         try:
-            if found.is_async:
+            if found.yields:
+                output = await self._collected(found.function(**keywords), tell)
+            elif found.is_async:
                 output = await found.function(**keywords)
             else:
                 output = await self._threads.call(found.function, keywords)
@@ -141,6 +163,24 @@ class PythonAdapter:
         except Exception as error:
             raise EntryFailedError(type(error).__name__, str(error)) from error
         return _json(entry, output)
+
+    async def _collected(self, items: Any, tell: Tell | None) -> list[Any]:
+        """All that a generator yields, as a list."""
+        found: list[Any] = []
+        while True:
+            if inspect.isasyncgen(items):
+                item = await anext(items, _OVER)
+            else:
+                item = await self._threads.call(_next, {"items": items})
+            if item is _OVER:
+                return found
+            found.append(item)
+            if tell is not None:
+                await tell(item)
+
+
+def _next(items: Iterator[Any]) -> Any:
+    return next(items, _OVER)
 
 
 def _find(entry: str) -> Callable[..., Any]:
@@ -162,6 +202,8 @@ class _Entry:
         self.name = name
         self.function = function
         self.is_async = inspect.iscoroutinefunction(function)
+        self.yields = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+        self._signature: inspect.Signature | None
         try:
             self._signature = inspect.signature(function)
         except ValueError:  # built in without a signature: let it judge itself
@@ -271,7 +313,13 @@ class JavaScriptAdapter:
             raise AdapterStartError("the adapter javascript needs the program node, not found")
         self._node = found
 
-    async def call(self, entry: str, arguments: Mapping[str, Any], idempotency_key: str) -> Any:
+    async def call(
+        self,
+        entry: str,
+        arguments: Mapping[str, Any],
+        idempotency_key: str,
+        tell: Tell | None = None,  # noqa: ARG002  # a process tells its output when it ends
+    ) -> Any:
         """Call an export with one object; the idempotency key is its property `idempotencyKey`."""
         module, _, name = entry.partition(":")
         process = await asyncio.create_subprocess_exec(

@@ -24,6 +24,7 @@ from seedbed.crds.errors import (
 )
 from seedbed.crds.failure import class_of
 from seedbed.crds.messages import StepError, StepResult, StepTask, decode, work_queue
+from seedbed.runtime.bus.item_stream import ItemSource
 from seedbed.runtime.bus.port import Bus, Delivery, Pull
 from seedbed.runtime.coordination.port import Coordinator, Lease
 from seedbed.runtime.coordination.registry import Registration, deregister, register
@@ -215,9 +216,25 @@ class Worker:
 
     async def _run(self, task: StepTask) -> Any:
         if task.kind == "call":
-            entry = str(task.program["entry"])
-            return await self._adapter.call(entry, task.inputs, task.idempotency_key)
+            return await self._call(task)
         return await self._ask(task.program, task)
+
+    async def _call(self, task: StepTask) -> Any:
+        source: ItemSource | None = None
+
+        async def tell(item: Any) -> None:
+            nonlocal source
+            source = source or ItemSource(self._bus, task.idempotency_key, task.attempt)
+            # It is for those who read along; the output has it too.
+            with suppress(UnavailableError):
+                await source.put(item)
+
+        entry = str(task.program["entry"])
+        try:
+            return await self._adapter.call(entry, task.inputs, task.idempotency_key, tell)
+        finally:
+            if source is not None:
+                await source.close()
 
     async def _ask(self, program: Mapping[str, Any], task: StepTask) -> Any:
         if self._agents is None:

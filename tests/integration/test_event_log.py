@@ -13,8 +13,9 @@ from dataclasses import asdict, replace
 import orjson
 import pytest
 
-from seedbed.crds.errors import InvalidError, QueueFullError
+from seedbed.crds.errors import InvalidError, QueueFullError, UnavailableError
 from seedbed.crds.messages import partition_of
+from seedbed.runtime.bus import item_stream
 from seedbed.runtime.bus.channels import (
     Channels,
     OptimizationProgress,
@@ -38,6 +39,7 @@ from seedbed.runtime.bus.events import (
     Start,
 )
 from seedbed.runtime.bus.handling import Patience, handle
+from seedbed.runtime.bus.item_stream import WINDOW, Ask, ItemSource, items_after
 from seedbed.runtime.bus.memory import MemoryBus
 from seedbed.runtime.bus.nats import NatsBus
 from seedbed.runtime.bus.port import Bus
@@ -484,6 +486,44 @@ def test_a_follower_goes_on_when_its_server_restarts(nats_server: NatsServer, di
             await bus.events.forget(name)
 
     run_async(body(), limit=60)
+
+
+@pytest.mark.req("DSX-22")
+def test_a_stalled_reader_stops_the_producer_and_one_that_is_gone_does_not(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body() -> None:
+        name, total = a_run(), 1000
+        async with opened() as bus, asyncio.TaskGroup() as tasks:
+            source = ItemSource(bus, name, life=2)
+            await source.put(0)
+            got = (await items_after(bus, name, Ask("me", 0, 0, most=1))).items
+
+            async def produce() -> None:
+                for number in range(1, total):
+                    await source.put(number)
+
+            producing = tasks.create_task(produce())
+            while len(source._items) < WINDOW:
+                await asyncio.sleep(0)
+            # The reader stalls, having told that it has nothing yet.
+            done, _ = await asyncio.wait({producing}, timeout=0.2)
+            assert not done
+            assert len(source._items) == WINDOW
+            while len(got) < total // 2:
+                found = await items_after(bus, name, Ask("me", 2, len(got)))
+                assert found.first == len(got)
+                assert len(source._items) <= len(got) + WINDOW
+                got += found.items
+            monkeypatch.setattr(item_stream, "READER_SECONDS", 0.05)
+            source._read.set()  # it looks at the reader's time again
+            await producing
+            assert got == list(range(total // 2))
+            await source.close()
+            with pytest.raises(UnavailableError):
+                await items_after(bus, name, Ask("me", 2, 0))
+
+    run_async(body())
 
 
 @pytest.mark.req("FND-04")

@@ -21,6 +21,7 @@ from seedbed.runtime.api.access import Access, Action, AllowAll, Caller, Forbidd
 from seedbed.runtime.api.app import serve
 from seedbed.runtime.bus.events import DeadLetter, Event
 from seedbed.runtime.workflow.history import StoredHistory
+from seedbed.runtime.workflow.step_items import StepItems
 from tests.conftest import run_async
 from tests.integration.test_workflow_engine import Open, Place, embedded, on_servers, running, step
 from tests.servers import EtcdServer, NatsServer
@@ -60,6 +61,7 @@ async def api(at: Place, access: Access | None = None) -> AsyncIterator[aiohttp.
             host="127.0.0.1",
             port=0,
             events=at.bus.events,
+            items=StepItems(at.store, at.bus),
             started=ports.put_nowait,
         )
     )
@@ -124,6 +126,37 @@ def test_a_run_is_followed_from_its_beginning_to_its_end(place: Open, tmp_path: 
             assert sorted(succeeded) == sorted(["first", *(f"each[{n}]" for n in range(40))])
             assert await events(http, path, ids[19]) == got[20:]
             assert await events(http, path, ids[-1]) == []
+
+    run_async(body())
+
+
+@pytest.mark.req("DSX-22")
+def test_the_first_ten_of_a_hundred_items_are_there_before_the_step_has_ended(
+    place: Open, tmp_path: Path
+) -> None:
+    async def body() -> None:
+        gate = tmp_path / "gate"
+        async with running(place) as at, api(at) as http:
+            args = {"count": 100, "pause_at": 10, "gate": str(gate)}
+            plan = at.request(
+                step("many", "numbers", args=args), step("few", "squares", args={"count": 3})
+            )
+            await at.submit(plan)
+            base = f"/api/v3/workflows/{at.namespace}/plan/steps"
+            first = await events(http, f"{base}/many/items", most=10)
+            assert [one["data"]["item"] for one in first] == list(range(10))
+            async with http.get(base) as answer:
+                assert "many" not in [one["name"] for one in (await answer.json())["steps"]]
+            gate.touch()
+            rest = await events(http, f"{base}/many/items", after=first[-1]["id"])
+            assert [one["data"]["item"] for one in rest[:-1]] == list(range(10, 100))
+            assert rest[-1]["event"] == "end"
+            assert rest[-1]["data"] == {"state": "Succeeded"}
+            await at.ended(plan.run)
+            again = await events(http, f"{base}/many/items")
+            assert again == [*first, *rest]
+            squares = await events(http, f"{base}/few/items")
+            assert [one["data"]["item"] for one in squares[:-1]] == [0, 1, 4]
 
     run_async(body())
 
