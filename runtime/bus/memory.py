@@ -125,15 +125,22 @@ class _Queue:
         puller = _Puller(most)
         self.pullers.append(puller)
         try:
-            await asyncio.wait({puller.got}, timeout=wait)
+            async with asyncio.timeout(wait):
+                return await puller.got
+        except TimeoutError:
+            return _left(puller)
         except asyncio.CancelledError:
-            if puller.got.done():
-                self.back(*puller.got.result())
+            self.back(*_left(puller))
             raise
         finally:
-            if not puller.got.done():
+            if puller in self.pullers:
                 self.pullers.remove(puller)
-        return puller.got.result() if puller.got.done() else []
+
+
+def _left(puller: _Puller) -> list[_Item]:
+    """What a puller was given at the very moment in which it stopped waiting."""
+    got = puller.got
+    return got.result() if got.done() and not got.cancelled() else []
 
 
 class _Delivery:

@@ -109,7 +109,7 @@ class NatsBus:
 
     async def put_work(self, queue: str, item_id: str, payload: bytes) -> None:
         """See the port."""
-        await self._work.put(queue, item_id, payload)
+        await self._work.put_all(queue, [(item_id, payload)])
 
     async def put_all(self, queue: str, items: Sequence[tuple[str, bytes]]) -> None:
         """See the port."""

@@ -20,7 +20,6 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError, MsgAlreadyAckdError, NoRespondersError
-from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.api import (
     AckPolicy,
     ConsumerConfig,
@@ -30,10 +29,11 @@ from nats.js.api import (
     StorageType,
     StreamConfig,
 )
-from nats.js.errors import APIError, NoStreamResponseError
+from nats.js.errors import APIError
 from nats.js.errors import NotFoundError as StreamNotFoundError
 
 from seedbed.crds.errors import InvalidError, QueueFullError, UnavailableError
+from seedbed.runtime.bus.nats_put import Acknowledged
 from seedbed.runtime.bus.port import Delivery
 
 STREAM = "SEEDBED_WORK"
@@ -48,7 +48,6 @@ _PARTS = re.compile(r"[A-Za-z0-9_/=-]+(\.[A-Za-z0-9_/=-]+)*")
 
 # JetStream's error numbers.
 _STREAM_DIFFERS = 10058
-_SUBJECT_FULL = 10077
 
 _log = logging.getLogger(__name__)
 
@@ -118,39 +117,29 @@ class WorkStream:
         self.connected = asyncio.Event()
         self._queue_limit = queue_limit
         self._stream = client.jetstream(timeout=ANSWER_SECONDS)
+        self._acknowledged = Acknowledged(client)
         self._pullers: set[Puller] = set()
-
-    async def put(self, queue: str, item_id: str, payload: bytes) -> None:
-        """Queue an item; see the port."""
-        subject = subject_of("work", queue)
-        headers = {Header.MSG_ID.value: f"{queue}/{item_id}"}
-        deadline = time.monotonic() + ANSWER_SECONDS
-        # An attempt that was lost with a connection is safe to repeat: the id makes it count once.
-        while True:
-            with answering(f"queue {queue}"):
-                async with asyncio.timeout(deadline - time.monotonic()):
-                    await self.connected.wait()
-                    try:
-                        await self._stream.publish(
-                            subject, payload, timeout=_ATTEMPT_SECONDS, headers=headers
-                        )
-                    except NoStreamResponseError:
-                        await self._ensure_stream()
-                    except APIError as error:
-                        if error.err_code == _SUBJECT_FULL:
-                            raise QueueFullError(queue, self._queue_limit) from None
-                        raise
-                    except NatsTimeoutError:
-                        _log.info("queue %s: no acknowledgement yet; sending again", queue)
-                    else:
-                        return
-                    await asyncio.sleep(0)
 
     async def put_all(self, queue: str, items: Sequence[tuple[str, bytes]]) -> None:
         """Queue items; see the port."""
-        async with asyncio.TaskGroup() as tasks:
-            for item_id, payload in items:
-                tasks.create_task(self.put(queue, item_id, payload))
+        subject = subject_of("work", queue)
+        left = [(f"{queue}/{item_id}", payload) for item_id, payload in items]
+        deadline = time.monotonic() + ANSWER_SECONDS
+        # An attempt that was lost with a connection is safe to repeat: the id makes it count once.
+        while left:
+            with answering(f"queue {queue}"):
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    await self.connected.wait()
+                    outcome = await self._acknowledged.put(subject, left, _ATTEMPT_SECONDS)
+                    if outcome.full:
+                        raise QueueFullError(queue, self._queue_limit)
+                    if outcome.refused:
+                        raise UnavailableError(f"queue {queue}: {outcome.refused}")
+                    if outcome.missing:
+                        await self._ensure_stream()
+                    elif outcome.left:
+                        _log.info("queue %s: no acknowledgement yet; sending again", queue)
+                    left = outcome.left
 
     async def purge(self, queue: str) -> None:
         """Drop a queue; see the port."""

@@ -8,10 +8,12 @@ takes nothing of the others with it. A commit is few statements, each compiled o
 from __future__ import annotations
 
 import asyncio
+import queue
 import sqlite3
+import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from seedbed.crds.errors import ConflictError, FencedError, SeedbedError, UnavailableError
@@ -59,7 +61,8 @@ class SqliteWriter:
         self._lock = lock
         self._jobs: list[_Job] = []
         self._connection: sqlite3.Connection | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="seedbed-sqlite")
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
 
     async def commit(self, partition: int, token: int, commit: Commit) -> None:
         """Write a group durably; see `Store.commit`."""
@@ -78,27 +81,47 @@ class SqliteWriter:
 
     async def close(self) -> None:
         """Close the connection and end the thread."""
-        if self._connection is not None:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
-        self._thread.shutdown(wait=False)
+        async with self._lock:
+            if self._thread is not None:
+                await self._in_thread(self._disconnect)
+                self._work.put(None)
+                self._thread = None
 
     async def _write_waiting(self) -> None:
         jobs, self._jobs = self._jobs[:MOST_AT_ONCE], self._jobs[MOST_AT_ONCE:]
-        writing = asyncio.get_running_loop().run_in_executor(self._thread, self._write, jobs)
+        await self._in_thread(partial(self._write, jobs))
+
+    async def _in_thread(self, work: Callable[[], None]) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name="seedbed-sqlite", daemon=True)
+            self._thread.start()
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+        def whole() -> None:
+            work()
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(ended.set)
+
+        self._work.put(whole)
         try:
-            await asyncio.shield(writing)
+            await ended.wait()
         except asyncio.CancelledError:
             # The thread cannot be stopped, and nobody else may write before it has ended.
-            await asyncio.wait({writing})
+            await ended.wait()
             raise
 
+    def _serve(self) -> None:
+        """The thread's life."""
+        while (work := self._work.get()) is not None:
+            work()
+
     def _write(self, jobs: Sequence[_Job]) -> None:
-        """Runs in the thread."""
+        """Runs in the thread; whatever goes wrong is told to those who wait."""
         try:
             if self._connection is None:
                 self._connection = self._connect()
             _transaction(self._connection, jobs)
-        except sqlite3.Error as error:
+        except Exception as error:  # noqa: BLE001  # handed over to the waiting tasks
             self._disconnect()
             for job in jobs:
                 job.error = _translated(error)

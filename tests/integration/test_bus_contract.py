@@ -185,6 +185,61 @@ def test_the_same_id_is_queued_once(opened: Open) -> None:
     run_async(body())
 
 
+def test_many_items_are_put_and_pulled_at_once(opened: Open) -> None:
+    async def body() -> None:
+        queue = a_queue()
+        items = [(f"{n}", b"%d" % n) for n in range(300)]
+        async with opened() as bus, bus.pull_work(queue) as pull:
+            await bus.put_all(queue, items[:200])
+            # What is there already is not queued again.
+            await bus.put_all(queue, items)
+            got: list[bytes] = []
+            while found := await pull.many(1.0, 64):
+                assert len(found) <= 64
+                for delivery in found:
+                    got.append(delivery.payload)
+                    await delivery.ack()
+            assert sorted(got, key=int) == [payload for _, payload in items]
+
+    run_async(body())
+
+
+def test_who_asks_for_many_takes_no_more_and_waits_for_no_more(opened: Open) -> None:
+    async def body() -> None:
+        queue = a_queue()
+        async with opened() as bus, bus.pull_work(queue) as one, bus.pull_work(queue) as other:
+            await bus.put_all(queue, [(f"{n}", b"%d" % n) for n in range(5)])
+            mine = list(await one.many(30.0, 3))
+            while len(mine) < 3:
+                mine += await one.many(30.0, 3 - len(mine))
+            theirs = list(await other.many(30.0, 10))
+            while len(theirs) < 2:
+                theirs += await other.many(30.0, 10)
+            assert len({each.payload for each in (*mine, *theirs)}) == 5
+            for delivery in (*mine, *theirs):
+                await delivery.ack()
+
+    run_async(body(), limit=20)
+
+
+def test_a_queue_that_takes_some_of_many_says_so_and_takes_the_rest_later() -> None:
+    async def body() -> None:
+        queue, bus = a_queue(), MemoryBus(queue_limit=3)
+        items = [(f"{n}", b"%d" % n) for n in range(5)]
+        with pytest.raises(QueueFullError):
+            await bus.put_all(queue, items)
+        async with bus.pull_work(queue) as pull:
+            first = await pull.many(1.0, 10)
+            for delivery in first:
+                await delivery.ack()
+            await bus.put_all(queue, items)
+            second = await pull.many(1.0, 10)
+            assert [each.payload for each in (*first, *second)] == [item for _, item in items]
+        await bus.close()
+
+    run_async(body())
+
+
 def test_a_full_queue_refuses_and_names_its_limit() -> None:
     async def body() -> None:
         bus = MemoryBus(queue_limit=3)
