@@ -106,6 +106,7 @@ class AdjustRun:
     suspend: bool
     parallelism: int
     approvals: Mapping[str, Decision] = field(default_factory=dict)
+    priority: int = 1
 
 
 @dataclass(frozen=True, slots=True)

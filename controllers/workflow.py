@@ -81,13 +81,27 @@ def _run(
     source = document(observed, spec)
     if isinstance(source, Missing):
         return _without_document(observed, workflow, spec, source, now, defaults)
-    run = run_id(workflow["metadata"]["uid"], spec, source.text)
+    run = _run_of(workflow, spec, source)
     summary = observed.run if observed.run is not None and observed.run.run == run else None
     goes_on = summary is not None or before.get("runId") == run
     if not goes_on:
         return _begin(observed, workflow, spec, run, source, now)
     submit = _submit(workflow, spec, run, source)
     return _follow(observed, workflow, spec, submit, summary, now, defaults)
+
+
+def _run_of(workflow: Raw, spec: WorkflowSpec, source: Document) -> str:
+    """The id of the plan's run.
+
+    A spec that has not changed since the status named its run keeps that run, also where another
+    version of this code, before an upgrade, made its id in another way.
+    """
+    before = status_of(workflow)
+    same = before.get("observedGeneration") == workflow["metadata"].get("generation", 1)
+    accepted = condition(workflow, "Accepted").get("status") == "True"
+    if same and accepted and before.get("runId") and not source.text:
+        return str(before["runId"])
+    return run_id(workflow["metadata"]["uid"], spec, source.text)
 
 
 def references(workflow: Raw) -> Iterator[Key]:
@@ -222,7 +236,7 @@ def _missing(observed: Observed, workflow: Raw, spec: WorkflowSpec) -> tuple[str
                 said = f"there is no Workflow `{step.workflow.name}` with spec.template yet"
                 return "WorkflowNotFound", f"spec.steps[{at}].workflow.name: {said}"
             continue
-        elif step.call is None:
+        elif step.call is None and step.goal is None:
             continue  # no worker of a Pool executes it
         pool = step.pool or (spec.pool if step.agent is None else None)
         if pool is None:
@@ -403,7 +417,7 @@ def _adjusted(spec: WorkflowSpec, summary: RunSummary) -> tuple[Effect, ...]:
         for one in summary.waiting
         if one.kind == "approval" and (given := spec.approvals.get(one.step)) is not None
     }
-    same = (summary.suspended, summary.parallelism) == (spec.suspend, spec.parallelism)
-    if same and not decided:
+    wanted = (spec.suspend, spec.parallelism, spec.priority)
+    if (summary.suspended, summary.parallelism, summary.priority) == wanted and not decided:
         return ()
-    return (AdjustRun(summary.run, spec.suspend, spec.parallelism, decided),)
+    return (AdjustRun(summary.run, spec.suspend, spec.parallelism, decided, spec.priority),)

@@ -12,6 +12,8 @@ MAX_NEEDS = 1000
 
 Names = Annotated[tuple[Name, ...], Field(max_length=MAX_NEEDS)]
 
+Priority = Annotated[int, Field(ge=0, le=2)]
+
 
 def _join(value: Any) -> Literal["all", "any"] | int:
     if value in ("all", "any") or (type(value) is int and 1 <= value <= MAX_NEEDS):

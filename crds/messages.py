@@ -315,6 +315,7 @@ class RunSummary:
         result: the run's result where it has at most 4 KiB, else None; `result_bytes` tells its size.
         containers: container steps that want a Pod now, at most 100.
         waiting: steps that wait for a person, an event or a time; at most 20, approvals first.
+        priority: its share of a Pool that is wanted by several, as it is now.
         eta: Unix time at which it is expected to end; None while nobody knows.
         parent: the run that this one does the work of a step for; empty for the run of an object.
         parent_step: that step, with the index of its item.
@@ -337,6 +338,7 @@ class RunSummary:
     result_bytes: int = 0
     containers: tuple[ContainerTask, ...] = ()
     waiting: tuple[Waiting, ...] = ()
+    priority: int = 1
     checkpoint: TakenCheckpoint | None = None
     origin: Origin | None = None
     parent: str = ""
@@ -370,12 +372,14 @@ class Adjust:
 
     Attributes:
         approvals: decisions, by step; those about steps that have ended change nothing.
+        priority: None leaves it as it is.
     """
 
     run: str
     suspend: bool
     parallelism: int
     approvals: dict[str, Decision] = field(default_factory=dict)
+    priority: int | None = None
     op: Literal["adjust"] = "adjust"
 
 

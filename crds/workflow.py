@@ -24,7 +24,8 @@ from seedbed.crds.base import (
 from seedbed.crds.budget import Budget
 from seedbed.crds.checkpoint import CheckpointPolicy, ForkedFrom, ForkFrom, LastCheckpoint
 from seedbed.crds.failure import OnError, Retry
-from seedbed.crds.flow import Approval, Approve, Branch, Join, Names, Repeat, Wait
+from seedbed.crds.flow import Approval, Approve, Branch, Join, Names, Priority, Repeat, Wait
+from seedbed.crds.goal import GoalCall
 from seedbed.crds.steps_source import StepsFrom
 from seedbed.crds.sub_workflow import ParamType, WorkflowCall
 
@@ -32,7 +33,7 @@ MAX_INLINE_STEPS = 20_000
 """Steps that one object may hold; etcd's limit of 1.5 MiB for an object is met before."""
 MAX_STEPS = 100_000
 """Steps that a graph may have, wherever they stand."""
-BODIES = ("agent", "call", "container", "workflow", "approve", "wait", "branch")
+BODIES = ("agent", "call", "container", "workflow", "goal", "approve", "wait", "branch")
 """What a step may be: each step has exactly one of these fields."""
 Phase = Literal["Pending", "Running", "Suspended", "Succeeded", "Failed"]
 
@@ -132,6 +133,11 @@ class Step(Model):
         description="Runs another Workflow to its end.",
         examples=[{"name": "review-one", "params": {"document": "${item}"}}],
     )
+    goal: GoalCall | None = Field(
+        default=None,
+        description="Takes a goal apart into a tree of tasks.",
+        examples=[{"text": "Build ${params.what}", "model": "default"}],
+    )
     approve: Approve | None = Field(
         default=None,
         description="Waits until a person approves or rejects.",
@@ -186,6 +192,11 @@ class Step(Model):
             "0, and `previous`, the output of the iteration before, null at first."
         ),
         examples=[{"until": "output.done", "max": 10}],
+    )
+    priority: Priority = Field(
+        default=1,
+        description="Which of the Workflow's steps that are ready start first: 2 before 1 before 0.",
+        examples=[2],
     )
     pool: Reference | None = Field(
         default=None,
@@ -307,6 +318,14 @@ class WorkflowSpec(Model):
             "change the outcome."
         ),
         examples=[["tell-the-team"]],
+    )
+    priority: Priority = Field(
+        default=1,
+        description=(
+            "Share of a Pool that several Workflows want more of than there is: each step of "
+            "priority doubles it. May be changed while the run goes on."
+        ),
+        examples=[2],
     )
     parallelism: int = Field(
         default=100,

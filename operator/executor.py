@@ -202,8 +202,9 @@ class Executor:
                 await self._coordinator.delete(key, under=self._ownership)
             case SubmitRun(request, document, packed):
                 await self._ask(request.run, Submit(request, document, packed))
-            case AdjustRun(run, suspend, parallelism, approvals):
-                await self._ask(run, Adjust(run, suspend, parallelism, dict(approvals)))
+            case AdjustRun(run, suspend, parallelism, approvals, priority):
+                change = Adjust(run, suspend, parallelism, dict(approvals), priority)
+                await self._ask(run, change)
             case CancelRun(run, reason):
                 await self._ask(run, Cancel(run, reason))
             case ReportStep(result):

@@ -78,9 +78,14 @@ def asked(state: RunState, request: Adjust | Approve | Signal | Cancel, now: flo
         SeedbedError: it cannot be done; nothing was changed.
     """
     match request:
-        case Adjust(_, suspend, parallelism, approvals):
+        case Adjust():
             return adjust(
-                state, suspend=suspend, parallelism=parallelism, approvals=approvals, now=now
+                state,
+                suspend=request.suspend,
+                parallelism=request.parallelism,
+                approvals=request.approvals,
+                priority=request.priority,
+                now=now,
             )
         case Approve(_, step, decision):
             return approve(state, step, decision, now)
@@ -97,14 +102,16 @@ def adjust(
     suspend: bool,
     parallelism: int,
     approvals: Mapping[str, Decision] | None = None,
+    priority: int | None = None,
     now: float,
 ) -> list[Record]:
     """Take over what may change while a run goes on."""
     if state.finished:
         return []
     decided: list[Record] = []
-    if (suspend, parallelism) != (state.suspended, state.parallelism):
-        decided += made(state, RunAdjusted(now, suspend, parallelism))
+    wanted = (suspend, parallelism, state.priority if priority is None else priority)
+    if wanted != (state.suspended, state.parallelism, state.priority):
+        decided += made(state, RunAdjusted(now, *wanted))
     for step, decision in (approvals or {}).items():
         # About steps that are not there, or have ended, nothing is left to decide.
         with suppress(SeedbedError):
@@ -118,6 +125,9 @@ def advance(state: RunState, now: float, world: World) -> list[Record]:
     A step that fails for good fails the run at once: no further step starts, and what running steps
     still report is not awaited, unless what was done has to be undone.
     """
+    if state.starved:
+        state.starved = False
+        world.shares.leave(state.request.run)
     if state.finished:
         return []
     decided = [] if state.started is not None else made(state, RunStarted(now))
@@ -160,12 +170,11 @@ def _start_all(state: RunState, scope: Scope, now: float, world: World) -> list[
         elif unit.status == "Waiting":
             decided += expire(state, unit.key, now)
     blocked: Blocked | None = None
-    state.starved = False
     again = True
     while again and state.failed is None:
         while state.startable and state.failed is None:
             decided += _open(state, state.startable.popleft(), scope, now)
-        for lane in list(state.lanes):
+        for lane in sorted(state.lanes):
             stopped = _drain(state, lane, scope, now, world, decided)
             if stopped is not None and not stopped.missing:
                 decided += overflowed(state, lane, stopped, now)
@@ -236,13 +245,20 @@ def _drain(
     state: RunState, lane: Lane, scope: Scope, now: float, world: World, decided: list[Record]
 ) -> Blocked | None:
     """Start units of a lane until it is empty or nothing more may start; says what blocks it."""
-    waiting = state.lanes[lane]
+    waiting, namespace = state.lanes[lane], state.request.namespace
     while waiting and state.failed is None:
         node = state.steps[waiting[0].step].node
-        place = world.place(state.request.namespace, node.step, state.spec, state.request.workflow)
+        place = world.place(namespace, node.step, state.spec, state.request.workflow)
         if isinstance(place, Blocked):
+            if place.pool:
+                world.wait(namespace, place.pool, state.request.run, state.priority)
             return place
         if state.counts["running"] >= state.parallelism:
+            return None
+        if world.shares.waiting and world.yields(
+            namespace, place.pool, state.request.run, state.priority, state.counts["running"]
+        ):
+            state.starved = True
             return None
         unit = state.unit(waiting.popleft())
         if unit.status in _WAITING:
@@ -304,7 +320,7 @@ def _start(
 def _kind(step: Step) -> StepKind:
     if step.agent:
         return "agent"
-    if step.call:
+    if step.call or step.goal:
         return "call"
     return "workflow" if step.workflow else "container"
 

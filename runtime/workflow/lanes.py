@@ -16,10 +16,11 @@ def queue(state: RunState, unit: Unit) -> None:
 
 def lane_of(state: RunState, step: Step) -> Lane:
     """The lane of a step's units."""
+    order = -step.priority
     if step.container:
-        return "container", ""
+        return order, "container", ""
     if step.agent:
-        return f"agent/{step.agent.name}", step.pool.name if step.pool else ""
+        return order, f"agent/{step.agent.name}", step.pool.name if step.pool else ""
     if step.workflow:
-        return f"workflow/{step.workflow.name or ''}", ""
-    return "call", (step.pool or state.spec.pool).name
+        return order, f"workflow/{step.workflow.name or ''}", ""
+    return order, "call", (step.pool or state.spec.pool).name

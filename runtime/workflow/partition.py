@@ -171,8 +171,9 @@ class Partition:
         self._closed = True
         for waiting in (*self._answering, *self._asked):
             waiting.settle(_moving())
-        for run in self._runs.values():
+        for name, run in self._runs.items():
             run.state.release()
+            self._world.shares.leave(name)
         metrics.RUNS.labels(str(self.number)).set(0)
 
     async def _resume(self, row: RunRow) -> None:
@@ -227,6 +228,7 @@ class Partition:
 
     def _forget(self, name: str) -> None:
         del self._runs[name]
+        self._world.shares.leave(name)
         self._starved.discard(name)
         self._untold.discard(name)
 

@@ -42,6 +42,7 @@ class RunAdjusted:
     at: float
     suspend: bool
     parallelism: int
+    priority: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,8 +369,8 @@ def _row_of_run(record: RunRecord, aside: _Aside) -> list[Any]:
             return ["fork", at, run, checkpoint, taken, again]
         case RunCheckpointed(at, number, name, size, ratio, revision):
             return ["check", at, number, name, size, ratio, revision]
-        case RunAdjusted(at, suspend, parallelism):
-            return ["adjust", at, suspend, parallelism]
+        case RunAdjusted(at, suspend, parallelism, priority):
+            return ["adjust", at, suspend, parallelism, priority]
         case RunHeld(at, reason, message):
             return ["held", at, reason, message]
         case ApprovalGiven(step, at, decision):
@@ -426,7 +427,7 @@ _READERS: dict[str, Callable[[list[Any], _Values], Record]] = {
     "start": lambda row, _: RunStarted(row[1]),
     "fork": lambda row, _: RunForked(*row[1:]),
     "check": lambda row, _: RunCheckpointed(*row[1:]),
-    "adjust": lambda row, _: RunAdjusted(row[1], row[2], row[3]),
+    "adjust": lambda row, _: RunAdjusted(*row[1:]),
     "held": lambda row, _: RunHeld(row[1], row[2], row[3]),
     "snap": _restored,
     "undo": lambda row, _: RunCompensating(row[1], StepKey(row[2], row[3])),

@@ -38,8 +38,9 @@ def shortest(state: RunState) -> list[Record]:
     """Records that lead from nothing to a run's state. Their times are not those of the journal."""
     at = state.started or 0.0
     records: list[Record] = [RunStarted(at)]
-    if (state.suspended, state.parallelism) != (state.spec.suspend, state.spec.parallelism):
-        records.append(RunAdjusted(at, state.suspended, state.parallelism))
+    adjusted = (state.suspended, state.parallelism, state.priority)
+    if adjusted != (state.spec.suspend, state.spec.parallelism, state.spec.priority):
+        records.append(RunAdjusted(at, *adjusted))
     records += [one for one in (state.held, state.origin, state.checkpoint) if one is not None]
     records += state.inbox.records()
     records += _steps(state, at)

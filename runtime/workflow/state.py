@@ -52,7 +52,8 @@ RECENT = 5
 LIMIT = 3600.0
 """Seconds that compensation may take in all, and onExit steps."""
 
-Lane = tuple[str, str]
+Lane = tuple[int, str, str]
+"""First the order of its steps' priority, then who takes them, then the Pool."""
 
 
 @dataclass(slots=True)
@@ -175,6 +176,7 @@ class RunState:
         self.deadline = seconds(self.spec.deadline) if self.spec.deadline else None
         self.suspended = self.spec.suspend
         self.parallelism = self.spec.parallelism
+        self.priority = self.spec.priority
         self.revision = 0
         self.started: float | None = None
         self.finished: RunFinished | None = None
@@ -239,8 +241,9 @@ class RunState:
         match record:
             case RunStarted(at):
                 self.started = at
-            case RunAdjusted(_, suspend, parallelism):
+            case RunAdjusted(_, suspend, parallelism, priority):
                 self.suspended, self.parallelism = suspend, parallelism
+                self.priority = priority
             case RunForked():
                 self.origin = record
             case RunCheckpointed():

@@ -41,6 +41,7 @@ def summarise(state: RunState) -> RunSummary:
         message=message,
         parallelism=state.parallelism,
         suspended=state.suspended,
+        priority=state.priority,
         counts=Counts(**state.counts),
         recent=tuple(Recent(str(key), told, text[:512]) for key, told, text in state.recent),
         started=state.started,

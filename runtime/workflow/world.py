@@ -31,6 +31,7 @@ from seedbed.crds.spending import (
 from seedbed.crds.workflow import Step, WorkflowSpec
 from seedbed.runtime.coordination.port import Change
 from seedbed.runtime.flags.evaluate import evaluate
+from seedbed.runtime.workflow.fairness import Shares, weight_of
 from seedbed.runtime.workflow.plan import program_of
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Blocked:
         missing: where something does not exist or is suspended.
         policy: what a full queue does with the step.
         patience: seconds that the queue may stay full; None for as long as it likes.
+        pool: the Pool whose queue is full.
     """
 
     reason: str
@@ -66,6 +68,7 @@ class Blocked:
     missing: bool = True
     policy: Literal["Wait", "Reject"] = "Wait"
     patience: float | None = None
+    pool: str = ""
 
 
 class World:
@@ -73,6 +76,7 @@ class World:
 
     def __init__(self) -> None:
         self.hands: Hands = Counter()
+        self.shares = Shares()
         self._agents: dict[str, AgentSpec] = {}
         self._pools: dict[str, PoolSpec] = {}
         self._flags: dict[str, FeatureFlagSpec] = {}
@@ -123,6 +127,10 @@ class World:
         if step.call is not None:
             pool = (step.pool or spec.pool).name
             return self._in_pool(namespace, pool, {"entry": step.call.entry}, timeout)
+        if step.goal is not None:
+            pool = (step.pool or spec.pool).name
+            goal = step.goal.model_dump(mode="json", by_alias=True, exclude={"text"})
+            return self._in_pool(namespace, pool, {"goal": goal}, timeout)
         if step.workflow is not None:
             return self._nested(namespace, step, spec)
         assert step.agent is not None
@@ -177,6 +185,21 @@ class World:
             program = self._programs[key] = {"workflow": name, "spec": plan}
         return Place("", program, limit)
 
+    def wait(self, namespace: str, pool: str, run: str, priority: int) -> None:
+        """A run wants more of a Pool than it gets."""
+        self.shares.wait((namespace, pool), run, weight_of(priority))
+
+    def yields(self, namespace: str, pool: str, run: str, priority: int, held: int) -> bool:
+        """Whether a run that holds so many places leaves the next one of a Pool to others."""
+        known = self._pools.get(pool_setting(namespace, pool))
+        if known is None:
+            return False
+        key, weight = (namespace, pool), weight_of(priority)
+        if not self.shares.yields(key, run, weight, held, known.queue_limit):
+            return False
+        self.shares.wait(key, run, weight)
+        return True
+
     def _in_pool(
         self, namespace: str, pool: str, program: dict[str, Any], timeout: float
     ) -> Place | Blocked:
@@ -187,6 +210,11 @@ class World:
             full = f"Pool {pool!r} has its {known.queue_limit} steps in hand"
             patience = seconds(known.queue_timeout) if known.queue_timeout else None
             return Blocked(
-                "QueueFull", full, missing=False, policy=known.queue_policy, patience=patience
+                "QueueFull",
+                full,
+                missing=False,
+                policy=known.queue_policy,
+                patience=patience,
+                pool=pool,
             )
         return Place(pool, program, timeout)

@@ -193,6 +193,7 @@ def test_a_pools_queue_limit_bounds_all_runs_together() -> None:
     assert second.starved
     assert second.held is None
     cancel(first, "enough", 1.0)
+    advance(first, 1.0, world)
     advance(second, 1.0, world)
     assert len(second.scheduled) == 3
 

@@ -63,6 +63,11 @@ def workflow(*steps: dict[str, Any], **spec: Any) -> dict[str, Any]:
     return made("Workflow", "audit", {"steps": list(steps or (CALL,)), **spec})
 
 
+def later(obj: dict[str, Any]) -> dict[str, Any]:
+    """The object after its spec was edited."""
+    return {**obj, "metadata": {**obj["metadata"], "generation": 2}}
+
+
 def id_of(obj: dict[str, Any]) -> str:
     return run_id(obj["metadata"]["uid"], WorkflowSpec.model_validate(obj["spec"]))
 
@@ -255,7 +260,7 @@ def test_a_step_that_waits_for_a_person_is_shown_and_the_decision_in_the_spec_is
 
 
 def test_another_plan_cancels_the_run_before_and_submits_another() -> None:
-    old, new = workflow(), workflow({**CALL, "name": "other"})
+    old, new = workflow(), later(workflow({**CALL, "name": "other"}))
     running = look(old, references=EVERYTHING, run=summary(old))
     seen = after(running, reconcile(running, NOW, DEFAULTS))
     edited = replace(seen, object={**new, "status": (seen.object or {})["status"]})
@@ -268,8 +273,22 @@ def test_another_plan_cancels_the_run_before_and_submits_another() -> None:
     assert reconcile(replace(edited, run=None), LATER, DEFAULTS).effects == plan.effects
 
 
+def test_a_run_whose_id_another_version_made_goes_on_while_the_spec_stays() -> None:
+    obj = workflow()
+    going = look(obj, references=EVERYTHING, run=summary(obj, run="uid-of-audit-0ld1d000"))
+    known = {"observedGeneration": 1, "runId": "uid-of-audit-0ld1d000"}
+    accepted = {"type": "Accepted", "status": "True", "reason": "Valid", "message": ""}
+    before = {**obj, "status": {**known, "conditions": [accepted]}}
+    plan = reconcile(replace(going, object=before), LATER, DEFAULTS)
+    assert not [one for one in plan.effects if isinstance(one, CancelRun | SubmitRun)]
+    assert plan.status is not None
+    assert plan.status["runId"] == "uid-of-audit-0ld1d000"
+    changed = reconcile(replace(going, object=later(before)), LATER, DEFAULTS)
+    assert [type(effect) for effect in changed.effects] == [CancelRun, SubmitRun]
+
+
 def test_a_finished_run_is_not_cancelled_when_the_plan_changes() -> None:
-    old, new = workflow(), workflow({**CALL, "name": "other"})
+    old, new = workflow(), later(workflow({**CALL, "name": "other"}))
     ended = look(old, references=EVERYTHING, run=summary(old, phase="Succeeded"))
     seen = after(ended, reconcile(ended, NOW, DEFAULTS))
     edited = replace(seen, object={**new, "status": (seen.object or {})["status"]}, run=None)
