@@ -61,8 +61,9 @@ def underway(node: Node, namespace: str, items: int = ITEMS) -> str:
 
 
 def succeeded_once(node: Node, name: str, namespace: str, items: int = ITEMS) -> None:
-    eventually(lambda: node.phase(name, namespace) == "Succeeded", f"{name} succeeds", 120)
+    eventually(lambda: node.phase(name, namespace) in ("Succeeded", "Failed"), f"{name} ends", 120)
     status = node.get("workflow", name, namespace)["status"]
+    assert status["phase"] == "Succeeded", status
     assert status["progress"] == f"{items + 1}/{items + 1}"
     assert status["result"] == list(range(items))
     node.wait_for_roles()
