@@ -29,6 +29,7 @@ from seedbed.runtime.llm.identity import (
 from seedbed.runtime.llm.models import Models
 from seedbed.runtime.llm.service import serving
 from seedbed.runtime.store.ledger import SqlLedger
+from seedbed.runtime.store.outcomes import SqlOutcomes
 from seedbed.runtime.store.sql import SqlStore
 
 AUDIENCE = "seedbed-gateway"
@@ -85,6 +86,7 @@ async def serving_models(
             # A replica that starts anew is another holder: what the old one held ends by itself.
             name = f"{holder}-{secrets.token_hex(4)}"
             await stack.enter_async_context(funded(gateway, SqlLedger(store), coordinator, name))
+            await stack.enter_async_context(gateway.learning.following(SqlOutcomes(store)))
         yield await stack.enter_async_context(
             serving(models, host, port, gateway=gateway, identify=identify)
         )

@@ -10,7 +10,6 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,16 +18,13 @@ import dspy
 
 from seedbed.crds.errors import SeedbedError, TerminalError
 from seedbed.runtime.agents.adapter import JsonAnswerAdapter
-from seedbed.runtime.agents.errors import AnswerTimeoutError
+from seedbed.runtime.agents.errors import AnswerMalformedError, AnswerTimeoutError
 from seedbed.runtime.agents.lm import ModelServiceEngine, language_model
 from seedbed.runtime.agents.program import AgentProgram, build, fingerprint
+from seedbed.runtime.llm.token import bearer
 
 _PROGRAMS_KEPT = 256
 _CONNECT_WITHIN = 10.0
-
-
-TOKEN = Path("/var/run/secrets/seedbed/gateway/token")
-"""Where a cluster puts the token that tells the model service whose worker this is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +122,20 @@ class AgentHost:
         headers = {
             "traceparent": traceparent,
             "Idempotency-Key": idempotency_key,
-            "Authorization": _bearer(),
+            "Authorization": bearer(),
             "X-Seedbed-Timeout": f"{timeout:g}",
             **(behalf.headers(agent.name) if behalf is not None else {}),
         }
         engine = ModelServiceEngine(self._session, {k: v for k, v in headers.items() if v})
         try:
             async with asyncio.timeout(timeout):
-                return await _ask(agent, engine, inputs)
+                try:
+                    found = await _ask(agent, engine, inputs)
+                except AnswerMalformedError:
+                    await engine.tell_outcome(good=False)
+                    raise
+                await engine.tell_outcome(good=True)
+                return found
         except TimeoutError as error:
             raise AnswerTimeoutError(agent.name, timeout) from error
 
@@ -145,14 +147,6 @@ class AgentHost:
                 self._programs.popitem(last=False)
         self._programs.move_to_end(key)
         return self._programs[key]
-
-
-def _bearer() -> str:
-    # Read each time: the kubelet replaces the token before it ends.
-    try:
-        return f"Bearer {TOKEN.read_text().strip()}"
-    except OSError:
-        return ""
 
 
 async def _ask(

@@ -6,8 +6,9 @@ model service does once for all.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
@@ -23,6 +24,8 @@ from seedbed.crds.errors import (
     UnavailableError,
 )
 from seedbed.runtime.agents.errors import AnswerMalformedError, BudgetExceededError
+
+log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 _MALFORMED = ("provider_malformed", "answer_malformed")
@@ -52,10 +55,12 @@ class ModelServiceEngine:
     Attributes:
         session: shared by all calls; its base address is the service's.
         headers: trace context and idempotency key of this call.
+        told: what the service said of each answer: its cost, and how its model was chosen.
     """
 
     session: aiohttp.ClientSession
     headers: Mapping[str, str]
+    told: list[Json] = field(default_factory=list)
 
     async def complete(self, request: Request) -> Response:
         """One attempt.
@@ -77,7 +82,32 @@ class ModelServiceEngine:
         except (aiohttp.ClientError, OSError) as error:
             reason = str(error) or type(error).__name__
             raise UnavailableError(f"the model service cannot be reached: {reason}") from error
-        return _response(body, request.model)
+        response = _response(body, request.model)
+        self.told.append(orjson.loads(body).get("seedbed") or {})
+        return response
+
+    async def tell_outcome(self, *, good: bool) -> None:
+        """Tell the service whether the last answer fitted, where it chose the model by itself.
+
+        Nobody depends on it: where the service does not take it, nothing is learnt.
+        """
+        last = self.told[-1] if self.told else {}
+        if "route" not in last:
+            return
+        outcome = {
+            "task": last["task"],
+            "model": last["model"],
+            "hardness": int(last["hardness"]),
+            "good": float(good),
+        }
+        try:
+            async with self.session.post(
+                "/api/v3/outcomes", data=orjson.dumps(outcome), headers=self.headers
+            ) as http:
+                if not http.ok:
+                    log.info("an outcome was not taken: HTTP %d", http.status)
+        except (aiohttp.ClientError, OSError) as error:
+            log.info("an outcome was not taken: %s", error)
 
 
 class _NoSyncEngine:

@@ -74,6 +74,8 @@ class Call:
         spent: what it has cost so far.
         refusal: set where no model may be asked any more; a cache may still answer.
         served_by: the model that answered, or `cache`.
+        task: class of tasks that routing learns for; empty for the Agent's name.
+        floor: quality that routing has to meet; None for the models file's.
         notes: what other stages tell the caller, by header name without `X-Seedbed-`.
         afford: awaited before each attempt with the model's name and the most that it can cost, None
             where nobody knows; raises where that may not be spent.
@@ -89,6 +91,8 @@ class Call:
     refusal: SeedbedError | None = None
     served_by: str = ""
     notes: dict[str, str] = field(default_factory=dict)
+    task: str = ""
+    floor: float | None = None
     afford: Afford = _free
 
     @property

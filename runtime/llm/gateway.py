@@ -15,10 +15,12 @@ from seedbed.runtime.llm.call import Call, Reply, Rest, Stage, chained
 from seedbed.runtime.llm.litellm_provider import LiteLLMModel
 from seedbed.runtime.llm.local import LocalModel
 from seedbed.runtime.llm.metrics import ModelMetrics
-from seedbed.runtime.llm.models import DEFAULT, ModelEntry, Models
+from seedbed.runtime.llm.models import AUTO, DEFAULT, ModelEntry, Models
 from seedbed.runtime.llm.openai_provider import OpenAIModel
 from seedbed.runtime.llm.providers import Provider
 from seedbed.runtime.llm.resilience.targets import Clock, Target, Targets
+from seedbed.runtime.llm.routing.learning import Learning
+from seedbed.runtime.llm.routing.stage import RoutingStage
 from seedbed.runtime.llm.selection import choose, need_of
 from seedbed.runtime.llm.structure import structured
 
@@ -52,6 +54,7 @@ class Gateway:
     Attributes:
         targets: the models by name, each with its breaker and quota.
         metrics: what it counts.
+        learning: what is known of the models' answers.
         stages: what stands between the choice of models and asking them, the outermost first.
     """
 
@@ -81,13 +84,19 @@ class Gateway:
             if isinstance(target.provider, OpenAIModel):
                 target.provider.heard = target.heard
         self._facts = {name: target.facts for name, target in self.targets.items()}
+        stated = {e.name: e.quality for e in models.models if e.quality is not None}
+        self.learning = Learning(stated)
         self._last: Rest = Targets(self.targets, self._clock).answer
         self._answer: Rest = self._last
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """The models are ready while the context is open; `stages` stay as they are by now."""
-        self._answer = chained((self._planned, structured, *self.stages), self._last)
+        self._router = RoutingStage(
+            self.models.routing, self.targets, self.learning, self._clock.chance
+        )
+        cascade = self._router.cascade
+        self._answer = chained((self._planned, structured, cascade, *self.stages), self._last)
         async with AsyncExitStack() as started:
             for target in self.targets.values():
                 started.push_async_callback(target.provider.close)
@@ -97,7 +106,7 @@ class Gateway:
     @property
     def names(self) -> list[str]:
         """The names that callers may ask for."""
-        return sorted({*self.targets, DEFAULT})
+        return sorted({*self.targets, DEFAULT, *([AUTO] if len(self.targets) > 1 else [])})
 
     def now(self) -> float:
         """The clock that deadlines are told in."""
@@ -110,6 +119,9 @@ class Gateway:
             UnknownModelError: where there is none.
         """
         name = self.models.default if asked == DEFAULT else asked
+        if name == AUTO and AUTO not in self.targets:
+            # Its place in the file says who stands in for whom; the router sets the order.
+            name = self.models.default
         if name not in self.targets:
             raise UnknownModelError(asked, self.names)
         return name
@@ -123,5 +135,7 @@ class Gateway:
         name = self.named(call.request.model)
         choice = choose(self.models.models, self._facts, name, need_of(call.request))
         call.candidates = choice.candidates
+        if call.request.model == AUTO and AUTO not in self.targets:
+            self._router.plan(call)
         call.attempts += choice.passed_over
         return await rest(call)

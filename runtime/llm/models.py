@@ -34,6 +34,8 @@ LOCAL_ANSWER = 1024
 UNKNOWN_CONTEXT = 32_768
 UNKNOWN_ANSWER = 4096
 
+AUTO = "auto"
+"""The name that leaves the choice of the model to the service, where no model has it."""
 DEFAULT = "default"
 """The name that always means the file's default model."""
 
@@ -116,6 +118,12 @@ class ModelEntry(Model):
     timeout_seconds: float = Field(
         default=600.0, gt=0, le=3600, description="Longest wait for one answer."
     )
+    quality: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Share of its answers that are good, before anything has been learnt.",
+    )
     failover: bool = Field(
         default=True, description="Whether others answer where it cannot, and it for others."
     )
@@ -162,11 +170,27 @@ class ModelFacts:
     able: frozenset[Capability]
 
 
+class Routing(Model):
+    """How `auto` chooses among the models."""
+
+    floor: float = Field(
+        default=0.8, ge=0, le=1, description="Quality that answers are to have, as a share of good."
+    )
+    explore: float = Field(
+        default=0.02, ge=0, le=0.5, description="Share of requests that may try out a model."
+    )
+    cascade: bool = Field(
+        default=False, description="Ask the cheap model, judge its answer, escalate where unsure."
+    )
+    confidence: float = Field(default=0.8, ge=0, le=1, description="Below it a cascade escalates.")
+
+
 class Models(Model):
     """All models, and which of them answers to `default`."""
 
     models: tuple[ModelEntry, ...] = Field(min_length=1)
     default: str
+    routing: Routing = Routing()
     budgets: dict[str, Budget] = Field(
         default_factory=dict, description="By namespace; `*` is for each that is not named."
     )

@@ -208,6 +208,17 @@ class EmbeddingRequest(BaseModel):
         return sum(len(text.encode()) + 1 for text in self.input)
 
 
+class Outcome(BaseModel):
+    """Whether an answer was good; task and hardness are told with the answer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: str = Field(min_length=1, max_length=128)
+    model: str
+    hardness: int = Field(ge=0, le=4)
+    good: float = Field(ge=0, le=1)
+
+
 _Form = TypeVar("_Form", bound=BaseModel)
 
 

@@ -4,6 +4,7 @@
     POST /v1/completions         the older form: one prompt, one text
     POST /v1/embeddings
     GET  /v1/models
+    POST /api/v3/outcomes        whether an answer to `auto` was good
     GET  /healthz /readyz /metrics
 
 Errors have OpenAI's form, `{"error": {"message", "type", "param", "code"}}`. A caller that goes away
@@ -21,7 +22,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import orjson
 from aiohttp import web
 
-from seedbed.crds.errors import SeedbedError, UnavailableError
+from seedbed.crds.errors import InvalidError, SeedbedError, UnavailableError
 from seedbed.crds.money import dollars
 from seedbed.runtime.llm.call import Call, Reply
 from seedbed.runtime.llm.failures import in_openai_form, told
@@ -33,12 +34,15 @@ from seedbed.runtime.llm.providers import (
     CompletionRequest,
     EmbeddingRequest,
     Json,
+    Outcome,
     parse,
 )
+from seedbed.runtime.store.outcomes import OutcomeRow
 
 _LARGEST_BODY = 8 * 1024 * 1024
 _LONGEST_CALL = 900.0
-_TIMEOUT = "X-Seedbed-Timeout"
+_TIMEOUT, _TASK, _QUALITY = "X-Seedbed-Timeout", "X-Seedbed-Task", "X-Seedbed-Quality"
+_LONGEST_TASK = 128
 _log = logging.getLogger(__name__)
 
 Form = Callable[[Json], Json]
@@ -64,6 +68,7 @@ def create_app(
             web.post("/v1/completions", service.completions),
             web.post("/v1/embeddings", service.embeddings),
             web.get("/v1/models", service.models),
+            web.post("/api/v3/outcomes", service.outcome),
             web.get("/healthz", service.alive),
             web.get("/readyz", service.ready),
             web.get("/metrics", service.metrics),
@@ -138,6 +143,8 @@ class _Service:
             async with asyncio.timeout(limit):
                 async with AsyncExitStack() as closing:
                     call = Call(request, identity, began + limit, closing)
+                    call.task = http.headers.get(_TASK, "")[:_LONGEST_TASK]
+                    call.floor = _share(http)
                     answer = await self._sent(http, call, form)
                 if isinstance(answer, web.StreamResponse):
                     await answer.write(b"data: [DONE]\n\n")
@@ -170,6 +177,15 @@ class _Service:
             for name in self._gateway.names
         ]
         return _json({"object": "list", "data": entries})
+
+    async def outcome(self, http: web.Request) -> web.Response:
+        """Learns whether an answer that routing chose a model for was good."""
+        identity = await self._identify(http)
+        told = parse(Outcome, await http.read())
+        model = self._gateway.named(told.model)
+        row = OutcomeRow(identity.namespace, told.task, model, told.hardness, 1.0, told.good)
+        await self._gateway.learning.add(row)
+        return _json({}, 201)
 
     async def alive(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -253,7 +269,7 @@ def _account(call: Call) -> Json:
         "cost_dollars": dollars(call.cost),
         "cost_estimated": any(each.estimated for each in call.spent),
         "attempts": [{"model": each.model, "outcome": each.outcome} for each in call.attempts],
-        **call.notes,
+        **{name.lower(): value for name, value in call.notes.items()},
     }
 
 
@@ -274,6 +290,20 @@ def _limit(http: web.Request) -> float:
         return min(_LONGEST_CALL, max(0.0, float(http.headers[_TIMEOUT])))
     except (KeyError, ValueError):
         return _LONGEST_CALL
+
+
+def _share(http: web.Request) -> float | None:
+    """The quality that the caller wants, from 0 to 1."""
+    given = http.headers.get(_QUALITY)
+    if given is None:
+        return None
+    try:
+        found = float(given)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found <= 1:
+        raise InvalidError(_QUALITY, "must be a number from 0 to 1")
+    return found
 
 
 def _event(body: Json) -> bytes:

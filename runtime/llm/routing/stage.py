@@ -1,0 +1,137 @@
+"""Routing's part of the chain: for requests to `auto`, which model is asked; and the cascade.
+
+The cascade asks the cheap model, has it judge its own answer, and asks the next better one where the
+confidence is below what the models file says. The judgement and what was predicted count half each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+
+from seedbed.crds.errors import SeedbedError
+from seedbed.runtime.llm.call import Call, Reply, Rest
+from seedbed.runtime.llm.models import Routing
+from seedbed.runtime.llm.providers import ChatMessage, ChatRequest
+from seedbed.runtime.llm.resilience.targets import Target
+from seedbed.runtime.llm.routing.hardness import hardness, level
+from seedbed.runtime.llm.routing.learning import Learning
+from seedbed.runtime.llm.routing.router import Wanted, route
+
+_USUAL_ANSWER = 256
+_BYTES_A_TOKEN = 4
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_JUDGE = (
+    "Judge the answer above. How likely is it right and complete? "
+    "Reply with one whole number from 0 to 100 and nothing else."
+)
+
+
+class RoutingStage:
+    """See the module; `targets` are the models by name."""
+
+    def __init__(
+        self,
+        settings: Routing,
+        targets: Mapping[str, Target],
+        learning: Learning,
+        chance: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._targets = targets
+        self._learning = learning
+        self._chance = chance
+
+    def plan(self, call: Call) -> None:
+        """Put the candidates of a call to `auto` in order."""
+        request = call.request
+        if not isinstance(request, ChatRequest):
+            return
+        task = call.task or call.identity.agent or "general"
+        floor = self._settings.floor if call.floor is None else call.floor
+        wanted = Wanted(task, level(hardness(request)), floor)
+        found = route(
+            {name: self._cost(name, request) for name in call.candidates},
+            self._learning.of(call.identity.namespace),
+            wanted,
+            explore=self._settings.explore,
+            chance=self._chance(),
+        )
+        call.candidates = found.order
+        first = found.predicted[found.order[0]]
+        call.notes |= {
+            "Task": task,
+            "Hardness": str(wanted.level),
+            "Predicted": f"{first.quality:.2f}",
+            "Route": found.reason,
+        }
+
+    def _cost(self, name: str, request: ChatRequest) -> int:
+        """What it would usually cost; a model without a price is the dearest."""
+        price = self._targets[name].facts.price
+        if price is None:
+            return 2**62
+        return price.of(request.prompt_bytes() // _BYTES_A_TOKEN, request.limit or _USUAL_ANSWER)
+
+    async def cascade(self, call: Call, rest: Rest) -> Reply:
+        """The stage that escalates."""
+        request, order = call.request, call.candidates
+        if not self._applies(call) or not isinstance(request, ChatRequest):
+            return await rest(call)
+        predicted = float(call.notes["Predicted"])
+        reply = await rest(call)
+        confidence = (await self._judged(call, request, reply, rest) + predicted) / 2
+        call.notes["Confidence"] = f"{confidence:.2f}"
+        better = tuple(name for name in order if name != call.served_by)
+        if confidence >= self._settings.confidence or not better:
+            return reply
+        call.attempts[-1] = replace(call.attempts[-1], outcome="escalated")
+        first = call.served_by
+        call.candidates = better
+        try:
+            return await rest(call)
+        except SeedbedError:
+            # An answer of which one is not sure is better than none.
+            call.served_by = first
+            return reply
+
+    def _applies(self, call: Call) -> bool:
+        return (
+            self._settings.cascade
+            and "Route" in call.notes
+            and len(call.candidates) > 1
+            and isinstance(call.request, ChatRequest)
+            and not call.request.stream
+        )
+
+    async def _judged(self, call: Call, asked: ChatRequest, reply: Reply, rest: Rest) -> float:
+        """What the model thinks of its own answer, 0 where it is no answer; half where it says nothing."""
+        assert reply.whole is not None
+        choice = reply.whole["choices"][0]
+        text = choice["message"].get("content")
+        if choice["message"].get("tool_calls"):
+            return 1.0
+        if not text or choice.get("finish_reason") == "length":
+            return 0.0
+        said = ChatMessage(role="assistant", content=text)
+        judge = ChatMessage(role="user", content=_JUDGE)
+        call.request = ChatRequest(
+            model=asked.model,
+            messages=(*asked.messages, said, judge),
+            max_tokens=8,
+            temperature=0,
+            seed=asked.seed,
+        )
+        served, candidates = call.served_by, call.candidates
+        call.candidates = (served,)
+        found = None
+        try:
+            with suppress(SeedbedError):
+                verdict = await rest(call)
+                whole = verdict.whole or {}
+                found = _NUMBER.search(whole["choices"][0]["message"].get("content") or "")
+        finally:
+            call.request, call.candidates, call.served_by = asked, candidates, served
+        return min(1.0, float(found[0]) / 100) if found else 0.5
