@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 from pydantic import Field
 
 from seedbed.crds.base import Model
+from seedbed.crds.errors import InvalidError
 
+PLACE = re.compile(r"\{([a-z][a-z0-9_]*)\}")
+"""A name in a rule's form or text."""
+MOST_PLACES = 2
+RESERVED = frozenset({"n", "each", "level"})
 MOST_TASKS = 100_000
 MOST_LEVELS = 250
 GoalText = Annotated[str, Field(min_length=1, max_length=500)]
@@ -69,3 +76,70 @@ class GoalTemplate(Model):
         max_length=1000,
         examples=[[{"goal": "Build {what}", "into": [{"text": "Design {what}"}]}]],
     )
+
+
+class GoalCall(Model):
+    """Takes a goal apart into a tree of tasks.
+
+    The output holds `tasks` (each with `id`, `parent`, `level`, `text`), `leaves` (the tasks without
+    parts, each with the texts `above` it), `depth`, `calls` and `cut`, which tells why parts were left
+    whole. A forEach over `steps.NAME.output.leaves` has each leaf done.
+    """
+
+    text: str = Field(
+        description="The goal. May hold `${ CEL }`.",
+        min_length=1,
+        max_length=4096,
+        examples=["Build ${params.what}"],
+    )
+    rules: tuple[GoalRule, ...] = Field(
+        default=(),
+        description="Rules of a known domain; the first whose form a goal has takes it apart.",
+        max_length=200,
+        examples=[[{"goal": "Build {what}", "into": [{"text": "Design {what}"}]}]],
+    )
+    model: str | None = Field(
+        default=None,
+        description="Model of the model service for goals that no rule takes apart.",
+        min_length=1,
+        max_length=128,
+        examples=["default"],
+    )
+    max_tasks: int = Field(
+        default=10_000,
+        description="Tasks that there may be; rules that make more fail, models are cut short.",
+        ge=1,
+        le=20_000,
+        examples=[2000],
+    )
+    max_depth: int = Field(
+        default=20,
+        description="Levels below the goal; goals there are left whole.",
+        ge=1,
+        le=MOST_LEVELS,
+        examples=[6],
+    )
+    max_calls: int = Field(
+        default=100,
+        description="Calls of the model; what is open when they are spent is left whole.",
+        ge=1,
+        le=10_000,
+        examples=[50],
+    )
+
+
+def problems_of(rules: Sequence[GoalRule], field: str) -> Iterator[InvalidError]:
+    """What keeps rules from working: forms that cannot be read, texts that name what is not known."""
+    for at, rule in enumerate(rules):
+        places = PLACE.findall(rule.goal)
+        where = f"{field}[{at}].goal"
+        # More places could make the search for a match take very long.
+        if len(places) > MOST_PLACES or len(set(places)) < len(places):
+            yield InvalidError(where, f"takes at most {MOST_PLACES} names, each of them once")
+        if reserved := RESERVED & set(places):
+            yield InvalidError(where, f"`{min(reserved)}` has a meaning already")
+        for place, part in enumerate(rule.into):
+            unknown = set(PLACE.findall(part.text)) - RESERVED - set(places)
+            if unknown:
+                told = f"nothing is known of `{{{min(unknown)}}}`"
+                yield InvalidError(f"{field}[{at}].into[{place}].text", told)

@@ -390,6 +390,8 @@ def _template(step: Step, field: str) -> Template:
         return Template.parse(step.agent.inputs, f"{field}.agent.inputs")
     if step.call is not None:
         return Template.parse(step.call.args, f"{field}.call.args")
+    if step.goal is not None:
+        return Template.parse({"text": step.goal.text}, f"{field}.goal")
     if step.workflow is not None:
         return Template.parse(step.workflow.params, f"{field}.workflow.params")
     if step.approve is not None:

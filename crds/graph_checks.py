@@ -9,6 +9,7 @@ from seedbed.crds.base import seconds
 from seedbed.crds.expressions import LOCAL, Expression, suggestion
 from seedbed.crds.failure import CLASSES, OnError, Retry
 from seedbed.crds.flow import Wait
+from seedbed.crds.goal import GoalCall, problems_of
 from seedbed.crds.templates import below
 from seedbed.crds.workflow import Step, WorkflowSpec, listed
 
@@ -89,12 +90,21 @@ def check_step(step: Step, field: str, refuse: Refuse) -> None:
             article = "an" if kind == "approve" else "a"
             meaning = f"has no meaning for {article} {kind} step, which no worker executes"
             refuse(f"{field}.{written}", meaning)
+    if step.goal is not None:
+        _check_goal(step.goal, f"{field}.goal", refuse)
     if step.wait is not None:
         _check_wait(step.wait, f"{field}.wait", refuse)
     if step.on_error is not None:
         _check_on_error(step, step.on_error, field, refuse)
     if step.retry is not None:
         check_retry(step.retry, f"{field}.retry", refuse)
+
+
+def _check_goal(goal: GoalCall, field: str, refuse: Refuse) -> None:
+    if not goal.rules and goal.model is None:
+        refuse(field, "a goal needs rules, a model, or both")
+    for problem in problems_of(goal.rules, f"{field}.rules"):
+        refuse(problem.field, problem.expected)
 
 
 def _check_wait(wait: Wait, field: str, refuse: Refuse) -> None:

@@ -29,6 +29,7 @@ from seedbed.runtime.bus.port import Bus, Delivery, Pull
 from seedbed.runtime.coordination.port import Coordinator, Lease
 from seedbed.runtime.coordination.registry import Registration, deregister, register
 from seedbed.runtime.worker.adapters import Adapter, EntryFailedError, adapter_named
+from seedbed.runtime.worker.goals import GOAL, take_apart
 from seedbed.runtime.worker.reporting import Hands
 
 log = logging.getLogger(__name__)
@@ -215,6 +216,8 @@ class Worker:
         )
 
     async def _run(self, task: StepTask) -> Any:
+        if GOAL in task.program:
+            return await take_apart(task, self._gateway_url)
         if task.kind == "call":
             return await self._call(task)
         return await self._ask(task.program, task)

@@ -33,7 +33,8 @@ from seedbed.runtime.workflow.planning.timings import (
     works,
 )
 from seedbed.runtime.workflow.replay import records_of
-from seedbed.runtime.workflow.state import ENDED, RunState
+from seedbed.runtime.workflow.state import RunState
+from seedbed.runtime.workflow.units import ENDED
 
 log = logging.getLogger(__name__)
 

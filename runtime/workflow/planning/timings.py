@@ -232,4 +232,6 @@ def body_of(step: Step) -> str:
         return f"call {step.call.entry}"
     if step.container is not None:
         return f"container {step.container.image}"
+    if step.goal is not None:
+        return f"goal {step.goal.model or ''}"
     return "another"

@@ -10,13 +10,10 @@ import yaml
 from pydantic import ValidationError
 
 from seedbed.crds.errors import InvalidError
-from seedbed.crds.goal import GoalRule, GoalTemplate
+from seedbed.crds.goal import PLACE, GoalRule, GoalTemplate, problems_of
 from seedbed.runtime.workflow.planning.goals.planner import Asked, Part
 
-_PLACE = re.compile(r"\{([a-z][a-z0-9_]*)\}")
-_MOST_PLACES = 2
 _LONGEST = 500
-_RESERVED = frozenset({"n", "each", "level"})
 
 
 class TemplatePlanner:
@@ -32,16 +29,9 @@ class TemplatePlanner:
     costs_calls = False
 
     def __init__(self, template: GoalTemplate) -> None:
-        self._rules = [
-            (_form(rule, at), rule, frozenset(_PLACE.findall(rule.goal)) | _RESERVED)
-            for at, rule in enumerate(template.rules)
-        ]
-        for at, (_, rule, known) in enumerate(self._rules):
-            for place, part in enumerate(rule.into):
-                unknown = set(_PLACE.findall(part.text)) - known
-                if unknown:
-                    field = f"rules[{at}].into[{place}].text"
-                    raise InvalidError(field, f"nothing is known of `{{{min(unknown)}}}`")
+        for problem in problems_of(template.rules, "rules"):
+            raise problem
+        self._rules = [(_form(rule), rule) for rule in template.rules]
 
     def __str__(self) -> str:
         return f"template of {len(self._rules)} rules"
@@ -63,7 +53,7 @@ class TemplatePlanner:
         return found
 
     def _rule(self, asked: Asked) -> tuple[GoalRule, Mapping[str, str]] | None:
-        for form, rule, _ in self._rules:
+        for form, rule in self._rules:
             if asked.level < rule.max_level and (match := form.fullmatch(asked.text)):
                 return rule, match.groupdict()
         return None
@@ -77,7 +67,7 @@ class TemplatePlanner:
             for each in sub.each or ("",):
                 for n in range(1, sub.count + 1):
                     told = {**names, "n": str(n), "each": each, "level": str(asked.level + 1)}
-                    yield Part(-1, _PLACE.sub(lambda at: told[at[1]], sub.text)[:_LONGEST])  # noqa: B023  # used at once
+                    yield Part(-1, PLACE.sub(lambda at: told[at[1]], sub.text)[:_LONGEST])  # noqa: B023  # used at once
 
 
 def read_template(path: Path) -> GoalTemplate:
@@ -101,15 +91,8 @@ def first_of(error: ValidationError) -> str:
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
-def _form(rule: GoalRule, at: int) -> re.Pattern[str]:
-    places = _PLACE.findall(rule.goal)
-    field = f"rules[{at}].goal"
-    # More places could make the search for a match take very long.
-    if len(places) > _MOST_PLACES or len(set(places)) < len(places):
-        raise InvalidError(field, f"takes at most {_MOST_PLACES} names, each of them once")
-    if reserved := _RESERVED & set(places):
-        raise InvalidError(field, f"`{min(reserved)}` has a meaning already")
-    parts = _PLACE.split(rule.goal)
+def _form(rule: GoalRule) -> re.Pattern[str]:
+    parts = PLACE.split(rule.goal)
     pattern = "".join(
         f"(?P<{part}>.+?)" if place % 2 else re.escape(part) for place, part in enumerate(parts)
     )

@@ -19,6 +19,8 @@ from seedbed.crds.errors import InvalidError
 from seedbed.crds.goal import MOST_LEVELS, MOST_TASKS
 
 VERSION = 1
+ABOVE_TOLD = 3
+"""Goals above a leaf that a step's output tells, the nearest ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,24 @@ class Growth:
     def tree(self, *, planner: str = "", calls: int = 0, cut: str = "") -> GoalTree:
         """The tree as it stands."""
         return GoalTree(tuple(self.tasks), planner, calls, cut)
+
+
+def told(tree: GoalTree) -> dict[str, Any]:
+    """A tree as the output of a step: every task, and the leaves with what they are part of."""
+    tasks = [
+        {"id": number, "parent": task.parent, "level": task.level, "text": task.text}
+        for number, task in enumerate(tree.tasks)
+    ]
+    above: list[list[str]] = []
+    for task in tree.tasks:
+        over = [] if task.parent < 0 else [*above[task.parent], tree.tasks[task.parent].text]
+        above.append(over)
+    leaves = [
+        {"id": number, "text": tree.tasks[number].text, "above": above[number][-ABOVE_TOLD:]}
+        for number in tree.leaves
+    ]
+    head = {"goal": tree.goal, "planner": tree.planner, "calls": tree.calls, "cut": tree.cut}
+    return {**head, "depth": tree.depth, "tasks": tasks, "leaves": leaves}
 
 
 def hierarchy(tree: GoalTree, under: int = 0, levels: int = MOST_LEVELS) -> bytes:

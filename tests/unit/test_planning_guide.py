@@ -1,0 +1,60 @@
+"""The guide to planning: what it says of its examples is so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from typer.main import get_command
+
+from seedbed.cli.main import app
+from seedbed.crds.messages import RunRequest
+from seedbed.crds.workflow import WorkflowSpec
+from seedbed.runtime.worker.goals import take_apart
+from seedbed.runtime.workflow.planning.critical_path import bottlenecks
+from seedbed.runtime.workflow.planning.insight import of_plan
+from seedbed.runtime.workflow.planning.optimise import optimise
+from tests.conftest import run_async
+from tests.runs import play
+
+ROOT = Path(__file__).resolve().parents[2]
+GUIDE = (ROOT / "docs" / "guides" / "planning.md").read_text()
+EXAMPLES = {
+    found["metadata"]["name"]: WorkflowSpec.model_validate(found["spec"])
+    for found in map(yaml.safe_load, re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL))
+}
+
+
+def test_the_critical_path_of_the_example() -> None:
+    found = of_plan(EXAMPLES["nightly"])
+    names = found.plan.names
+    assert [names[step] for step in found.critical.path] == ["collect", "index", "report"]
+    assert found.critical.seconds == found.rest.seconds == 60.0
+    assert found.critical.slack[names.index("check")] == 35.0
+    gains = {names[one.step]: one.gain for one in bottlenecks(found.critical)}
+    assert gains["index"] == 35.0
+
+
+def test_the_shorter_plan_of_the_example() -> None:
+    found = optimise(EXAMPLES["release"])
+    assert (found.before, found.after) == (16.0, 10.0)
+
+
+def test_the_goal_of_the_example_is_taken_apart_and_done() -> None:
+    def behave(task: Any) -> Any:
+        return run_async(take_apart(task, "")) if "goal" in task.program else task.inputs
+
+    spec = EXAMPLES["build-house"].model_dump(mode="json", by_alias=True)
+    state = play(RunRequest("run", "team", "build-house", spec), behave).state
+    assert state.finished is not None
+    done = ["Plan the roof", "Make the roof", "Plan the wall", "Make the wall", "Inspect house"]
+    assert sorted(state.finished.result) == sorted(done)
+
+
+def test_every_command_of_the_guide_exists() -> None:
+    commands = getattr(get_command(app), "commands", {})
+    named = set(re.findall(r"seedbed (critical-path|graph|optimise|decompose|tree)\b", GUIDE))
+    assert named == {"critical-path", "graph", "optimise", "decompose", "tree"}
+    assert named <= set(commands)
