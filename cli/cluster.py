@@ -225,6 +225,14 @@ class ClusterSource:
         async for event in reconnecting(lambda after: self._stream_from_api(path, after)):
             yield event
 
+    async def items(
+        self, namespace: str, workflow: str, step: str
+    ) -> AsyncIterator[Mapping[str, Any]]:
+        """From Seedbed's API."""
+        path = f"/api/v3/workflows/{namespace}/{workflow}/steps/{quote(step, safe='')}/items"
+        async for event in reconnecting(lambda after: self._stream_from_api(path, after)):
+            yield event
+
     @asynccontextmanager
     async def _stream_from_api(
         self, path: str, after: str

@@ -63,10 +63,10 @@ async def reconnecting(connect: Connect) -> AsyncIterator[Happening]:
                 if answer.status == _NOTHING_MORE:
                     return
                 async for event in parsed(answer.content):
-                    if event["kind"] == "end":
-                        return
                     last = event["id"] or last
                     yield event
+                    if event["kind"] == "end":
+                        return
         except (UnavailableError, aiohttp.ClientError, TimeoutError) as error:
             # What cannot be reached at all is said at once; what was, gets some time to come back.
             broken_at = broken_at or clock()

@@ -154,6 +154,24 @@ def logs(
 
 
 @app.command()
+def items(
+    *,
+    workflow: Name,
+    step: Annotated[str, typer.Argument(help="Name of the step; NAME[INDEX] for one of many.")],
+    namespace: Namespace = None,
+    context: Context = None,
+    api: Api = None,
+    api_service: ApiService = API_SERVICE,
+    token: Token = None,
+    local: Local = None,
+) -> None:
+    """Print what a step yields, item by item, while it runs; at its pace, and it at yours."""
+    commands = import_module("seedbed.cli.reading")
+    place = Place(context, local, api, api_service, token)
+    read(lambda source: commands.items(source, workflow, step, namespace), place)
+
+
+@app.command()
 def watch(
     *,
     workflow: Name,

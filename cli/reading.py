@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -110,6 +112,23 @@ async def follow(
         elif event["kind"] == "gap":
             print("-- earlier entries of the journal are not kept", flush=True)
     return 0
+
+
+async def items(source: Source, workflow: str, step: str, namespace: str | None) -> int:
+    """Prints what a step yields, a line of JSON for each item, until it has ended."""
+    state = ""
+    async for event in source.items(namespace or source.namespace, workflow, step):
+        match event["kind"]:
+            case "item":
+                print(json.dumps(event["data"]["item"], ensure_ascii=False), flush=True)
+            case "restart":
+                print(f"-- attempt {event['data']['attempt']} begins again", file=sys.stderr)
+            case "end":
+                state = event["data"].get("state", "")
+                if state != "Succeeded":
+                    why = event["data"].get("error")
+                    print(f"-- {state}{': ' + why if why else ''}", file=sys.stderr)
+    return 0 if state == "Succeeded" else 1
 
 
 async def watch(

@@ -49,11 +49,20 @@ class Source(Protocol):
         Or one of `seedbed.runtime.api.record_of_runs`, of all of them.
         """
 
+    def items(self, namespace: str, workflow: str, step: str) -> AsyncIterator[Mapping[str, Any]]:
+        """What a step of the newest run has yielded and yields; see `seedbed.runtime.workflow.step_items`."""
+
     def follow(self, namespace: str, workflow: str) -> AsyncIterator[Mapping[str, Any]]:
         """What has happened in the Workflow's newest run and what happens, to its end.
 
         Each has `id`, `kind` and `data`; see `seedbed.runtime.workflow.run_events`.
         """
+
+    async def costs(self, by: str, **given: str) -> Mapping[str, Any]:
+        """What model calls have cost; `given`: namespace, workflow, agent, since, empty for all."""
+
+    async def routing_report(self, namespace: str) -> Mapping[str, Any]:
+        """Cost and quality of models, by task; see `seedbed.runtime.llm.report`."""
 
     async def picture(self, namespace: str, workflow: str, form: str) -> str:
         """A picture of the Workflow's newest run as SVG; forms as in `runtime.workflow.planning.picture`."""

@@ -226,6 +226,17 @@ class FolderSource:
             found = await insight.of_run(store, row)
             return picture.picture_named(form)(found, f"Workflow {namespace}/{workflow}")
 
+    async def items(
+        self, namespace: str, workflow: str, step: str
+    ) -> AsyncIterator[Mapping[str, Any]]:
+        """From the journal: those of a step that has ended."""
+        from seedbed.runtime.workflow.step_items import StepItems, step_key  # noqa: PLC0415  # as below
+
+        async with self._newest(namespace, workflow) as (store, row):
+            async for event in StepItems(store, None).follow(row.run, step_key(step)):
+                if event is not None:
+                    yield {"id": event.id, "kind": event.kind, "data": event.data}
+
     async def follow(self, namespace: str, workflow: str) -> AsyncIterator[Mapping[str, Any]]:
         """From the journal, which is looked at again and again."""
         from seedbed.runtime.workflow.live import live_runs  # noqa: PLC0415  # as below

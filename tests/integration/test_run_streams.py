@@ -155,6 +155,9 @@ def test_the_first_ten_of_a_hundred_items_are_there_before_the_step_has_ended(
             await at.ended(plan.run)
             again = await events(http, f"{base}/many/items")
             assert again == [*first, *rest]
+            async with command_line(http) as source:
+                told = [one async for one in source.items(at.namespace, "plan", "few")]
+            assert [one["data"].get("item") for one in told] == [0, 1, 4, None]
             squares = await events(http, f"{base}/few/items")
             assert [one["data"]["item"] for one in squares[:-1]] == [0, 1, 4]
 
@@ -190,7 +193,7 @@ def test_the_command_line_follows_a_run_through_the_api(tmp_path: Path) -> None:
                 ("then", "Scheduled"),
                 ("then", "Succeeded"),
             ]
-            assert got[-1]["kind"] == "run.finished"
+            assert [event["kind"] for event in got[-2:]] == ["run.finished", "end"]
 
     run_async(body())
 
@@ -222,7 +225,7 @@ def test_a_broken_stream_goes_on_behind_its_last_event() -> None:
 
     async def body() -> None:
         got = [event["id"] async for event in reconnecting(connect)]
-        assert got == ["1.0", "1.1"]
+        assert got == ["1.0", "1.1", ""]
         assert asked == ["", "1.0"]
 
     run_async(body())
