@@ -102,14 +102,14 @@ func main() {
 	authorizer, err := authorization.GetAuthorizerFromConfig(&configuration.Global.Authorization)
 	check(err)
 	dynamic := dynamicconfig.StaticClient{
-		"history.transferProcessorMaxPollRPS": polls,
-		"history.timerProcessorMaxPollRPS":    polls,
-		"history.rps":                         polls,
-		"frontend.rps":                        polls,
-		"frontend.namespaceRPS":               polls,
-		"matching.rps":                        polls,
-		"history.persistenceMaxQPS":           polls,
-		"matching.persistenceMaxQPS":          polls,
+		dynamicconfig.MakeKey("history.transferProcessorMaxPollRPS"): polls,
+		dynamicconfig.MakeKey("history.timerProcessorMaxPollRPS"):    polls,
+		dynamicconfig.MakeKey("history.rps"):                         polls,
+		dynamicconfig.MakeKey("frontend.rps"):                        polls,
+		dynamicconfig.MakeKey("frontend.namespaceRPS"):               polls,
+		dynamicconfig.MakeKey("matching.rps"):                        polls,
+		dynamicconfig.MakeKey("history.persistenceMaxQPS"):           polls,
+		dynamicconfig.MakeKey("matching.persistenceMaxQPS"):          polls,
 	}
 	server, err := temporal.NewServer(
 		temporal.WithConfig(configuration),
