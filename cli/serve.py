@@ -269,6 +269,7 @@ async def _worker(process: Process) -> None:
             namespace=settings.namespace,
             pool=settings.pool,
             count=settings.workers,
+            concurrency=settings.concurrency,
             adapter=settings.adapter,
             drain=settings.drain,
             node=settings.holder,

@@ -48,6 +48,7 @@ class Settings(BaseModel):
     namespace: str = ""
     pool: str = ""
     workers: int = Field(default=4, ge=1, le=256)
+    concurrency: int = Field(default=4, ge=1, le=256)
     adapter: Literal["python", "javascript"] = "python"
     events: EventsSetting = EventsSetting()
     drain: Annotated[float, Field(ge=0)] = 30.0

@@ -141,6 +141,7 @@ def _environment(metadata: Raw, spec: PoolSpec, defaults: Defaults) -> list[dict
         {"name": "SEEDBED_NAMESPACE", "value": metadata["namespace"]},
         {"name": "SEEDBED_POOL", "value": metadata["name"]},
         {"name": "SEEDBED_WORKERS", "value": str(spec.workers_per_replica)},
+        {"name": "SEEDBED_CONCURRENCY", "value": str(spec.concurrency)},
         {"name": "SEEDBED_ADAPTER", "value": spec.adapter},
         {"name": "SEEDBED_DRAIN", "value": spec.drain},
         *(dict(variable) for variable in defaults.environment),

@@ -29,10 +29,18 @@ class PoolSpec(Model):
     )
     workers_per_replica: int = Field(
         default=4,
-        description="Workers in each pod; each executes one step at a time.",
+        description="Workers in each pod; each executes `concurrency` steps at a time.",
         ge=1,
         le=256,
         examples=[4],
+    )
+    concurrency: int = Field(
+        default=4,
+        description="Steps that each worker executes side by side; 1 for steps that need a processor, "
+        "more for steps that wait for a model. A worker takes no step that it cannot start at once.",
+        ge=1,
+        le=256,
+        examples=[16],
     )
     adapter: Literal["python", "javascript"] = Field(
         default="python",

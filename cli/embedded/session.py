@@ -207,6 +207,7 @@ async def _work(parts: Parts, gateway: str, replica: Replica) -> None:
         namespace=env["SEEDBED_NAMESPACE"],
         pool=env["SEEDBED_POOL"],
         count=int(env["SEEDBED_WORKERS"]),
+        concurrency=int(env["SEEDBED_CONCURRENCY"]),
         adapter=env["SEEDBED_ADAPTER"],
         drain=seconds(env["SEEDBED_DRAIN"]),
         node=replica.name,

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from seedbed.crds.errors import ConflictError, UnavailableError
+from seedbed.crds.errors import ConflictError, InvalidError, UnavailableError
 from seedbed.crds.messages import (
     Report,
+    Reported,
     ReportMany,
     StepKey,
     StepResult,
@@ -35,6 +36,7 @@ from seedbed.runtime.worker.adapters import (
     UnsupportedAdapterError,
     adapter_named,
 )
+from seedbed.runtime.worker.reporting import Hands
 from seedbed.runtime.worker.worker import Worker, serve_workers
 from tests.conftest import run_async
 
@@ -205,6 +207,121 @@ def test_a_worker_executes_one_step_at_a_time_and_measures_it() -> None:
                 assert result.finished - result.started >= 0.1
             for earlier, later in itertools.pairwise(results):
                 assert later.started >= earlier.finished
+
+    run_async(body())
+
+
+def test_a_worker_executes_side_by_side_what_it_can_start_and_leaves_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def body() -> None:
+        place = Place()
+        going, most, gate = 0, 0, asyncio.Event()
+
+        async def waits(*_: Any) -> str:
+            nonlocal going, most
+            going += 1
+            most = max(most, going)
+            await gate.wait()
+            going -= 1
+            return "done"
+
+        monkeypatch.setattr(adapters.PythonAdapter, "call", waits)
+        names = [f"s{n}" for n in range(7)]
+        async with serving(place, count=1, concurrency=3):
+            await place.give(*(a_task("tests.steps:echo", name) for name in names))
+
+            async def three() -> bool:
+                return going == 3
+
+            await until(three)
+            # The others are there for whoever is free.
+            async with place.bus.pull_work(work_queue("team", "general")) as pull:
+                others = await pull.many(1.0, 10)
+                assert len(others) == 4
+                for delivery in others:
+                    await delivery.give_back()
+            gate.set()
+            results = [await place.results.get() for _ in names]
+            assert {str(result.key) for result in results} == set(names)
+            assert most == 3
+
+    run_async(body())
+
+
+def test_results_collect_while_the_engine_is_busy_and_those_it_asks_for_are_sent_again() -> None:
+    async def body() -> None:
+        place = Place()
+        asked: list[list[str]] = []
+        busy, go = asyncio.Event(), asyncio.Event()
+
+        async def engine(payload: bytes) -> bytes:
+            request = decode_request(payload)
+            assert isinstance(request, Report | ReportMany)
+            results = (request.result,) if isinstance(request, Report) else request.results
+            asked.append([str(result.key) for result in results])
+            busy.set()
+            await go.wait()
+            return encode(Reported((1,) if len(results) == 3 else ()))
+
+        names = ["a", "b", "c", "d"]
+        queue = work_queue("team", "general")
+        await place.give(*(a_task("tests.steps:echo", name) for name in names))
+        async with (
+            place.bus.serve(engine_address(partition_of(RUN)), engine),
+            place.bus.pull_work(queue, redeliver_after=0.2) as pull,
+            asyncio.TaskGroup() as tasks,
+        ):
+            hands = Hands(place.bus, "worker", 0.2, tasks)
+            keeping = tasks.create_task(hands.keep())
+            deliveries = await pull.many(1.0, 10)
+            for delivery in deliveries:
+                hands.take(delivery)
+            for name, delivery in zip(names, deliveries, strict=True):
+                hands.done(delivery, StepResult(RUN, StepKey(name), 1, "worker"))
+                await busy.wait()
+            # Longer than the bus waits: what is in hand is kept.
+            assert await pull.many(0.5, 10) == []
+            go.set()
+            await hands.until_empty()
+            keeping.cancel()
+            assert asked == [["a"], ["b", "c", "d"], ["c"]]
+            assert await pull.many(0.3, 10) == []
+
+    run_async(body())
+
+
+def test_an_engine_of_an_earlier_version_gets_one_result_at_a_time() -> None:
+    async def body() -> None:
+        place = Place()
+        asked: list[str] = []
+        busy, go = asyncio.Event(), asyncio.Event()
+
+        async def engine(payload: bytes) -> bytes:
+            request = decode_request(payload)
+            if isinstance(request, ReportMany):
+                raise InvalidError("op", "expected one of submit, report")
+            assert isinstance(request, Report)
+            asked.append(str(request.result.key))
+            busy.set()
+            await go.wait()
+            return b"{}"
+
+        await place.give(*(a_task("tests.steps:echo", name) for name in ("a", "b", "c")))
+        queue = work_queue("team", "general")
+        async with (
+            place.bus.serve(engine_address(partition_of(RUN)), engine),
+            place.bus.pull_work(queue) as pull,
+            asyncio.TaskGroup() as tasks,
+        ):
+            hands = Hands(place.bus, "worker", 30.0, tasks)
+            for name, delivery in zip(("a", "b", "c"), await pull.many(1.0, 10), strict=True):
+                hands.take(delivery)
+                hands.done(delivery, StepResult(RUN, StepKey(name), 1, "worker"))
+                await busy.wait()
+            go.set()
+            await hands.until_empty()
+            assert asked == ["a", "b", "c"]
 
     run_async(body())
 

@@ -69,6 +69,13 @@ def test_a_pool_without_settings_wants_four_workers_and_says_how_many_there_are(
     assert message(reconcile(some, NOW, DEFAULTS)) == "3 of 4 workers registered"
 
 
+def test_workers_are_told_how_many_steps_they_execute_side_by_side() -> None:
+    for spec, expected in (({}, "4"), ({"concurrency": 32}, "32")):
+        plan = reconcile(look(made("Pool", "general", spec)), NOW, DEFAULTS)
+        container = plan.apply[0]["spec"]["template"]["spec"]["containers"][0]
+        assert {"name": "SEEDBED_CONCURRENCY", "value": expected} in container["env"]
+
+
 def test_the_pods_meet_the_restricted_standard() -> None:
     (child,) = reconcile(look(made("Pool", "general", {})), NOW, DEFAULTS).apply
     pod = child["spec"]["template"]["spec"]
@@ -188,6 +195,7 @@ SPECS = st.fixed_dictionaries(
     optional={
         "replicas": st.integers(0, 1000),
         "workersPerReplica": st.integers(1, 256),
+        "concurrency": st.integers(1, 256),
         "suspend": st.booleans(),
         "drain": st.sampled_from(["30s", "1m", "250ms"]),
         "template": st.fixed_dictionaries(
