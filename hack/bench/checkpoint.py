@@ -36,7 +36,7 @@ from seedbed.runtime.workflow.checkpoint.keys import KeyRing
 from seedbed.runtime.workflow.checkpoint.vault import Owner, Vault
 from seedbed.runtime.workflow.decide import accept, advance
 from seedbed.runtime.workflow.plan import RunPlan, plan_of
-from seedbed.runtime.workflow.records import decode_records
+from seedbed.runtime.workflow.record_form import decode_records
 from seedbed.runtime.workflow.state import RunState
 from seedbed.runtime.workflow.world import World
 

@@ -39,7 +39,8 @@ from seedbed.runtime.workflow.history import StoredHistory
 from seedbed.runtime.workflow.journal import LiveRun
 from seedbed.runtime.workflow.nesting import child_request, refusal_of, result_of
 from seedbed.runtime.workflow.records import Record, RunAdjusted, RunFinished, StepScheduled
-from seedbed.runtime.workflow.state import RunState, Unit
+from seedbed.runtime.workflow.state import RunState
+from seedbed.runtime.workflow.units import Unit
 
 log = logging.getLogger(__name__)
 

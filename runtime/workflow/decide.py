@@ -50,7 +50,8 @@ from seedbed.runtime.workflow.records import (
     StepSkipped,
     StepSucceeded,
 )
-from seedbed.runtime.workflow.state import Lane, RunState, StepState, Unit, made
+from seedbed.runtime.workflow.state import Lane, RunState, made
+from seedbed.runtime.workflow.units import StepState, Unit
 from seedbed.runtime.workflow.world import Blocked, Place, World
 
 MAX_ITEMS = 100_000

@@ -16,7 +16,7 @@ from seedbed.crds.messages import encode, work_queue
 from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.workflow.journal import LiveRun
 from seedbed.runtime.workflow.records import Record, StepFailed, StepScheduled, StepSucceeded
-from seedbed.runtime.workflow.state import Unit
+from seedbed.runtime.workflow.units import Unit
 
 log = logging.getLogger(__name__)
 

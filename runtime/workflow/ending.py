@@ -18,7 +18,8 @@ from seedbed.crds.expressions import Scope
 from seedbed.crds.messages import StepKey
 from seedbed.runtime.workflow.lanes import queue
 from seedbed.runtime.workflow.records import Record, RunCompensating, RunEnding, RunFinished
-from seedbed.runtime.workflow.state import RunState, compensation_of, made
+from seedbed.runtime.workflow.state import RunState, made
+from seedbed.runtime.workflow.units import compensation_of
 
 _TOLD = 3
 

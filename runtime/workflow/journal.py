@@ -14,7 +14,8 @@ from seedbed.crds.messages import RunSummary, StepKey, encode
 from seedbed.runtime.coordination.port import Ownership
 from seedbed.runtime.store.port import Commit, Entry, RunRow, Store
 from seedbed.runtime.workflow import metrics
-from seedbed.runtime.workflow.records import Record, encode_records
+from seedbed.runtime.workflow.record_form import encode_records
+from seedbed.runtime.workflow.records import Record
 from seedbed.runtime.workflow.snapshot import shortest
 from seedbed.runtime.workflow.state import RunState
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 
 from seedbed.crds.workflow import Step
-from seedbed.runtime.workflow.state import Lane, RunState, Unit
+from seedbed.runtime.workflow.state import Lane, RunState
+from seedbed.runtime.workflow.units import Unit
 
 
 def queue(state: RunState, unit: Unit) -> None:

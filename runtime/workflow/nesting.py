@@ -11,7 +11,8 @@ from typing import Any
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.messages import Parent, RunRequest, StepError, StepResult, child_id
 from seedbed.crds.sub_workflow import MAX_DEPTH
-from seedbed.runtime.workflow.state import RunState, Unit
+from seedbed.runtime.workflow.state import RunState
+from seedbed.runtime.workflow.units import Unit
 
 _HOPELESS = ("Cancelled", "ResultInvalid", "InternalError")
 """Reasons of a failed run after which another one would fail too."""

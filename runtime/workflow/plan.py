@@ -21,7 +21,8 @@ from seedbed.crds.messages import INLINE_LIMIT, RunRequest
 from seedbed.crds.steps_document import steps_from_json, steps_to_json
 from seedbed.crds.sub_workflow import check_params
 from seedbed.crds.workflow import Step, WorkflowSpec
-from seedbed.runtime.workflow.records import Record, digest_of
+from seedbed.runtime.workflow.record_form import digest_of
+from seedbed.runtime.workflow.records import Record
 
 THREAD_FROM = 200
 """Steps from which on a graph is compiled beside the event loop."""

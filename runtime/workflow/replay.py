@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 from seedbed.crds.messages import RunRequest, decode
 from seedbed.runtime.store.port import RunRow, Store
 from seedbed.runtime.workflow.plan import RunPlan, reopened
-from seedbed.runtime.workflow.records import Record, decode_records, missing_values
+from seedbed.runtime.workflow.record_form import decode_records, missing_values
+from seedbed.runtime.workflow.records import Record
 from seedbed.runtime.workflow.state import RunState
 from seedbed.runtime.workflow.world import Hands
 

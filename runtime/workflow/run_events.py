@@ -18,14 +18,8 @@ import orjson
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.messages import StepError, StepKey
 from seedbed.runtime.store.port import Entry
-from seedbed.runtime.workflow.records import (
-    Record,
-    RunFinished,
-    RunRestored,
-    StepFailed,
-    decode_records,
-    missing_values,
-)
+from seedbed.runtime.workflow.record_form import decode_records, missing_values
+from seedbed.runtime.workflow.records import Record, RunFinished, RunRestored, StepFailed
 
 VALUE_SHOWN = 1024
 """Bytes up to which an event shows a value such as a step's output."""

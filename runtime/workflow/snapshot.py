@@ -23,7 +23,8 @@ from seedbed.runtime.workflow.records import (
     StepSkipped,
     StepSucceeded,
 )
-from seedbed.runtime.workflow.state import Loop, RunState, StepState, Unit
+from seedbed.runtime.workflow.state import RunState
+from seedbed.runtime.workflow.units import Loop, StepState, Unit
 
 # A unit that succeeded in spite of an error did so through its fallback.
 _THEN = {

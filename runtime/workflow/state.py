@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, deque
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 from seedbed.crds.base import seconds
 from seedbed.crds.expressions import Scope
-from seedbed.crds.graph import Node
 from seedbed.crds.graph_checks import COMPENSATE, FALLBACK
 from seedbed.crds.messages import Decision, RunRequest, StepError, StepKey, StepTask
 from seedbed.runtime.workflow.entering import AsLeft, Join, things_to_await
@@ -41,95 +40,25 @@ from seedbed.runtime.workflow.records import (
     StepSucceeded,
     StepWaiting,
 )
+from seedbed.runtime.workflow.units import (
+    ENDED,
+    Loop,
+    Steps,
+    StepState,
+    Undoing,
+    Unit,
+    UnitStatus,
+    told_of,
+)
 from seedbed.runtime.workflow.world import Hands
 
-UnitStatus = Literal[
-    "Ready", "Scheduled", "Retrying", "Waiting", "Recovering", "Succeeded", "Failed", "Skipped"
-]
 BUDGET_EXCEEDED = "budget_exceeded"
-ENDED = ("Succeeded", "Failed", "Skipped")
 RECENT = 5
 LIMIT = 3600.0
 """Seconds that compensation may take in all, and onExit steps."""
 
 Lane = tuple[int, str, str]
 """First the order of its steps' priority, then who takes them, then the Pool."""
-
-
-@dataclass(slots=True)
-class Unit:
-    """One execution unit: a step, or one item of a forEach step.
-
-    Attributes:
-        attempt: the last attempt that was scheduled, or 0.
-        excused: attempts that do not count, because no budget paid for them.
-        task: that attempt, until the unit has ended.
-        retry_at: Unix time of the next attempt while Retrying, of the end of the wait while Waiting.
-    """
-
-    key: StepKey
-    status: UnitStatus = "Ready"
-    attempt: int = 0
-    excused: int = 0
-    task: StepScheduled | None = None
-    retry_at: float = 0.0
-    output: Any = None
-    error: StepError | None = None
-
-
-@dataclass(slots=True)
-class StepState:
-    """A step with its units; `items` is None where the step has no forEach or is not expanded."""
-
-    node: Node
-    waits_for: int
-    items: list[Any] | None = None
-    units: list[Unit] = field(default_factory=list)
-    open: int = 0
-    settled: bool = False
-    join: Join | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Loop:
-    """Where a unit that repeats stands.
-
-    Attributes:
-        iteration: the one at hand, from 0.
-        previous: the output of the one before.
-        attempts: attempts that belong to earlier iterations.
-    """
-
-    iteration: int
-    previous: Any
-    attempts: int
-
-
-@dataclass(slots=True)
-class Undoing:
-    """What was done is undone: since when, why, and how that goes."""
-
-    at: float
-    cause: StepKey
-    done: int = 0
-    failed: list[StepKey] = field(default_factory=list)
-
-
-class Steps(dict[str, StepState]):
-    """A run's steps by name. What undoes a unit is a step too, and comes into being when it is needed."""
-
-    def __missing__(self, name: str) -> StepState:
-        unit, sign, _ = name.partition(COMPENSATE)
-        origin = self.get(unit.partition("[")[0])
-        if not sign or origin is None or origin.node.undo is None:
-            raise KeyError(name)
-        self[name] = StepState(origin.node.undo, 0)
-        return self[name]
-
-
-def compensation_of(key: StepKey) -> StepKey:
-    """The unit that undoes a unit."""
-    return StepKey(f"{key}{COMPENSATE}")
 
 
 class RunState:
@@ -523,7 +452,7 @@ class RunState:
         step.settled = True
         self.unsettled -= 1
         settled = step.node.name
-        told = self.told[settled] = _told(step)
+        told = self.told[settled] = told_of(step)
         for name in self.graph.dependents[settled]:
             dependent = self.steps[name]
             if dependent.join is not None and not dependent.join.take(settled, told["state"]):
@@ -539,23 +468,3 @@ def made(state: RunState, record: Record) -> list[Record]:
     """Take over what was just decided; returns it for the journal."""
     state.apply(record)
     return [record]
-
-
-def _told(step: StepState) -> dict[str, Any]:
-    """What expressions see of a step that has ended."""
-    errors = [
-        None
-        if unit.error is None
-        else {
-            "code": unit.error.code,
-            "class": unit.error.error_class,
-            "message": unit.error.message,
-        }
-        for unit in step.units
-    ]
-    if step.items is not None:
-        failed = any(unit.status == "Failed" for unit in step.units)
-        outputs = [unit.output for unit in step.units]
-        return {"output": outputs, "error": errors, "state": "Failed" if failed else "Succeeded"}
-    unit = step.units[0]
-    return {"output": unit.output, "error": errors[0], "state": unit.status}

@@ -28,12 +28,8 @@ from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.store.port import Commit, Entry, RunRow
 from seedbed.runtime.store.sql import SqlStore
 from seedbed.runtime.workflow.history import StoredHistory
-from seedbed.runtime.workflow.records import (
-    RunFinished,
-    RunStarted,
-    StepSucceeded,
-    encode_records,
-)
+from seedbed.runtime.workflow.record_form import encode_records
+from seedbed.runtime.workflow.records import RunFinished, RunStarted, StepSucceeded
 from tests.clusters import apply
 from tests.conftest import run_async
 

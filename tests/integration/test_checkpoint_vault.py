@@ -18,7 +18,7 @@ from seedbed.runtime.workflow.checkpoint.archive import Archive
 from seedbed.runtime.workflow.checkpoint.content import Captured, capture, to_bytes
 from seedbed.runtime.workflow.checkpoint.keys import DamagedError, KeyLostError, KeyRing, new_line
 from seedbed.runtime.workflow.checkpoint.vault import FULL_EVERY, Owner, Vault
-from seedbed.runtime.workflow.records import decode_records
+from seedbed.runtime.workflow.record_form import decode_records
 from seedbed.runtime.workflow.state import RunState
 from seedbed.runtime.workflow.summary import summarise
 from tests.conftest import run_async

@@ -13,7 +13,7 @@ from seedbed.crds.errors import ConflictError
 from seedbed.crds.messages import Adjust, RunRequest, StepError, StepTask, encode
 from seedbed.runtime.store.port import Commit, Entry, RunRow
 from seedbed.runtime.store.sql import SqlStore
-from seedbed.runtime.workflow.records import encode_records
+from seedbed.runtime.workflow.record_form import encode_records
 from seedbed.runtime.workflow.replay import resume
 from seedbed.runtime.workflow.state import RunState
 from seedbed.runtime.workflow.summary import summarise

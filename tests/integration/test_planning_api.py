@@ -19,7 +19,8 @@ from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.store.port import Commit, Entry, RunRow, Store
 from seedbed.runtime.store.sql import SqlStore
 from seedbed.runtime.workflow.history import StoredHistory
-from seedbed.runtime.workflow.records import Record, StepScheduled, StepSucceeded, encode_records
+from seedbed.runtime.workflow.record_form import encode_records
+from seedbed.runtime.workflow.records import Record, StepScheduled, StepSucceeded
 from tests.conftest import run_async
 from tests.runs import call, request
 

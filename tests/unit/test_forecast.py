@@ -12,7 +12,8 @@ from seedbed.crds.messages import StepKey, encode
 from seedbed.runtime.store.port import Entry, RunRow, Store
 from seedbed.runtime.workflow.plan import reopened, started
 from seedbed.runtime.workflow.planning.forecast import EVERY, FIRST, Forecaster
-from seedbed.runtime.workflow.records import Record, StepScheduled, StepSucceeded, encode_records
+from seedbed.runtime.workflow.record_form import encode_records
+from seedbed.runtime.workflow.records import Record, StepScheduled, StepSucceeded
 from seedbed.runtime.workflow.state import RunState
 from seedbed.runtime.workflow.summary import summarise
 from tests.conftest import run_async

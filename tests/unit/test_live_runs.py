@@ -16,6 +16,7 @@ from seedbed.runtime.bus.events import Event, EventLog
 from seedbed.runtime.bus.memory_events import MemoryEvents
 from seedbed.runtime.store.port import Entry, RunRow, Store
 from seedbed.runtime.workflow.live import KEPT_ENTRIES, LiveRuns, live_runs
+from seedbed.runtime.workflow.record_form import encode_records
 from seedbed.runtime.workflow.records import (
     Record,
     RunFinished,
@@ -24,7 +25,6 @@ from seedbed.runtime.workflow.records import (
     StepScheduled,
     StepSkipped,
     StepSucceeded,
-    encode_records,
 )
 from seedbed.runtime.workflow.run_events import GAP, RunEvent, events_of, position
 from seedbed.runtime.workflow.telling import ENTRY_LIMIT, read, tell_end, tell_entries, written

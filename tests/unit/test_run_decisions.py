@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from seedbed.crds.errors import InvalidError
+from seedbed.crds.failure import Retry
 from seedbed.crds.messages import VALUE_LIMIT, StepError, StepKey, StepResult, StepTask
-from seedbed.crds.workflow import Retry
 from seedbed.runtime.coordination.port import Change
 from seedbed.runtime.workflow.decide import accept, adjust, advance
 from seedbed.runtime.workflow.ending import cancel

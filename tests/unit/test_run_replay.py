@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.messages import INLINE_LIMIT, Decision, RunRequest, StepError, StepKey, StepTask
+from seedbed.runtime.workflow.record_form import decode_records, encode_records, missing_values
 from seedbed.runtime.workflow.records import (
     ApprovalGiven,
     EventReceived,
@@ -29,9 +30,6 @@ from seedbed.runtime.workflow.records import (
     StepSkipped,
     StepSucceeded,
     StepWaiting,
-    decode_records,
-    encode_records,
-    missing_values,
 )
 from seedbed.runtime.workflow.snapshot import shortest
 from seedbed.runtime.workflow.state import RunState
