@@ -29,8 +29,8 @@ from seedbed.crds.goal import GoalCall
 from seedbed.crds.steps_source import StepsFrom
 from seedbed.crds.sub_workflow import ParamType, WorkflowCall
 
-MAX_INLINE_STEPS = 20_000
-"""Steps that one object may hold; etcd's limit of 1.5 MiB for an object is met before."""
+MAX_INLINE_STEPS = 10_000
+"""Steps that one object may hold: the API server takes seconds for so many, and gives up at more."""
 MAX_STEPS = 100_000
 """Steps that a graph may have, wherever they stand."""
 BODIES = ("agent", "call", "container", "workflow", "goal", "approve", "wait", "branch")
