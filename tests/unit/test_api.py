@@ -108,7 +108,8 @@ async def api(access: Access, *, token: str = "good", **pages: Any) -> AsyncIter
         )
     )
     try:
-        async with aiohttp.ClientSession(f"http://127.0.0.1:{await ports.get()}") as http:
+        address = f"http://127.0.0.1:{await ports.get()}"
+        async with aiohttp.ClientSession(address) as http:
 
             async def call(method: str, path: str, **options: Any) -> tuple[int, Any, Any]:
                 headers = {"Authorization": f"Bearer {token}"} | options.pop("headers", {})
@@ -116,6 +117,7 @@ async def api(access: Access, *, token: str = "good", **pages: Any) -> AsyncIter
                     text = await answer.text()
                     return answer.status, json.loads(text) if text else None, answer.headers
 
+            call.address = address  # type: ignore[attr-defined]
             call.coordinator = coordinator  # type: ignore[attr-defined]
             call.flags = flags  # type: ignore[attr-defined]
             yield call
