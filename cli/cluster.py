@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, quote
+from urllib.parse import parse_qsl, quote, urlencode
 
 import aiohttp
 from kubernetes.aio import client, config
@@ -206,6 +206,18 @@ class ClusterSource:
         form = {"Content-Type": "application/merge-patch+json"}
         async with self._opened(path, {}, _WAIT, form, method="PATCH", body=patch):
             return
+
+    async def costs(self, by: str, **given: str) -> Mapping[str, Any]:
+        """From Seedbed's API."""
+        query = {name: value for name, value in {"by": by, **given}.items() if value}
+        told: Mapping[str, Any] = await self._from_api(f"/api/v3/costs?{urlencode(query)}")
+        return told
+
+    async def routing_report(self, namespace: str) -> Mapping[str, Any]:
+        """From Seedbed's API."""
+        query = urlencode({"namespace": namespace})
+        told: Mapping[str, Any] = await self._from_api(f"/api/v3/routing/report?{query}")
+        return told
 
     async def analysis(self, namespace: str, workflow: str, page: str) -> Mapping[str, Any]:
         """From Seedbed's API."""

@@ -10,7 +10,16 @@ from typing import Annotated
 
 import typer
 
-from seedbed.cli import checkpoints, deciding, events, planning, plans, record_of_runs, rendering
+from seedbed.cli import (
+    checkpoints,
+    costs,
+    deciding,
+    events,
+    planning,
+    plans,
+    record_of_runs,
+    rendering,
+)
 from seedbed.cli.options import (
     API_SERVICE,
     Api,
@@ -43,6 +52,7 @@ app = typer.Typer(
     help="Runs autonomous agents and long workflows, on Kubernetes or in this one process.",
 )
 app.add_typer(checkpoints.app)
+app.add_typer(costs.app)
 app.add_typer(deciding.app)
 app.add_typer(planning.app)
 app.add_typer(record_of_runs.app)

@@ -214,12 +214,15 @@ async def _api(process: Process) -> None:
     from seedbed.runtime.api.access import kubernetes_access
     from seedbed.runtime.api.app import serve
     from seedbed.runtime.api.checkpoints import Acting, CheckpointPages
+    from seedbed.runtime.api.costs import CostPages
     from seedbed.runtime.api.flags import LiveFlags
     from seedbed.runtime.api.goals import GoalPages
     from seedbed.runtime.api.inbox import InboxPages
     from seedbed.runtime.api.objects import kubernetes_workflows
     from seedbed.runtime.store.checkpoints import SqlCheckpoints
     from seedbed.runtime.store.goals import SqlGoals
+    from seedbed.runtime.store.ledger import SqlLedger
+    from seedbed.runtime.store.outcomes import SqlOutcomes
     from seedbed.runtime.store.plans import SqlPlans
     from seedbed.runtime.workflow.history import StoredHistory
     from seedbed.runtime.workflow.step_items import StepItems
@@ -247,6 +250,7 @@ async def _api(process: Process) -> None:
             checkpoints=CheckpointPages(store, SqlCheckpoints(store), acting),
             inbox=InboxPages(store, bus) if bus else None,
             goals=GoalPages(SqlGoals(store), process.settings.gateway_url),
+            costs=CostPages(SqlLedger(store), SqlOutcomes(store)),
             started=lambda _: process.started(),
         )
 

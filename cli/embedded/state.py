@@ -29,6 +29,7 @@ from seedbed.crds.kinds import Kind
 
 if TYPE_CHECKING:
     from seedbed.runtime.store.port import RunRow, Store
+    from seedbed.runtime.store.sql import SqlStore
     from seedbed.runtime.workflow.history import StoredHistory
 
 _KEPT = 10
@@ -208,6 +209,24 @@ class FolderSource:
             found = await SqlCheckpoints(store).of_run(run or row.run)
             return {"run": run or row.run, "checkpoints": [told(one) for one in found]}
 
+    async def costs(self, by: str, **given: str) -> Mapping[str, Any]:
+        """From the ledger."""
+        from seedbed.runtime.api.costs import spending  # noqa: PLC0415  # as below
+        from seedbed.runtime.store.ledger import SqlLedger  # noqa: PLC0415
+
+        since = float(given.pop("since", "0"))
+        async with self._store() as store:
+            return await spending(SqlLedger(store), by, since=since, **given)
+
+    async def routing_report(self, namespace: str) -> Mapping[str, Any]:
+        """From the ledger and the outcomes."""
+        from seedbed.runtime.api.costs import curves  # noqa: PLC0415  # as below
+        from seedbed.runtime.store.ledger import SqlLedger  # noqa: PLC0415
+        from seedbed.runtime.store.outcomes import SqlOutcomes  # noqa: PLC0415
+
+        async with self._store() as store:
+            return await curves(SqlLedger(store), SqlOutcomes(store), namespace)
+
     async def analysis(self, namespace: str, workflow: str, page: str) -> Mapping[str, Any]:
         """From the journals."""
         from seedbed.runtime.workflow.planning import insight  # noqa: PLC0415  # as below
@@ -262,15 +281,20 @@ class FolderSource:
     @asynccontextmanager
     async def _newest(self, namespace: str, workflow: str) -> AsyncIterator[tuple[Store, RunRow]]:
         """The store, and the Workflow's newest run."""
+        async with self._store() as store:
+            rows = await store.runs(namespace, workflow)
+            if not rows:
+                raise NotFoundError("Run", f"of Workflow {namespace}/{workflow}")
+            yield store, rows[0]
+
+    @asynccontextmanager
+    async def _store(self) -> AsyncIterator[SqlStore]:
         # Lists of objects need no database.
         from seedbed.runtime.store.sql import SqlStore  # noqa: PLC0415
 
         store = SqlStore.open(self._state.database)
         try:
-            rows = await store.runs(namespace, workflow)
-            if not rows:
-                raise NotFoundError("Run", f"of Workflow {namespace}/{workflow}")
-            yield store, rows[0]
+            yield store
         finally:
             await store.close()
 

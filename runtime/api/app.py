@@ -4,6 +4,7 @@
     /api/v3/workflows/...          runs (runs.py), live (streams.py), and their analysis (planning.py)
                                    and checkpoints (checkpoints.py), approvals and events (inbox.py)
     /api/v3/plans/...              plans too large for an object (plans.py)
+    /api/v3/costs, routing, outcomes    money and quality of models (costs.py)
     /api/v3/tasks/...              goals and their trees of tasks (goals.py)
     GET /api/v3/services           the live services, of `?namespace=` or of all
     /api/v3/dead-letters           events that could not be handled (dead_letters.py)
@@ -24,6 +25,7 @@ from seedbed.crds.errors import RetryableError
 from seedbed.runtime.api.access import Access, Action
 from seedbed.runtime.api.answers import ACCESS, answer, errors_as_answers, require, with_caller
 from seedbed.runtime.api.checkpoints import CheckpointPages
+from seedbed.runtime.api.costs import CostPages
 from seedbed.runtime.api.dead_letters import DeadLetterPages
 from seedbed.runtime.api.flags import LiveFlags
 from seedbed.runtime.api.goals import GoalPages
@@ -61,6 +63,7 @@ def create_app(
     checkpoints: CheckpointPages | None = None,
     inbox: InboxPages | None = None,
     goals: GoalPages | None = None,
+    costs: CostPages | None = None,
 ) -> web.Application:
     """The application; `flags` is kept up to date by whoever calls."""
 
@@ -105,6 +108,7 @@ def create_app(
             *(checkpoints.routes() if checkpoints else ()),
             *(inbox.routes() if inbox else ()),
             *(goals.routes() if goals else ()),
+            *(costs.routes() if costs else ()),
         ]
     )
     return app
@@ -125,6 +129,7 @@ async def serve(
     checkpoints: CheckpointPages | None = None,
     inbox: InboxPages | None = None,
     goals: GoalPages | None = None,
+    costs: CostPages | None = None,
     started: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Serve until cancelled.
@@ -143,6 +148,7 @@ async def serve(
         checkpoints: the pages about checkpoints.
         inbox: the pages by which people and other systems tell runs something.
         goals: the pages about goals and their trees.
+        costs: the pages about money.
         started: told the port once it serves.
     """
     known = flags or LiveFlags()
@@ -161,6 +167,7 @@ async def serve(
             checkpoints=checkpoints,
             inbox=inbox,
             goals=goals,
+            costs=costs,
         )
         started(await stack.enter_async_context(serving_app(app, host, port)))
         while True:

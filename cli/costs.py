@@ -1,0 +1,118 @@
+"""The commands about money: costs, and models report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from seedbed.cli import output as printed
+from seedbed.cli.options import (
+    API_SERVICE,
+    Api,
+    ApiService,
+    Context,
+    Form,
+    Local,
+    Namespace,
+    Place,
+    Token,
+    read,
+)
+from seedbed.cli.source import Source
+
+app = typer.Typer()
+models = typer.Typer(help="What is known of models.", no_args_is_help=True)
+app.add_typer(models, name="models")
+
+_COLUMNS = ("DOLLARS", "CALLS", "PROMPT", "COMPLETION")
+
+
+@app.command()
+def costs(
+    *,
+    by: Annotated[
+        str, typer.Option(help="namespace, workflow, agent, model, day or user.")
+    ] = "model",
+    workflow: Annotated[str, typer.Option(help="Only this Workflow's.")] = "",
+    agent: Annotated[str, typer.Option(help="Only this Agent's.")] = "",
+    since: Annotated[float, typer.Option(help="Unix time from which on to count.")] = 0.0,
+    all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A")] = False,
+    namespace: Namespace = None,
+    output: Annotated[Form, typer.Option("--output", "-o")] = Form.table,
+    context: Context = None,
+    api: Api = None,
+    api_service: ApiService = API_SERVICE,
+    token: Token = None,
+    local: Local = None,
+) -> None:
+    """Show what model calls have cost."""
+    asked = {"workflow": workflow, "agent": agent, "since": f"{since:g}"}
+
+    async def show(source: Source) -> int:
+        space = "" if all_namespaces else namespace or source.namespace
+        found = await source.costs(by, namespace=space, **asked)
+        if output is not Form.table:
+            print(printed.serialised(found, output))
+            return 0
+        printed.console().print(printed.plain_table((by.upper(), *_COLUMNS), _rows(by, found)))
+        print(f"total ${found['dollars']}")
+        return 0
+
+    read(show, Place(context, local, api, api_service, token))
+
+
+@models.command("report")
+def models_report(
+    *,
+    namespace: Namespace = None,
+    output: Annotated[Form, typer.Option("--output", "-o")] = Form.table,
+    context: Context = None,
+    api: Api = None,
+    api_service: ApiService = API_SERVICE,
+    token: Token = None,
+    local: Local = None,
+) -> None:
+    """Show what models cost and how good their answers are, as a curve for each task."""
+
+    async def show(source: Source) -> int:
+        found = await source.routing_report(namespace or source.namespace)
+        if output is not Form.table:
+            print(printed.serialised(found, output))
+            return 0
+        console = printed.console()
+        heads = ("MODEL", "OUTCOMES", "GOOD", "$/1000")
+        rows = [
+            (one["model"], f"{one['outcomes']:g}", _share(one["good"]), _per(one))
+            for one in found["models"]
+        ]
+        console.print(printed.plain_table(heads, rows))
+        for task, curve in found["curves"].items():
+            console.print(f"\n{task}")
+            points = [(_share(p["floor"]), _share(p["quality"]), _per(p)) for p in curve]
+            console.print(printed.plain_table(("FLOOR", "QUALITY", "$/1000"), points))
+        return 0
+
+    read(show, Place(context, local, api, api_service, token))
+
+
+def _rows(by: str, found: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    return [
+        (
+            one[by] or "-",
+            one["dollars"],
+            str(one["calls"]),
+            str(one["prompt_tokens"]),
+            str(one["completion_tokens"]),
+        )
+        for one in found["costs"]
+    ]
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _per(one: Mapping[str, Any]) -> str:
+    return f"{one['dollars_per_thousand']:.4f}"

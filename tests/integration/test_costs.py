@@ -1,0 +1,117 @@
+"""What was spent and what routing has learnt, over HTTP and on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from typer.testing import CliRunner
+
+from seedbed.cli.embedded.cluster import MemoryCluster
+from seedbed.cli.embedded.state import folder
+from seedbed.cli.main import app as command_line
+from seedbed.runtime.api.access import AllowAll
+from seedbed.runtime.api.answers import ACCESS, errors_as_answers, with_caller
+from seedbed.runtime.api.costs import CostPages
+from seedbed.runtime.store.ledger import SqlLedger, Turn
+from seedbed.runtime.store.outcomes import OutcomeRow, SqlOutcomes
+from seedbed.runtime.store.sql import SqlStore
+from seedbed.runtime.telemetry.health import serving_app
+from tests.conftest import run_async
+from tests.integration.test_ledger import entry
+
+
+async def filled(store: SqlStore) -> None:
+    """Two models: the dear one is good at everything, the cheap one at what is easy."""
+    await store.migrate()
+    rows = [entry(f"big-{n}", 1_000_000, model="big") for n in range(3)]
+    rows += [entry(f"small-{n}", 100_000, model="small") for n in range(4)]
+    await SqlLedger(store).take(Turn("test", 0, 60, entries=rows))
+    outcomes = SqlOutcomes(store)
+    for at in range(5):
+        await outcomes.add(OutcomeRow("team", "sort", "big", at, 60, 58))
+        await outcomes.add(OutcomeRow("team", "sort", "small", at, 60, 57 - 9 * at))
+
+
+@pytest.mark.req("COG-3.4.1")
+@pytest.mark.req("COG-5.3.1")
+def test_money_and_quality_over_http(tmp_path: Path) -> None:
+    async def body() -> None:
+        store = SqlStore.open(f"sqlite:///{tmp_path}/store.db")
+        await filled(store)
+        pages = web.Application(middlewares=[errors_as_answers, with_caller])
+        pages[ACCESS] = AllowAll()
+        pages.add_routes(CostPages(SqlLedger(store), SqlOutcomes(store)).routes())
+        async with (
+            serving_app(pages, "127.0.0.1", 0) as port,
+            aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
+        ):
+
+            async def get(path: str, status: int = 200) -> Any:
+                async with session.get(path) as answer:
+                    assert answer.status == status
+                    return await answer.json()
+
+            found = await get("/api/v3/costs?namespace=team&by=model")
+            assert found["dollars"] == "0.0034"
+            assert [(one["model"], one["dollars"]) for one in found["costs"]] == [
+                ("big", "0.003"),
+                ("small", "0.0004"),
+            ]
+            assert (await get("/api/v3/costs?namespace=nobody"))["costs"] == []
+            assert "by" in (await get("/api/v3/costs?by=colour", 400))["error"]["message"]
+            await get("/api/v3/costs?since=never", 400)
+            await get("/api/v3/routing/report", 400)
+            curve = (await get("/api/v3/routing/report?namespace=team"))["curves"]["sort"]
+            qualities = [point["quality"] for point in curve]
+            costs = [point["dollars_per_thousand"] for point in curve]
+            assert qualities == sorted(qualities), "more is asked for and got"
+            assert costs == sorted(costs), "and paid"
+            assert costs[0] < 0.5 < costs[-1] == pytest.approx(1.0)
+            outcome = {
+                "namespace": "team",
+                "task": "sort",
+                "model": "big",
+                "hardness": 0,
+                "good": 1,
+            }
+            async with session.post("/api/v3/outcomes", json=outcome) as answer:
+                assert answer.status == 201
+            async with session.post("/api/v3/outcomes", json={**outcome, "good": 2}) as answer:
+                assert answer.status == 400
+                assert "good" in (await answer.json())["error"]["message"]
+            rows = await SqlOutcomes(store).all("team")
+            first = next(r for r in rows if (r.model, r.hardness) == ("big", 0))
+            assert (first.asked, first.good) == (61, 59)
+        await store.close()
+
+    run_async(body())
+
+
+@pytest.mark.req("COG-3.4.1")
+def test_money_and_quality_on_the_command_line(tmp_path: Path) -> None:
+    state = folder(tmp_path / "state")
+    state.save(MemoryCluster(), 1)
+
+    async def body() -> None:
+        store = SqlStore.open(state.database)
+        await filled(store)
+        await store.close()
+
+    run_async(body())
+    here = ["--local", str(state.path), "-n", "team"]
+    found = CliRunner().invoke(command_line, ["costs", *here])
+    assert found.exit_code == 0, found.output
+    assert found.output.splitlines()[-1] == "total $0.0034"
+    found = CliRunner().invoke(command_line, ["costs", *here, "--by", "agent", "-o", "json"])
+    assert json.loads(found.output)["costs"][0]["agent"] == "reader"
+    found = CliRunner().invoke(command_line, ["models", "report", *here])
+    assert found.exit_code == 0, found.output
+    assert "sort" in found.output
+    assert "QUALITY" in found.output
+    found = CliRunner().invoke(command_line, ["costs", *here, "--by", "colour"])
+    assert found.exit_code == 1
