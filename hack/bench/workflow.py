@@ -1,10 +1,11 @@
 """How fast the workflow engine is: durable no-op steps, fanned out and chained.
 
-    python hack/bench/workflow.py [--parts embedded,cluster,memory] [--repeat 3]
+    python hack/bench/workflow.py [--parts embedded,cluster,memory,peers] [--repeat 3]
 
 embedded   engine, workers and bus in one process, the journal on SQLite: WAL, synchronous=FULL
 cluster    PostgreSQL, nats-server and etcd as real servers, one engine process, 4 worker processes
 memory     resident memory of the engine process with one run of 100,000 steps, and 1,000 of 100
+peers      DBOS, LangGraph, Temporal, Prefect and Dask on the same work, where they can be had
 
 Every step is journalled twice (scheduled, succeeded) and each of the two is on disk before it has an
 effect. The step is an `async def` that does nothing; the plain `def`, which gets a thread a call, is
@@ -18,13 +19,12 @@ import asyncio
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +33,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from hack.bench import loads
+from hack.bench import loads, serving
 from hack.bench.loads import Client, chain_steps, percentiles
+from hack.bench.peers import workflows
 from seedbed.runtime.bus.memory import MemoryBus
 from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.store.sql import SqlStore
@@ -43,6 +44,7 @@ from seedbed.runtime.workflow.engine import Engine
 
 FAN = 10_000
 CHAIN = 1_000
+CONCURRENCY = 64
 
 Figures = dict[str, Any]
 
@@ -72,7 +74,7 @@ async def embedded(folder: Path, workers: int = 4, **options: Any) -> AsyncItera
         namespace=loads.NAMESPACE,
         pool="general",
         count=workers,
-        **options,
+        **{"concurrency": CONCURRENCY, **options},
     )
     try:
         async with asyncio.TaskGroup() as group:
@@ -100,7 +102,7 @@ async def measured(repeat: int, play: Callable[[], Awaitable[float]]) -> tuple[f
         cpu = time.process_time()
         seconds = await play()
         taken.append((seconds, time.process_time() - cpu))
-    return *min(taken), statistics.median(seconds for seconds, _ in taken)  # type: ignore[return-value]  # three floats
+    return *min(taken), statistics.median(seconds for seconds, _ in taken)
 
 
 async def embedded_figures(repeat: int) -> Figures:
@@ -134,8 +136,49 @@ async def embedded_figures(repeat: int) -> Figures:
     }
 
 
-PARTS: dict[str, Callable[[int], Awaitable[Figures]]] = {
+async def cluster_figures(repeat: int) -> Figures:
+    """Steps through real servers and processes."""
+    async with serving.cluster() as place:
+        best, used = float("inf"), {}
+        for _ in range(repeat):
+            before = place.cpu()
+            taken = await place.client.play(loads.each(FAN))
+            if taken < best:
+                best, used = taken, {kind: cpu - before[kind] for kind, cpu in place.cpu().items()}
+        request = loads.chain(CHAIN // 5)
+        await place.client.play(request)
+        p50, p99 = percentiles(await chain_steps(place.store, request.run))
+    return {
+        "cluster_steps_per_second": round(FAN / best),
+        "cluster_cpu_ms_per_step": {kind: round(cpu / FAN * 1000, 4) for kind, cpu in used.items()},
+        "cluster_chain_p50_ms": p50,
+        "cluster_chain_p99_ms": p99,
+    }
+
+
+async def memory_figures(_: int) -> Figures:
+    """Resident memory of the engine process while large runs are live, above what it has without."""
+    figures: Figures = {}
+    for name, runs in (
+        ("engine_rss_100k_mib", [loads.each(100_000)]),
+        ("engine_rss_1000x100_mib", [loads.each(100) for _ in range(1000)]),
+    ):
+        async with serving.cluster() as place:
+            idle = most = serving.rss(place.engine)
+            playing = asyncio.create_task(place.client.play(*runs))
+            while not playing.done():
+                most = max(most, serving.rss(place.engine))
+                await asyncio.wait({playing}, timeout=0.2)
+            figures[name] = round(most)
+            figures[f"{name.removesuffix('_mib')}_idle_mib"] = round(idle)
+            figures[f"{name.removesuffix('_mib')}_seconds"] = round(playing.result(), 1)
+    return figures
+
+
+PARTS: dict[str, Callable[[int], Coroutine[Any, Any, Figures]]] = {
     "embedded": embedded_figures,
+    "cluster": cluster_figures,
+    "memory": memory_figures,
 }
 
 
@@ -149,10 +192,18 @@ def part(name: str, repeat: int) -> Figures:
     return figures
 
 
+def peers() -> Figures:
+    """What others do here in the same run; see `hack.bench.peers.workflows`."""
+    found = workflows.measure_all(list(workflows.PEERS), FAN, CHAIN)
+    name, rate = workflows.best_durable(found)
+    best = {"best_durable_peer": name, "best_durable_peer_steps_per_second": rate}
+    return {**best, "peers": found}
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--parts", default=",".join((*PARTS, "peers")))
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--only", choices=PARTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -162,13 +213,14 @@ def main() -> None:
     figures: Figures = {}
     load = [round(one, 2) for one in os.getloadavg()]
     for name in options.parts.split(","):
-        figures |= part(name, options.repeat)
+        figures |= peers() if name == "peers" else part(name, options.repeat)
     figures["conditions"] = {
         "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "load_before_and_after": [load, [round(one, 2) for one in os.getloadavg()]],
-        "peak_rss_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,
         "step": "async def that returns None; two journal records a step",
+        "pool": f"4 workers, concurrency {CONCURRENCY}; workflow parallelism 2,000",
+        "disk": "a virtual disk may cache writes: the figures are durable as far as fsync is",
     }
     print(json.dumps(figures))
 
