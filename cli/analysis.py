@@ -94,6 +94,32 @@ def _optimised(told: Mapping[str, Any], form: str) -> int:
     return 0
 
 
+async def profile(source: Source, workflow: str, namespace: str | None, form: str) -> int:
+    """Prints where the time of workers went."""
+    told = await source.analysis(namespace or source.namespace, workflow, "profile")
+    if form in ("json", "yaml"):
+        print(output.serialised(told, form))
+        return 0
+    console = output.console()
+    console.print(f"{told['phase']}: workers spent {spoken(told['workerSeconds'])}")
+    for title, column in (("By kind of step", "kinds"), ("By body", "bodies")):
+        table = _table(title, "Step", "Steps", "Units", "Time", "Share")
+        for name, share in sorted(told[column].items(), key=lambda item: -item[1]["seconds"]):
+            table.add_row(name, *_shares(share))
+        console.print(table)
+    table = _table("By stage", "Stage", "Step", "Steps", "Units", "Time", "Share")
+    for stage, kinds in enumerate(told["stages"][:_STEPS_SHOWN], start=1):
+        for kind, share in kinds.items():
+            table.add_row(str(stage), kind, *_shares(share))
+    console.print(table)
+    return 0
+
+
+def _shares(share: Mapping[str, Any]) -> tuple[str, ...]:
+    counts = f"{share['steps']:,}", f"{share['units']:,}"
+    return *counts, spoken(share["seconds"]), f"{share['share']:.0%}"
+
+
 def workflow_in(path: Path) -> tuple[str, WorkflowSpec]:
     """Name and spec of the one Workflow in a file of manifests.
 

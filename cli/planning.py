@@ -61,6 +61,24 @@ def critical_path(
 
 
 @app.command()
+def profile(
+    *,
+    workflow: Name,
+    namespace: Namespace = None,
+    output: Annotated[Form, typer.Option("--output", "-o")] = Form.table,
+    context: Context = None,
+    api: Api = None,
+    api_service: ApiService = API_SERVICE,
+    token: Token = None,
+    local: Local = None,
+) -> None:
+    """Show where the workers' time went: by kind of step (agent, call, ...), by body, by stage."""
+    commands = import_module("seedbed.cli.analysis")
+    place = Place(context, local, api, api_service, token)
+    read(lambda source: commands.profile(source, workflow, namespace, output), place)
+
+
+@app.command()
 def graph(
     *,
     workflow: Annotated[str, typer.Argument(help="Name of a Workflow, or a manifest's file.")],

@@ -3,6 +3,7 @@
 GET /api/v3/workflows/{namespace}/{name}/critical-path    longest path, slack, expected end
 GET /api/v3/workflows/{namespace}/{name}/bottlenecks      steps that the end waits for, slowest paths
 GET /api/v3/workflows/{namespace}/{name}/optimisation     what would make the plan shorter
+GET /api/v3/workflows/{namespace}/{name}/profile          where the workers' time went
 GET /api/v3/workflows/{namespace}/{name}/graph.svg        a picture: `?form=gantt` (the default) or `layers`
 """
 

@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from seedbed.cli.cluster import Api, ClusterSource
 from seedbed.crds.errors import NotFoundError, UnavailableError
 from seedbed.crds.feature_flag import FeatureFlagSpec
 from seedbed.crds.messages import (
@@ -118,6 +119,7 @@ async def api(access: Access, *, token: str = "good", **pages: Any) -> AsyncIter
                     return answer.status, json.loads(text) if text else None, answer.headers
 
             call.address = address  # type: ignore[attr-defined]
+            call.url = url  # type: ignore[attr-defined]
             call.coordinator = coordinator  # type: ignore[attr-defined]
             call.flags = flags  # type: ignore[attr-defined]
             yield call
@@ -139,6 +141,9 @@ async def set_flag(call: Any, namespace: str, name: str, **spec: Any) -> None:
         ("GET", "/api/v3/workflows/team-a/audit"),
         ("GET", "/api/v3/workflows/team-a/audit/steps"),
         ("GET", "/api/v3/workflows/team-a/audit/result"),
+        ("GET", "/api/v3/workflows/team-a/audit/critical-path"),
+        ("GET", "/api/v3/workflows/team-a/audit/bottlenecks"),
+        ("GET", "/api/v3/workflows/team-a/audit/graph.svg"),
         ("GET", "/api/v3/services"),
         ("POST", "/ofrep/v1/evaluate/flags"),
         ("POST", "/ofrep/v1/evaluate/flags/x"),
@@ -417,5 +422,23 @@ def test_an_event_is_told_once_by_its_key() -> None:
             assert status == 400
         one = Signal("r-3", "paid", "k-1", {"sum": 12}, TEAM.name)
         assert engine.asked == [one, one, Signal("r-3", "paid", "k-2", None, TEAM.name)]
+
+    run_async(scenario())
+
+
+def test_the_command_line_tells_a_run_through_the_api() -> None:
+    async def scenario() -> None:
+        engine = Engine()
+        pages = InboxPages(cast("Store", Runs()), cast("Bus", engine))
+        async with api(Rights(GET, APPROVE, SIGNAL), inbox=pages) as call:
+            source = ClusterSource(cast("Any", None), "team-a", Api(call.url, token="good"))
+            body = {"decision": "reject", "comment": "too early"}
+            told = await source.tell("team-a", "running", "approvals/send", body)
+            assert told["decision"]["by"] == TEAM.name
+            await source.tell("team-a", "running", "events/paid", {"sum": 1}, "k 1")
+        assert engine.asked == [
+            Approve("r-3", "send", Decision("reject", TEAM.name, "too early")),
+            Signal("r-3", "paid", "k 1", {"sum": 1}, TEAM.name),
+        ]
 
     run_async(scenario())

@@ -155,7 +155,7 @@ def test_what_would_shorten_a_plan_is_told_and_nothing_is_changed() -> None:
     run_async(forecaster(state, Earlier()).look(1010.0))
     assert state.advice is not None
     assert (state.advice.applied, state.advice.before, state.advice.after) == (False, 11.0, 10.0)
-    assert "1 needs of pure steps dropped" in state.advice.message
+    assert "needs of pure steps dropped: 1" in state.advice.message
     assert state.graph.nodes["read"].needs == ("slow", "quick")
     off = begun(*LONGER, optimise="Off").state
     run_async(forecaster(off, Earlier()).look(1010.0))

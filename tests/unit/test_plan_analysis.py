@@ -15,6 +15,7 @@ from seedbed.runtime.workflow.planning.critical_path import (
     critical_path,
     slowest_paths,
 )
+from seedbed.runtime.workflow.planning.insight import Analysis, profile_told
 from seedbed.runtime.workflow.planning.plan import Plan
 from seedbed.runtime.workflow.planning.schedule import Job, simulate
 from seedbed.runtime.workflow.planning.timings import UNKNOWN_SECONDS, Work, observe, works
@@ -22,6 +23,7 @@ from seedbed.runtime.workflow.records import (
     Record,
     StepExpanded,
     StepFailed,
+    StepRepeated,
     StepScheduled,
     StepSkipped,
     StepSucceeded,
@@ -203,3 +205,55 @@ def test_states_units_and_running_time_are_read_from_the_journal() -> None:
     job = told["each"].job(14.0)
     assert (job.units, job.running) == (2, (3.0,))
     assert Work(3.0, "declared", 1, 0, (5.0,), "Running").span(6.0, 1) == 3.0
+
+
+def test_what_a_unit_took_counts_all_its_iterations_and_what_it_cost_all_attempts() -> None:
+    key, error = StepKey("poll"), StepError("broken", "it broke")
+    records: list[Record] = [
+        StepScheduled(key, 1, 10.0, "call", "general", 60.0, {}, {}),
+        StepFailed(key, 1, 12.0, "w", 10.0, 12.0, error, retry_at=13.0),
+        StepRepeated(key, 2, 16.0, "w", 13.0, 16.0, None, 0, 18.0),
+        StepSucceeded(key, 3, 20.0, "w", 18.0, 20.0, None),
+    ]
+    times = observe(records)["poll"]
+    assert (times.durations, times.spent) == ([7.0], 2.0 + 3.0 + 2.0)
+
+
+@pytest.mark.req("DSX-37")
+def test_the_time_of_a_mixed_pipeline_is_split_by_kind_and_stage() -> None:
+    agent = {"name": "reader", "inputs": {"x": "${item}"}}
+    spec = WorkflowSpec.model_validate(
+        {
+            "steps": [
+                call("list"),
+                {"name": "read", "agent": agent, "forEach": "steps.list.output"},
+                {"name": "scan", "container": {"image": "scan:1"}, "needs": ["list"]},
+                call("table", needs=["read", "scan"]),
+                call("later", needs=["table"]),
+            ]
+        }
+    )
+    records = [
+        *went("list", 1.0),
+        StepExpanded("read", 1.0, ["a", "b"]),
+        *went("read", 6.0, 0),
+        *went("read", 2.0, 1),
+        *went("scan", 10.0),
+        *went("table", 1.0),
+    ]
+    found = Graph.build(spec)
+    times = observe(records)
+    told = profile_told(Analysis(spec, found, works(found, times), 30.0, times=times))
+    assert told["workerSeconds"] == 20.0
+    assert told["kinds"] == {
+        "call": {"steps": 2, "units": 2, "seconds": 2.0, "share": 0.1},
+        "agent": {"steps": 1, "units": 2, "seconds": 8.0, "share": 0.4},
+        "container": {"steps": 1, "units": 1, "seconds": 10.0, "share": 0.5},
+    }
+    assert list(told["bodies"])[:2] == ["container scan:1", "agent reader"]
+    assert [sorted(stage) for stage in told["stages"]] == [
+        ["call"],
+        ["agent", "container"],
+        ["call"],
+    ]
+    assert sum(share["share"] for stage in told["stages"] for share in stage.values()) == 1.0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
@@ -23,7 +24,14 @@ from seedbed.runtime.workflow.planning.critical_path import (
 from seedbed.runtime.workflow.planning.optimise import optimise
 from seedbed.runtime.workflow.planning.plan import Plan
 from seedbed.runtime.workflow.planning.schedule import Schedule, simulate
-from seedbed.runtime.workflow.planning.timings import Times, Work, observe, works
+from seedbed.runtime.workflow.planning.timings import (
+    StepTimes,
+    Times,
+    Work,
+    body_of,
+    observe,
+    works,
+)
 from seedbed.runtime.workflow.replay import records_of, stored_plan
 
 EARLIER_RUNS = 5
@@ -37,6 +45,7 @@ class Analysis:
     """A run, or a plan that nobody has run yet, with the times of its steps.
 
     Attributes:
+        times: what its journal tells of each step.
         earlier: times of the runs before it.
         run: id of the run; empty for a plan.
         now: Unix time for which this holds.
@@ -53,6 +62,7 @@ class Analysis:
     phase: str = "Pending"
     started: float | None = None
     finished: float | None = None
+    times: Times = field(default_factory=dict)
 
     @cached_property
     def plan(self) -> Plan:
@@ -121,6 +131,7 @@ async def of_run(store: Store, row: RunRow, now: float | None = None) -> Analysi
         summary.phase,
         summary.started,
         summary.finished,
+        current,
     )
 
 
@@ -182,10 +193,59 @@ def optimisation_told(found: Analysis) -> Mapping[str, Any]:
     }
 
 
+def profile_told(found: Analysis) -> Mapping[str, Any]:
+    """Where the time of workers went: by kind of step, by body, and by stage, as JSON.
+
+    A stage holds the steps of one level of the graph.
+    """
+    by_kind: dict[str, _Share] = defaultdict(_Share)
+    by_body: dict[str, _Share] = defaultdict(_Share)
+    by_stage: dict[int, dict[str, _Share]] = defaultdict(lambda: defaultdict(_Share))
+    for node, level in zip(found.graph.nodes.values(), found.plan.levels(), strict=True):
+        times = found.times.get(node.name)
+        if times is not None and times.ended + len(times.running):
+            body = body_of(node.step)
+            kind = body.partition(" ")[0]
+            for share in (by_kind[kind], by_body[body], by_stage[level][kind]):
+                share.add(times)
+    total = sum(share.seconds for share in by_kind.values())
+    longest = sorted(by_body.items(), key=lambda item: -item[1].seconds)[:SHOWN]
+    return {
+        "run": found.run,
+        "phase": found.phase,
+        "workerSeconds": total,
+        "kinds": {kind: share.told(total) for kind, share in by_kind.items()},
+        "bodies": {body: share.told(total) for body, share in longest},
+        "stages": [
+            {kind: share.told(total) for kind, share in by_stage[level].items()}
+            for level in sorted(by_stage)
+        ],
+    }
+
+
+@dataclass(slots=True)
+class _Share:
+    """What steps of one sort took together."""
+
+    steps: int = 0
+    units: int = 0
+    seconds: float = 0.0
+
+    def add(self, times: StepTimes) -> None:
+        self.steps += 1
+        self.units += times.ended + len(times.running)
+        self.seconds += times.spent
+
+    def told(self, total: float) -> dict[str, float]:
+        share = self.seconds / total if total else 0.0
+        return {"steps": self.steps, "units": self.units, "seconds": self.seconds, "share": share}
+
+
 PAGES: Mapping[str, Callable[[Analysis], Mapping[str, Any]]] = {
     "critical-path": critical_path_told,
     "bottlenecks": bottlenecks_told,
     "optimisation": optimisation_told,
+    "profile": profile_told,
 }
 """What can be told of an analysis, by the last part of the address."""
 

@@ -100,9 +100,9 @@ def optimise(spec: WorkflowSpec, earlier: Sequence[Times] = ()) -> Optimisation:
 def advice_of(found: Optimisation, *, applied: bool) -> Advice:
     """What was found, in one sentence."""
     done: dict[Sort, str] = {
-        "widened": "{:,} needs of pure steps dropped",
-        "merged": "{:,} equal pure steps merged",
-        "reduced": "{:,} implied needs dropped",
+        "widened": "needs of pure steps dropped: {:,}",
+        "merged": "equal pure steps merged: {:,}",
+        "reduced": "implied needs dropped: {:,}",
         "reordered": "long paths start first",
     }
     told = [form.format(found.counts[sort]) for sort, form in done.items() if found.counts[sort]]

@@ -22,9 +22,11 @@ from seedbed.runtime.workflow.records import (
     Record,
     StepExpanded,
     StepFailed,
+    StepRepeated,
     StepScheduled,
     StepSkipped,
     StepSucceeded,
+    StepWaiting,
 )
 
 State = Literal["Waiting", "Running", "Succeeded", "Failed", "Skipped"]
@@ -40,7 +42,9 @@ class StepTimes:
     Attributes:
         units: items of its forEach, or 1; None while that is not known.
         running: Unix time since when each unit, by index, has been with a worker.
-        durations: seconds of each attempt that ended the unit.
+        durations: seconds of each attempt that ended the unit; of one that repeats, of all iterations.
+        spent: seconds of all attempts and iterations, also of those that failed.
+        begun: start of the first iteration of each unit that repeats.
         first: Unix time of the first start.
         last: Unix time of the last end.
     """
@@ -48,6 +52,8 @@ class StepTimes:
     units: int | None = None
     running: dict[int, float] = field(default_factory=dict)
     durations: list[float] = field(default_factory=list)
+    spent: float = 0.0
+    begun: dict[int, float] = field(default_factory=dict)
     succeeded: int = 0
     failed: int = 0
     skipped: int = 0
@@ -72,15 +78,22 @@ def observe(records: Iterable[Record]) -> dict[str, StepTimes]:
                 found[step].units = len(items)
                 if not items:
                     found[step].first = found[step].last = at
-            case StepScheduled(key, _, at):
+            case StepScheduled(key, _, at) | StepWaiting(key, at):
                 found[key.step].running[key.index] = at
             case StepSucceeded(key, _, _, _, started, finished):
                 times = found[key.step]
                 times.succeeded += 1
+                times.spent += max(0.0, finished - started)
+                started = times.begun.pop(key.index, started)
                 _end(times, key.index, started, finished)
                 times.durations.append(max(0.0, finished - started))
+            case StepRepeated(key, _, _, _, started, finished):
+                times = found[key.step]
+                times.spent += max(0.0, finished - started)
+                times.begun.setdefault(key.index, started)
             case StepFailed(key, _, _, _, started, finished, _, retry_at):
                 times = found[key.step]
+                times.spent += max(0.0, finished - started)
                 if retry_at is None:
                     times.failed += 1
                     _end(times, key.index, started, finished)
