@@ -7,21 +7,23 @@ event; the payloads follow as they are. A dead letter has its header in JSON, th
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import orjson
-import zstandard
 
 from seedbed.crds.errors import InvalidError
 from seedbed.runtime.bus.events import DeadLetter, Event, Priority
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 VERSION = 1
 _LARGEST = 64 * 1024 * 1024
 _LEVEL = 1
-
-_compressor = zstandard.ZstdCompressor(level=_LEVEL)
-_decompressor = zstandard.ZstdDecompressor()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ def encode_batch(batch: Batch) -> bytes:
     rows = [(e.key, e.kind, e.at, len(e.payload)) for e in batch.events]
     header = orjson.dumps((VERSION, batch.source, batch.number, batch.only, rows))
     payloads = b"".join([event.payload for event in batch.events])
-    return _compressor.compress(b"\n".join((header, payloads)))
+    return zstd.compress(b"\n".join((header, payloads)), level=_LEVEL)
 
 
 def decode_batch(data: bytes, priority: Priority) -> Batch:
@@ -55,20 +57,21 @@ def decode_batch(data: bytes, priority: Priority) -> Batch:
         InvalidError: they are none of a version that this code knows.
     """
     try:
-        if zstandard.frame_content_size(data) > _LARGEST:
+        size = zstd.get_frame_info(data).decompressed_size
+        if size is None or size > _LARGEST:
             raise InvalidError("batch", f"larger than {_LARGEST} bytes")
-        plain = _decompressor.decompress(data, max_output_size=_LARGEST)
+        plain = zstd.decompress(data)
         at = plain.index(b"\n")
         version, source, number, only, rows = orjson.loads(plain[:at])
         if version != VERSION:
             raise InvalidError("batch", f"version {version} is not known, expected {VERSION}")
         events = []
         at += 1
-        for key, kind, when, size in rows:
-            end = at + size
+        for key, kind, when, length in rows:
+            end = at + length
             events.append(Event(key, kind, when, plain[at:end], priority))
             at = end
-    except (zstandard.ZstdError, ValueError, TypeError) as error:
+    except (zstd.ZstdError, ValueError, TypeError) as error:
         raise InvalidError("batch", f"cannot be read: {error}") from error
     return Batch(source, number, events, only)
 

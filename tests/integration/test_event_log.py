@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, replace
+from importlib import import_module
 
 import orjson
 import pytest
@@ -26,10 +28,18 @@ from seedbed.runtime.bus.channels import (
     decode_message,
 )
 from seedbed.runtime.bus.event_metrics import SHED
+from seedbed.runtime.bus.event_wire import (
+    Batch,
+    decode_batch,
+    decode_letter,
+    encode_batch,
+    encode_letter,
+)
 from seedbed.runtime.bus.events import (
     NEW,
     PAYLOAD_LIMIT,
     PRIORITIES,
+    DeadLetter,
     Delivered,
     Event,
     EventSettings,
@@ -46,6 +56,7 @@ from seedbed.runtime.bus.port import Bus
 from tests.conftest import run_async
 from tests.servers import NatsServer
 
+zstd = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
 Open = Callable[..., AbstractAsyncContextManager[Bus]]
 QUICK = EventSettings()
 EAGER = Patience(failures=3, first=0.001, longest=0.002)
@@ -580,3 +591,22 @@ def test_messages_of_every_kind_survive_the_way() -> None:
         decode_message("unknown", b"{}")
     with pytest.raises(InvalidError):
         decode_message("stop_trace", b"{}")
+
+
+def test_bytes_that_are_no_batch_are_refused() -> None:
+    batch = Batch("me", 3, [numbered("r", 1), Event("r", "k", 0.5, b"\n\0x")], "them")
+    data = encode_batch(batch)
+    assert decode_batch(data, "normal") == replace(batch, events=list(batch.events))
+    for wrong in (
+        b"",
+        b"plain",
+        data[:-3],
+        zstd.compress(b'[9,"s",1,"",[]]\n'),
+        zstd.compress(b"[]\n"),
+    ):
+        with pytest.raises(InvalidError):
+            decode_batch(wrong, "normal")
+    letter = DeadLetter(numbered("r", 1, "low"), "f", 5, "why", 2.0, 7)
+    assert decode_letter(encode_letter(letter), 7) == letter
+    with pytest.raises(InvalidError):
+        decode_letter(b"[1]\n", 7)
