@@ -149,6 +149,18 @@ class Graph:
         return found | (self.result.flags if self.result else frozenset())
 
 
+def refuse_containers(spec: WorkflowSpec) -> None:
+    """Pass where a plan that runs inside of another has no container step.
+
+    Raises:
+        InvalidError: naming the step: its Pod belongs to an object, and such a run has none.
+    """
+    for position, step in enumerate(spec.steps):
+        if step.container is not None:
+            expected = "container steps run in the outermost Workflow only"
+            raise InvalidError(f"spec.steps[{position}].container", expected)
+
+
 def inline_spec(call: WorkflowCall) -> WorkflowSpec:
     """The spec of the steps that stand in a `workflow` step, without parameters.
 
@@ -342,6 +354,10 @@ class _Builder:
                 self.errors.append(error.inside(field))
                 return
             found = _Builder(inner, self._depth + 1).errors
+            try:
+                refuse_containers(inner)
+            except InvalidError as error:
+                found.append(error)
             self.errors += [error.inside(field) for error in found]
 
     def _check_known(self, steps: Iterable[str], field: str) -> None:

@@ -35,6 +35,7 @@ from seedbed.crds.messages import (
 )
 from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.store.port import Store
+from seedbed.runtime.workflow import metrics
 from seedbed.runtime.workflow.history import StoredHistory
 from seedbed.runtime.workflow.journal import LiveRun
 from seedbed.runtime.workflow.nesting import child_request, refusal_of, result_of
@@ -48,6 +49,7 @@ ASK_EVERY = 15.0
 """Seconds after which a parent asks for a silent child, and a child for its parent."""
 _WAIT = 30.0
 _TOGETHER = 64
+"""Requests to other runs that are under way at the same time."""
 _AGAIN = 0.2
 _LONGEST = 5.0
 _TRIES = 8
@@ -130,8 +132,7 @@ class Children:
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
         try:
-            async with self._free:
-                await work
+            await work
         except SeedbedError as error:
             # It is asked for again.
             log.info("a request between runs was given up: %s", error)
@@ -165,6 +166,7 @@ class Children:
         try:
             return decode(RunSummary, await self._request(request.run, Summarise(request.run)))
         except NotFoundError:
+            metrics.CHILDREN.inc()
             return decode(RunSummary, await self._request(request.run, Submit(request)))
 
     async def _result(self, request: RunRequest, summary: RunSummary) -> StepResult:
@@ -218,7 +220,8 @@ class Children:
 
     async def _request(self, run: str, message: EngineRequest) -> bytes:
         address = engine_address(partition_of(run))
-        return await self._bus.request(address, encode(message), wait=_WAIT)
+        async with self._free:
+            return await self._bus.request(address, encode(message), wait=_WAIT)
 
 
 def _running(state: RunState) -> Iterable[Unit]:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from prometheus_client import Counter, Gauge, Histogram
+
+from seedbed.crds.errors import SeedbedError
 
 STEPS = Counter("seedbed_engine_steps_total", "Attempts that ended, by result.", ["result"])
 REJECTED = Counter(
@@ -35,3 +40,24 @@ PARTITIONS_OWNED = Gauge("seedbed_engine_partitions", "Partitions that this proc
 REFUSED = Counter(
     "seedbed_engine_refused_writes_total", "Writes refused because a newer owner exists."
 )
+CHILDREN = Counter(
+    "seedbed_engine_child_runs_total", "Runs asked for that do the work of `workflow` steps."
+)
+PLANS_READ = Counter(
+    "seedbed_engine_plans_read_total",
+    "Documents with steps that were read, by source and result: ok, or the error's code.",
+    ["source", "result"],
+)
+
+
+@contextmanager
+def plan_read(source: str) -> Iterator[None]:
+    """Count the reading of a document with steps, however it ends."""
+    result = "ok"
+    try:
+        yield
+    except SeedbedError as error:
+        result = error.code
+        raise
+    finally:
+        PLANS_READ.labels(source, result).inc()

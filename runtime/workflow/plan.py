@@ -16,7 +16,7 @@ import orjson
 from pydantic import ValidationError
 
 from seedbed.crds.errors import InvalidError
-from seedbed.crds.graph import Graph
+from seedbed.crds.graph import Graph, refuse_containers
 from seedbed.crds.messages import INLINE_LIMIT, RunRequest
 from seedbed.crds.steps_document import steps_from_json, steps_to_json
 from seedbed.crds.sub_workflow import check_params
@@ -66,6 +66,8 @@ def plan_of(request: RunRequest, steps: tuple[Step, ...] | None = None) -> RunPl
     if steps is not None:
         spec = spec.model_copy(update={"steps": steps, "steps_from": None})
     check_params(spec.param_types, spec.params)
+    if request.parent is not None:
+        refuse_containers(spec)
     if not spec.steps:
         raise InvalidError("spec.steps", "a run needs steps")
     return RunPlan(spec, Graph.build(spec))

@@ -25,6 +25,7 @@ from seedbed.crds.steps_document import DOCUMENT_LIMIT, read_steps
 from seedbed.crds.steps_source import PUSHED, Artifact, StepsFrom, source_name
 from seedbed.runtime.store.plans import Plans
 from seedbed.runtime.store.port import Store
+from seedbed.runtime.workflow import metrics
 from seedbed.runtime.workflow.plan import THREAD_FROM, Start, started
 
 FETCH_SECONDS = 60.0
@@ -88,8 +89,9 @@ class PlanSources:
                 if source is None:
                     return await asyncio.to_thread(started, request)
                 named = StepsFrom.model_validate(source)
-                data = await self._document(submit, named)
-                return await asyncio.to_thread(_parsed, request, data, source_name(named))
+                with metrics.plan_read(_kind(named)):
+                    data = await self._document(submit, named)
+                    return await asyncio.to_thread(_parsed, request, data, source_name(named))
 
     async def _document(self, submit: Submit, source: StepsFrom) -> bytes:
         if source.artifact is not None:
@@ -147,6 +149,12 @@ class PlanSources:
         except (OSError, TimeoutError) as error:
             told = f"{url} cannot be read: {getattr(error, 'strerror', None) or error}"
             raise PlanUnavailableError(told, AGAIN_AFTER) from error
+
+
+def _kind(source: StepsFrom) -> str:
+    if source.artifact is None:
+        return "configmap"
+    return source.artifact.url.partition(":")[0]
 
 
 def _parsed(request: RunRequest, data: bytes, name: str) -> Start:

@@ -163,6 +163,14 @@ def test_params_of_the_template_stand_in_for_those_not_given() -> None:
     assert run_whole(request(step), world).result == {"s": 7}
 
 
+def test_container_steps_are_for_the_outermost_workflow() -> None:
+    pod = {"name": "pod", "container": {"image": "busybox:1.37"}}
+    world = a_world()
+    set_template(world, "packs", steps=[pod])
+    end = run_whole(request({"name": "w", "workflow": {"name": "packs"}}), world)
+    assert "spec.steps[0].container: container steps run in the outermost" in end.message
+
+
 def test_a_template_that_is_not_there_is_waited_for() -> None:
     world = a_world()
     state = RunState(request({"name": "t", "workflow": {"name": "later"}}), world.hands)
@@ -200,6 +208,10 @@ def test_the_time_of_the_run_around_and_of_the_step_bounds_the_child() -> None:
         ({"steps": [{"name": "A", "call": {"entry": "m:f"}}]}, "spec.steps[0].workflow.steps[0]"),
         ({"steps": [call("a")], "result": "steps.b"}, "spec.steps[0].workflow.result"),
         ({"name": "x", "result": "1"}, "spec.steps[0].workflow.result"),
+        (
+            {"steps": [{"name": "c", "container": {"image": "x"}}]},
+            "spec.steps[0].workflow.steps[0].container",
+        ),
         ({"name": "x", "params": {"p": "${steps.b.output}"}}, "spec.steps[0].workflow.params.p"),
     ],
 )
