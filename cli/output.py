@@ -126,6 +126,12 @@ def described(obj: Raw, events: Sequence[Mapping[str, Any]]) -> list[RenderableT
         for one in status.get("conditions", ())
     ]
     parts += _section("Conditions", ["TYPE", "STATUS", "REASON", "AGE", "MESSAGE"], listed)
+    waiting = [
+        [w["name"], w["kind"], w.get("message", ""), w.get("until", "")]
+        for w in status.get("waiting", ())
+    ]
+    if waiting:
+        parts += _section("Waiting", ["STEP", "FOR", "MESSAGE", "UNTIL"], waiting)
     recent = [[r["name"], r["state"], r.get("message", "")] for r in status.get("recent", ())]
     if recent:
         parts += _section("Recent steps", ["STEP", "STATE", "MESSAGE"], recent)

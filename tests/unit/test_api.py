@@ -119,7 +119,6 @@ async def api(access: Access, *, token: str = "good", **pages: Any) -> AsyncIter
                     return answer.status, json.loads(text) if text else None, answer.headers
 
             call.address = address  # type: ignore[attr-defined]
-            call.url = url  # type: ignore[attr-defined]
             call.coordinator = coordinator  # type: ignore[attr-defined]
             call.flags = flags  # type: ignore[attr-defined]
             yield call
@@ -431,7 +430,7 @@ def test_the_command_line_tells_a_run_through_the_api() -> None:
         engine = Engine()
         pages = InboxPages(cast("Store", Runs()), cast("Bus", engine))
         async with api(Rights(GET, APPROVE, SIGNAL), inbox=pages) as call:
-            source = ClusterSource(cast("Any", None), "team-a", Api(call.url, token="good"))
+            source = ClusterSource(cast("Any", None), "team-a", Api(call.address, token="good"))
             body = {"decision": "reject", "comment": "too early"}
             told = await source.tell("team-a", "running", "approvals/send", body)
             assert told["decision"]["by"] == TEAM.name

@@ -30,6 +30,7 @@ WORKFLOW: dict[str, Any] = {
         "progress": "3/8",
         "steps": {"total": 8, "succeeded": 3, "running": 2, "failed": 0},
         "recent": [{"name": "read[2]", "state": "Succeeded"}],
+        "waiting": [{"name": "send-letters", "kind": "approval", "message": "Send 3 letters?"}],
         "conditions": [
             {
                 "type": "Ready",
@@ -133,6 +134,8 @@ def test_describe_has_every_section() -> None:
         "Reconciling",
         "Recent steps",
         "read[2]",
+        "Waiting",
+        "Send 3 letters?",
         "Submitted",
     ):
         assert part in text
