@@ -1,6 +1,6 @@
 """How long it takes to take "Build operating system" apart: by rules, and by a model that answers in 500 ms.
 
-    python hack/bench/decompose.py [--latency 0.5] [--tasks 10000] [--depth 110]
+    python hack/bench/decompose.py [--latency 0.5] [--tasks 12000] [--depth 110]
 
 Rules: examples/goals/operating-system.yaml. Model: a service in this process that answers each call after
 the latency, with plans from a fixed seed (no tokens are computed: what is measured is the planner, how
@@ -74,11 +74,11 @@ async def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--latency", type=float, default=0.5)
-    parser.add_argument("--tasks", type=int, default=10_000)
+    parser.add_argument("--tasks", type=int, default=12_000)
     parser.add_argument("--depth", type=int, default=110)
     asked = parser.parse_args()
     rules, rules_seconds = await by_rules(asked.tasks, asked.depth)
-    model = PlanningModel(width=8, levels=5, bushy=3, latency=asked.latency)
+    model = PlanningModel(width=10, levels=5, bushy=0, latency=asked.latency)
     modelled, model_seconds = await by_model(model, asked.tasks, asked.depth)
     began = time.perf_counter()
     nested, html = len(hierarchy(rules)), len(page(rules))
