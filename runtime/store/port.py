@@ -53,6 +53,7 @@ class Commit:
         entries: journal entries to append. An entry whose `(run, seq)` exists is a conflict.
         summaries: newest summary by run, with whether the run has finished.
         values: large values by content hash; one that exists is left as it is.
+        uses: which run needs which of these values, so that they stay as long as it does.
         snapshots: a run's state after `seq`, which makes the journal up to there redundant.
     """
 
@@ -61,6 +62,7 @@ class Commit:
     summaries: Mapping[str, tuple[bytes, bool]] | None = None
     values: Mapping[str, bytes] | None = None
     snapshots: Sequence[Entry] = ()
+    uses: Sequence[tuple[str, str]] = ()
 
     @property
     def empty(self) -> bool:
@@ -107,8 +109,11 @@ class Store(Protocol):
     async def value(self, digest: str) -> bytes | None:
         """A large value by content hash, or None."""
 
+    async def superseded(self, partition: int) -> list[RunRow]:
+        """Runs of a partition that have ended and have a successor, oldest first, at most 100."""
+
     async def delete_run(self, run: str) -> None:
-        """Forget a run and its journal; no error where it does not exist."""
+        """Forget a run, its journal and the values that no other run needs; no error where it is gone."""
 
     async def close(self) -> None:
         """Release every connection."""

@@ -78,6 +78,15 @@ large_values = Table(
     Column("data", LargeBinary, nullable=False),
 )
 
+# Which run needs which large value; one without a user is removed with its last run.
+value_uses = Table(
+    "value_uses",
+    metadata,
+    Column("run", Text, primary_key=True),
+    Column("digest", Text, primary_key=True),
+)
+Index("value_uses_by_digest", value_uses.c.digest)
+
 # A run's state at one moment, compressed and encrypted. `base` is the number of the checkpoint that
 # it is a delta of, 0 for a full one; `depth` how many deltas lead back to a full one. The bytes stand
 # in `data`, or under `location` in the archive.

@@ -23,10 +23,12 @@ from sqlalchemy import (
     Update,
     bindparam,
     delete,
+    exists,
     false,
     insert,
     select,
     text,
+    true,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -42,6 +44,7 @@ from seedbed.runtime.store.schema import (
     partitions,
     runs,
     snapshots,
+    value_uses,
 )
 from seedbed.runtime.store.sqlite_writing import SqliteWriter
 
@@ -97,7 +100,28 @@ _SNAPSHOT = select(snapshots.c.run, snapshots.c.seq, snapshots.c.records).where(
 )
 _VALUE = select(large_values.c.data).where(large_values.c.digest == bindparam("of"))
 _FORGET = tuple(
-    delete(t).where(t.c.run == bindparam("of")) for t in (journal, snapshots, checkpoints, runs)
+    delete(table).where(table.c.run == bindparam("of"))
+    for table in (journal, snapshots, checkpoints, value_uses, runs)
+)
+_USED = select(value_uses.c.digest).where(value_uses.c.run == bindparam("of"))
+_DROP = delete(large_values).where(
+    large_values.c.digest == bindparam("value"),
+    ~exists().where(value_uses.c.digest == large_values.c.digest),
+)
+_LATER = runs.alias("later")
+_SUPERSEDED = (
+    select(*_RUN)
+    .where(
+        runs.c.partition == bindparam("of"),
+        runs.c.finished == true(),
+        exists().where(
+            _LATER.c.namespace == runs.c.namespace,
+            _LATER.c.workflow == runs.c.workflow,
+            _LATER.c.position > runs.c.position,
+        ),
+    )
+    .order_by(runs.c.position)
+    .limit(100)
 )
 
 
@@ -122,6 +146,7 @@ class SqlStore:
         self._claim = self._upsert_claim()
         self._start = self._insert_new(runs, "run")
         self._keep = self._insert_new(large_values, "digest")
+        self._use = self._insert_new(value_uses, "run", "digest")
         self._snapshot = self._upsert_snapshot()
 
     @classmethod
@@ -185,6 +210,7 @@ class SqlStore:
             ),
             # In order of the digest, so that two writers of the same values never wait in a circle.
             (self._keep, [{"digest": key, "data": values[key]} for key in sorted(values)]),
+            (self._use, [{"run": run, "digest": digest} for run, digest in commit.uses]),
             (self._snapshot, [_entry_values(entry) for entry in commit.snapshots]),
         ]
 
@@ -223,11 +249,23 @@ class SqlStore:
         rows = await self.rows(_VALUE, of=digest)
         return bytes(rows[0][0]) if rows else None
 
+    async def superseded(self, partition: int) -> list[RunRow]:
+        """Runs that have ended and have a successor; see `Store.superseded`."""
+        return [RunRow(*row) for row in await self.rows(_SUPERSEDED, of=partition)]
+
     async def delete_run(self, run: str) -> None:
-        """Forget a run and its journal; large values stay, since other runs may share them."""
+        """Forget a run and what only it needs; see `Store.delete_run`."""
         async with self.transaction() as connection:
+            used = list((await connection.execute(_USED, {"of": run})).scalars())
+            if used and connection.dialect.name == "postgresql":
+                # A commit that counts on a value, and has not said so yet, ends first or begins after.
+                await connection.execute(
+                    text("LOCK TABLE large_values IN SHARE ROW EXCLUSIVE MODE")
+                )
             for statement in _FORGET:
                 await connection.execute(statement, {"of": run})
+            if used:
+                await connection.execute(_DROP, [{"value": digest} for digest in used])
 
     async def close(self) -> None:
         """Release every connection."""
@@ -255,8 +293,8 @@ class SqlStore:
         dialect = sqlite if self._engine.dialect.name == "sqlite" else postgresql
         return dialect.insert(table)
 
-    def _insert_new(self, table: Table, key: str) -> Insert:
-        statement: Insert = self.insert(table).on_conflict_do_nothing(index_elements=[key])
+    def _insert_new(self, table: Table, *key: str) -> Insert:
+        statement: Insert = self.insert(table).on_conflict_do_nothing(index_elements=[*key])
         return statement
 
     def _upsert_claim(self) -> Insert:

@@ -32,6 +32,7 @@ _START = (
 _APPEND = "INSERT INTO journal (run, seq, records) VALUES (?, ?, ?)"
 _SUMMARISE = "UPDATE runs SET summary = ?, finished = ? WHERE run = ?"
 _KEEP = "INSERT INTO large_values (digest, data) VALUES (?, ?) ON CONFLICT (digest) DO NOTHING"
+_USE = "INSERT INTO value_uses (run, digest) VALUES (?, ?) ON CONFLICT (run, digest) DO NOTHING"
 _SNAPSHOT = (
     "INSERT INTO snapshots (run, seq, records) VALUES (?, ?, ?) ON CONFLICT (run)"
     " DO UPDATE SET seq = excluded.seq, records = excluded.records"
@@ -189,6 +190,7 @@ def _statements(commit: Commit) -> Iterable[tuple[str, Iterable[tuple[Any, ...]]
     summaries = commit.summaries or {}
     yield _SUMMARISE, ((new, ended, run) for run, (new, ended) in summaries.items())
     yield _KEEP, (commit.values or {}).items()
+    yield _USE, commit.uses
     yield _SNAPSHOT, ((each.run, each.seq, each.records) for each in commit.snapshots)
 
 

@@ -26,7 +26,8 @@ from seedbed.crds.messages import (
 )
 from seedbed.runtime.bus.port import Bus, Delivery
 
-REPORT_WAIT = 5.0
+REPORT_WAIT = 2.0
+"""Seconds after which a report is sent again; as long a dead engine's successor waits for results."""
 REPORT_BYTES = 1024 * 1024
 """Bytes of results that go into one report; a single result may be larger."""
 UNREPORTED = 1000

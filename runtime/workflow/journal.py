@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 
 FIRST_RETRY = 0.05
 LONGEST_RETRY = 2.0
-SNAPSHOT_AFTER = 1024 * 1024
-"""Bytes of journal behind a snapshot that make the next one worth while, or the last one's size."""
+SNAPSHOT_AFTER = 4 * 1024 * 1024
+"""Bytes of journal behind a snapshot that make the next one worth while, or twice the last one's size."""
 
 T = TypeVar("T")
 
@@ -115,6 +115,7 @@ class Journal:
         entries: list[Entry] = []
         snapshots: list[Entry] = []
         values: dict[str, bytes] = {}
+        uses: list[tuple[str, str]] = []
         told: dict[str, tuple[bytes, bool]] = {}
         for name, run in runs.items():
             if name in summaries:
@@ -123,16 +124,21 @@ class Journal:
             if not run.stored:
                 rows.append(self._row(run, summary))
                 values.update(run.values)
+                uses += [(name, digest) for digest in run.values]
                 run.stored, run.values = True, {}
             if run.records:
                 encoded = encode_records(run.records)
                 values.update(encoded.values)
+                uses += [(name, digest) for digest in encoded.values]
                 run.seq += 1
                 run.tail += len(encoded.data)
                 entries.append(Entry(name, run.seq, encoded.data))
-            if run.tail > max(SNAPSHOT_AFTER, run.snapshot) and not run.state.finished:
-                snapshots.append(_snapshot(name, run, values))
-        return Commit(rows, entries, told, values, snapshots)
+            if run.tail > max(SNAPSHOT_AFTER, 2 * run.snapshot) and not run.state.finished:
+                made, aside = _snapshot(name, run)
+                snapshots.append(made)
+                values.update(aside)
+                uses += [(name, digest) for digest in aside]
+        return Commit(rows, entries, told, values, snapshots, uses)
 
     def _row(self, run: LiveRun, summary: bytes) -> RunRow:
         request = run.state.request
@@ -159,8 +165,8 @@ class Journal:
         await until_answered(write)
 
 
-def _snapshot(name: str, run: LiveRun, values: dict[str, bytes]) -> Entry:
+def _snapshot(name: str, run: LiveRun) -> tuple[Entry, Mapping[str, bytes]]:
+    """A run's snapshot, and the large values that it refers to."""
     encoded = encode_records(shortest(run.state))
-    values.update(encoded.values)
     run.tail, run.snapshot = 0, len(encoded.data)
-    return Entry(name, run.seq, encoded.data)
+    return Entry(name, run.seq, encoded.data), encoded.values
