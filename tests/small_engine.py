@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +42,20 @@ async def a_store(folder: Path) -> AsyncIterator[SqlStore]:
 
 @asynccontextmanager
 async def serving(
-    store: SqlStore, start: int = 0, templates: dict[str, dict[str, Any]] | None = None
+    store: SqlStore,
+    start: int = 0,
+    templates: dict[str, dict[str, Any]] | None = None,
+    engines: int = 1,
+    others: Iterator[float] | None = None,
 ) -> AsyncIterator[MemoryBus]:
-    """An engine with four workers, until it is killed: nothing is finished or handed over.
+    """Engines with four workers, until they are killed: nothing is finished or handed over.
 
     Args:
         store: what outlives it.
         start: counts the engines on a store, as each has larger fencing tokens than those before.
         templates: specs of Workflows, by name.
+        engines: how many stay.
+        others: for how many seconds each of those is there that come and go, one after the other.
     """
     bus, coordinator = MemoryBus(), MemoryCoordinator(after=start << 32)
     pool = PoolSpec().model_dump_json(by_alias=True).encode()
@@ -58,9 +64,6 @@ async def serving(
         spec = WorkflowSpec.model_validate({**fields, "template": True})
         plan = spec.model_dump_json(by_alias=True).encode()
         await coordinator.put(template_setting(NAMESPACE, name), plan)
-    engine = Engine(
-        store=store, bus=bus, coordinator=coordinator, holder="one", plans=SqlPlans(store)
-    )
     workers = serve_workers(
         bus=bus,
         coordinator=coordinator,
@@ -71,14 +74,45 @@ async def serving(
         drain=0.0,
         stopping=asyncio.Event(),
     )
-    running = [asyncio.create_task(each) for each in (engine.run(), workers)]
-    try:
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(bus.close)
+        await stack.enter_async_context(killed_in_the_end(workers))
+        for number in range(engines):
+            await stack.enter_async_context(an_engine(store, bus, coordinator, f"engine-{number}"))
+        if others is not None:
+            await stack.enter_async_context(
+                killed_in_the_end(_come_and_go(store, bus, coordinator, others))
+            )
         yield bus
+
+
+def an_engine(
+    store: SqlStore, bus: MemoryBus, coordinator: MemoryCoordinator, holder: str
+) -> AbstractAsyncContextManager[None]:
+    plans = SqlPlans(store)
+    engine = Engine(
+        store=store, bus=bus, coordinator=coordinator, holder=holder, plans=plans, lease_ttl=1.0
+    )
+    return killed_in_the_end(engine.run())
+
+
+async def _come_and_go(
+    store: SqlStore, bus: MemoryBus, coordinator: MemoryCoordinator, waits: Iterator[float]
+) -> None:
+    """Engines one after the other, each killed after a while; partitions move with each."""
+    for number, wait in enumerate(waits):
+        async with an_engine(store, bus, coordinator, f"passing-{number}"):
+            await asyncio.sleep(wait)
+
+
+@asynccontextmanager
+async def killed_in_the_end(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
+    try:
+        yield
     finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-        await bus.close()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def ask(bus: MemoryBus, run: str, message: Any) -> RunSummary:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from seedbed.crds.errors import NotFoundError
 from seedbed.crds.messages import (
+    PARTITIONS,
     Adjust,
     Cancel,
     Report,
@@ -116,6 +118,31 @@ def test_engines_killed_at_any_moment_lose_nothing_and_run_nothing_twice(tmp_pat
             assert len(executed(tmp_path)) == 2 * len(labels)
 
     run_async(body())
+
+
+def test_runs_inside_of_runs_survive_engines_that_come_and_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("seedbed.runtime.workflow.engine.LOOK_EVERY", 0.03)
+    caplog.set_level("INFO", "seedbed.runtime.workflow.partition")
+    labels = [f"l{n}" for n in range(40)]
+    waits = (0.05 + 0.37 * n % 0.3 for n in itertools.count())
+
+    async def body() -> None:
+        async with a_store(tmp_path) as store:
+            inner = {"inner": template(tmp_path, wait=0.1)}
+            async with serving(store, templates=inner, engines=1, others=waits) as bus:
+                await ask(bus, OUTER.run, Submit(outer(*labels)))
+                found = await until(bus, OUTER.run)
+            assert found.result == [f"{label}-1-2" for label in labels], found
+            runs = await inner_runs(store)
+            assert len(runs) == len(labels)
+            assert {run.phase for run in runs} == {"Succeeded"}
+            assert len(executed(tmp_path)) == 2 * len(labels)
+
+    run_async(body())
+    taken = sum("owned" in record.message for record in caplog.records)
+    assert taken > 2 * PARTITIONS, "partitions moved while the runs went on"
 
 
 def test_an_end_that_nobody_heard_is_asked_for(
