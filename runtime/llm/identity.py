@@ -76,9 +76,10 @@ def reviewed(review: Review) -> Identify:
         namespace = request.headers.get(NAMESPACE) or caller.namespace
         if not namespace:
             raise InvalidError(NAMESPACE, "is needed, because the caller has no namespace")
+        found = _identity(request.headers, namespace, caller.name)
         if namespace != caller.namespace:
             await review.may_spend(caller, namespace)
-        return _identity(request.headers, namespace, caller.name)
+        return found
 
     return identify
 
