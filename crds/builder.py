@@ -171,6 +171,11 @@ class Plan:
             body["name"] = plan
         return self._add(name, "workflow", body, options)
 
+    def goal(self, name: str, text: str, /, **rest: Any) -> StepHandle:
+        """A step that takes a goal apart; `rules`, `model` and the limits are the goal's."""
+        body, options = _parted(None, rest)
+        return self._add(name, "goal", {"text": text, **body}, options)
+
     def approve(self, name: str, message: str, /, **rest: Any) -> StepHandle:
         """A step that waits for a person; `deadline` and `default` are the approval's."""
         body, options = _parted(None, rest)

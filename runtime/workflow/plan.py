@@ -116,7 +116,7 @@ def program_of(step: Step, spec: WorkflowSpec) -> dict[str, Any]:
         mode="json",
         by_alias=True,
         exclude_defaults=True,
-        include={"pool", "retry", "on_error", "parallelism"},
+        include={"pool", "retry", "on_error", "parallelism", "priority"},
     )
     pool = {"pool": {"name": step.pool.name}} if step.pool is not None else {}
     call = step.workflow

@@ -80,6 +80,7 @@ def of_control(plan: Plan) -> None:
     slow = plan.call("slow", "m:f", on_error={"action": "skip"}, retry={"attempts": 2})
     plan.call("slower", "m:f", repeat={"until": output.done == True, "max": 3})  # noqa: E712  # CEL
     plan.call("either", "m:f", needs=[quick, slow], join="any", allow_failure=True, pool="big")
+    plan.goal("parts", f"Write {params.count} letters", max_depth=3, model="m", needs=[ask])
     plan.container("pack", "busybox:1.37", command=["sh"], args=[f"echo {params.count}"])
 
 
@@ -101,6 +102,7 @@ steps:
     join: any
     allowFailure: true
     pool: {name: big}
+  - {name: parts, goal: {text: "Write ${params.count} letters", maxDepth: 3, model: m}, needs: [ask]}
   - name: pack
     container: {image: "busybox:1.37", command: [sh], args: ["echo ${params.count}"]}
 """
