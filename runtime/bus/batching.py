@@ -30,8 +30,8 @@ class Batcher(Generic[T]):
         size: int,
         wait: float,
         largest: int,
-        heaviest: int = 0,
-        weigh: Callable[[T], int] = lambda _: 0,
+        heaviest: int,
+        weigh: Callable[[T], int],
     ) -> None:
         self._send = send
         self._size = size
@@ -40,6 +40,7 @@ class Batcher(Generic[T]):
         self._heaviest = heaviest
         self._weigh = weigh
         self._items: deque[T] = deque()
+        self._weight = 0
         self._timer: asyncio.TimerHandle | None = None
         self._sender: asyncio.Task[None] | None = None
         self._closed = False
@@ -51,6 +52,7 @@ class Batcher(Generic[T]):
     def put(self, item: T) -> None:
         """Take an item; never waits."""
         self._items.append(item)
+        self._weight += self._weigh(item)
         if self._sender is not None:
             return
         if self._wait == 0 or len(self._items) >= self._size:
@@ -60,7 +62,9 @@ class Batcher(Generic[T]):
 
     def drop_oldest(self) -> T:
         """Take the item out that has waited longest."""
-        return self._items.popleft()
+        item = self._items.popleft()
+        self._weight -= self._weigh(item)
+        return item
 
     async def flush(self) -> None:
         """Send what is there now, and return when it is sent."""
@@ -99,11 +103,15 @@ class Batcher(Generic[T]):
                 self._timer = loop.call_later(self._wait, self._begin)
 
     def _group(self) -> list[T]:
-        group: list[T] = []
-        weight = 0
+        if len(self._items) <= self._largest and self._weight <= self._heaviest:
+            group = list(self._items)
+            self._items.clear()
+            self._weight = 0
+            return group
+        group, weight = [], 0
         while self._items and len(group) < self._largest:
             weight += self._weigh(self._items[0])
-            if group and self._heaviest and weight > self._heaviest:
+            if group and weight > self._heaviest:
                 break
-            group.append(self._items.popleft())
+            group.append(self.drop_oldest())
         return group

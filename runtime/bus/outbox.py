@@ -33,6 +33,8 @@ class Outbox:
         self._lanes: dict[Lane, Batcher[Event]] = {}
         self._count = 0
         self._bytes = 0
+        self._most = settings.buffered
+        self._most_bytes = settings.buffered_bytes
         self._room = asyncio.Event()
 
     def put(self, event: Event) -> None:
@@ -40,7 +42,10 @@ class Outbox:
         size = len(event.payload)
         if size > PAYLOAD_LIMIT:
             raise InvalidError("payload", f"an event carries at most {PAYLOAD_LIMIT} bytes")
-        if self._full(event) and not self._make_room(event):
+        # In the common case there is room, and nothing more is to be looked at.
+        if (
+            self._count >= self._most or self._bytes + size > self._most_bytes
+        ) and not self._make_room(event):
             return
         lane = event.lane
         batcher = self._lanes.get(lane)
@@ -52,7 +57,7 @@ class Outbox:
 
     async def emit(self, event: Event) -> None:
         """See `EventLog.emit`."""
-        if self._settings.overflow == "Wait":
+        if self._settings.overflow == "Wait" and self._full(event):
             deadline = time.monotonic() + self._settings.patience
             while self._full(event):
                 self._room.clear()
@@ -93,7 +98,7 @@ class Outbox:
             wait=0.0 if lane.priority == "critical" else settings.wait,
             largest=settings.largest,
             heaviest=BATCH_BYTES,
-            weigh=lambda event: len(event.payload),
+            weigh=_size,
         )
 
     def _gone(self, events: Sequence[Event]) -> None:
@@ -104,10 +109,9 @@ class Outbox:
 
     def _full(self, event: Event) -> bool:
         more = 1 + RESERVE if event.priority == "critical" else 1.0
-        settings = self._settings
         return (
-            self._count >= settings.buffered * more
-            or self._bytes + len(event.payload) > settings.buffered_bytes * more
+            self._count >= self._most * more
+            or self._bytes + len(event.payload) > self._most_bytes * more
         )
 
     def _make_room(self, event: Event) -> bool:
@@ -116,6 +120,8 @@ class Outbox:
         Raises:
             QueueFullError: there is none, and the event may not be dropped.
         """
+        if not self._full(event):
+            return True
         if self._settings.overflow == "ShedLow":
             if event.priority == "low":
                 metrics.SHED.inc()
@@ -136,3 +142,7 @@ class Outbox:
         self._gone([fullest.drop_oldest()])
         metrics.SHED.inc()
         return True
+
+
+def _size(event: Event) -> int:
+    return len(event.payload)
