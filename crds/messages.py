@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal, TypeVar, cast
 
 import msgspec
@@ -60,6 +61,7 @@ def child_id(parent: str, key: StepKey, attempt: int) -> str:
     return f"{parent.rpartition('-')[0]}-{hashlib.sha256(name.encode()).hexdigest()[:24]}"
 
 
+@lru_cache(maxsize=4096)
 def partition_of(run: str) -> int:
     """The partition, 0 to 15, that a run belongs to for ever."""
     return int.from_bytes(hashlib.sha256(run.encode()).digest()[:4], "big") % PARTITIONS
@@ -141,6 +143,7 @@ class StepTask:
     """Work for a worker: one attempt of one step.
 
     Attributes:
+        workflow: the outermost one, whose budget the step spends.
         program: for `agent` the AgentSpec as JSON with its name under `agentName`; for `call` the
             entry point under `entry`.
         inputs: values, with every expression evaluated.
@@ -240,6 +243,12 @@ class RunRequest:
     traceparent: str = ""
     steps: str = ""
     parent: Parent | None = None
+
+    @property
+    def outermost(self) -> str:
+        """Name of the Workflow whose object this run is for, whatever it is nested in."""
+        return self.parent.chain[0] if self.parent is not None else self.workflow
+
     advice: Advice | None = None
 
 
@@ -479,6 +488,7 @@ EngineRequest = (
 )
 
 
+_ENCODER = msgspec.json.Encoder()
 _DECODERS: dict[type, msgspec.json.Decoder[Any]] = {}
 
 
@@ -495,7 +505,11 @@ class _Op:
 
 def encode(message: Any) -> bytes:
     """A message as JSON."""
-    return orjson.dumps(message, option=orjson.OPT_NON_STR_KEYS)
+    try:
+        return _ENCODER.encode(message)
+    except TypeError:
+        # Values may hold what only the other one takes, such as keys that are no text.
+        return orjson.dumps(message, option=orjson.OPT_NON_STR_KEYS)
 
 
 def decode(form: type[_T], data: bytes) -> _T:

@@ -32,6 +32,7 @@ from seedbed.runtime.workflow.records import (
     RunHeld,
     RunRestored,
     RunStarted,
+    StepAnticipated,
     StepExpanded,
     StepFailed,
     StepRepeated,
@@ -54,6 +55,8 @@ from seedbed.runtime.workflow.world import Hands
 
 BUDGET_EXCEEDED = "budget_exceeded"
 RECENT = 5
+LATER = "later"
+"""What follows when a step fails that started early: it is tried again when its turn comes."""
 LIMIT = 3600.0
 """Seconds that compensation may take in all, and onExit steps."""
 
@@ -79,6 +82,8 @@ class RunState:
         lanes: units that are ready, by what they wait for; see `decide`.
         retries: heap of (time, step, index).
         told: what expressions see of the steps that have ended.
+        early: steps that may start although their branch has not decided.
+        kept: results of such steps, while it has not.
         loops: units that run again, from their second iteration on.
         inbox: what came from outside, and the steps that wait for it.
         dead: steps to which no way leads any more, with why; see `entering`.
@@ -138,6 +143,8 @@ class RunState:
         self.told: dict[str, dict[str, Any]] = {}
         self.dead: dict[str, str] = {}
         self.loops: dict[StepKey, Loop] = {}
+        self.early = deque(name for name in self.graph.early if self.steps[name].waits_for == 1)
+        self.kept: dict[StepKey, StepAnticipated] = {}
         self.inbox = Inbox()
         for step, given in self.spec.approvals.items():
             self.inbox.approvals[step] = Decision(given.decision, given.by, given.comment)
@@ -159,6 +166,8 @@ class RunState:
                 self._skip(self.unit(key), reason)
             case StepExpanded(step, _, items):
                 self._expand(self.steps[step], items)
+            case StepAnticipated(key):
+                self._keep(self.unit(key), record)
             case StepRepeated(key):
                 self._repeat(self.unit(key), record)
             case StepWaiting(key):
@@ -236,6 +245,7 @@ class RunState:
         """Nothing of what was to come starts any more."""
         self.failed, self.verdict = None, ""
         self.startable.clear()
+        self.early.clear()
         self.lanes.clear()
         self.retries.clear()
         self.inbox.waiting.clear()
@@ -282,7 +292,7 @@ class RunState:
         return StepTask(
             self.request.run,
             self.request.namespace,
-            self.request.workflow,
+            self.request.outermost,
             unit.key,
             unit.attempt,
             record.kind,
@@ -318,6 +328,17 @@ class RunState:
         self._hands[self.request.namespace, record.pool] += 1
         self._note(unit, "Running")
 
+    def anticipates(self, key: StepKey) -> bool:
+        """Whether the unit runs before its branch has decided."""
+        node = self.steps[key.step].node
+        return node.early and node.gate is not None and node.gate.step not in self.told
+
+    def _keep(self, unit: Unit, record: StepAnticipated) -> None:
+        self._leave(unit)
+        unit.status, unit.attempt, unit.task = "Held", record.attempt, None
+        self.kept[unit.key] = record
+        self._note(unit, "Held", "until its branch has decided")
+
     def _repeat(self, unit: Unit, record: StepRepeated) -> None:
         self._leave(unit)
         self.loops[unit.key] = Loop(record.iteration + 1, record.output, record.attempt)
@@ -351,6 +372,11 @@ class RunState:
             then = "continue" if self.steps[unit.key.step].node.step.allow_failure else "fail"
         if then == FALLBACK:
             self._recover(unit, record.error)
+            return
+        if then == LATER:
+            self._leave(unit)
+            unit.status, unit.attempt = "Ready", max(unit.attempt, record.attempt)
+            unit.task = unit.error = None
             return
         self._end(unit, "Skipped" if then == "skip" else "Failed", error=record.error)
         if then not in ("skip", "continue"):
@@ -416,6 +442,8 @@ class RunState:
                 self.inbox.taken(wait.event)
         if self.loops:
             self.loops.pop(unit.key, None)
+        if self.kept:
+            self.kept.pop(unit.key, None)
         self._leave(unit)
         unit.status, unit.output, unit.error, unit.task = status, output, error, None
         self.counts[status.lower()] += 1
@@ -460,6 +488,8 @@ class RunState:
             dependent.waits_for -= 1
             if dependent.waits_for == 0:
                 self.startable.append(name)
+            elif dependent.waits_for == 1 and dependent.node.early:
+                self.early.append(name)
         if step.node.gate is not None and step.node.gate.arm == FALLBACK:
             self._recovered(step)
 

@@ -163,6 +163,19 @@ def test_params_of_the_template_stand_in_for_those_not_given() -> None:
     assert run_whole(request(step), world).result == {"s": 7}
 
 
+def test_what_is_spent_inside_is_spent_for_the_outermost_workflow() -> None:
+    world = a_world()
+    set_template(world, "inner", steps=[call("x")])
+    set_template(world, "middle", steps=[{"name": "m", "workflow": {"name": "inner"}}])
+    state = RunState(request({"name": "w", "workflow": {"name": "middle"}}), world.hands)
+    for key in (StepKey("w"), StepKey("m")):
+        advance(state, 1.0, world)
+        state = RunState(child_request(state, state.scheduled[key]), world.hands)
+    advance(state, 1.0, world)
+    assert state.request.workflow == "inner"
+    assert state.task(state.scheduled[StepKey("x")]).workflow == "plan"
+
+
 def test_container_steps_are_for_the_outermost_workflow() -> None:
     pod = {"name": "pod", "container": {"image": "busybox:1.37"}}
     world = a_world()
