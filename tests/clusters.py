@@ -45,3 +45,33 @@ def read(cluster: ControlPlane, *what: str) -> dict[str, Any]:
     """`kubectl get -o json`."""
     found: dict[str, Any] = json.loads(cluster.kubectl("get", *what, "-o", "json"))
     return found
+
+
+def serve_webhook_from_here(cluster: ControlPlane, namespace: str, service: str, port: int) -> None:
+    """Have the API server ask an operator on a port of this machine about each object of ours."""
+    # Without nodes there is no way to a Service but by its external name.
+    spec = {"type": "ExternalName", "externalName": "localhost"}
+    metadata = {"name": service, "namespace": namespace}
+    apply(cluster, {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec})
+    rule = {
+        "apiGroups": ["seedbed.dev"],
+        "apiVersions": ["v1alpha1"],
+        "operations": ["CREATE", "UPDATE"],
+        "resources": ["pools", "agents", "workflows", "featureflags"],
+    }
+    webhook = {
+        "name": "validate.seedbed.dev",
+        "admissionReviewVersions": ["v1"],
+        "sideEffects": "None",
+        "timeoutSeconds": 5,
+        "failurePolicy": "Fail",
+        "clientConfig": {"service": {**metadata, "path": "/validate", "port": port}},
+        "rules": [rule],
+    }
+    configuration = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": "seedbed"},
+        "webhooks": [webhook],
+    }
+    apply(cluster, configuration)

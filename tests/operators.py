@@ -2,78 +2,52 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hack.cluster import ControlPlane
-from tests.servers import EtcdServer, NatsServer, free_port, tied
+from tests.metered import Metered
+from tests.servers import EtcdServer, NatsServer, free_port
 
 LEASE = 3.0
 
 
-class Operator:
+class Operator(Metered):
     """One `seedbed serve operator` process."""
 
-    def __init__(self, environment: dict[str, str], name: str, folder: Path) -> None:
+    def __init__(self, environment: Mapping[str, str], name: str, folder: Path) -> None:
         self.name = name
-        self._port = free_port()
-        self._log = folder / f"{name}.log"
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*tied(), str(Path(sys.executable).parent / "seedbed"), "serve", "operator"],
-                env={
-                    **os.environ,
-                    **environment,
-                    "POD_NAME": name,
-                    "SEEDBED_HEALTH_PORT": str(self._port),
-                },
-                stdout=log,
-                stderr=log,
-            )
-
-    def metrics(self) -> dict[str, float]:
-        try:
-            with urllib.request.urlopen(
-                f"http://127.0.0.1:{self._port}/metrics", timeout=2
-            ) as page:
-                text = page.read().decode()
-        except OSError:
-            assert self._process.poll() is None, self.log()
-            return {}
-        found = (line.rpartition(" ") for line in text.splitlines() if line[:1] not in ("#", ""))
-        return {name: float(value) for name, _, value in found}
-
-    def log(self) -> str:
-        return self._log.read_text()[-4000:]
+        port = free_port()
+        super().__init__(
+            [str(Path(sys.executable).parent / "seedbed"), "serve", "operator"],
+            {**environment, "POD_NAME": name, "SEEDBED_HEALTH_PORT": str(port)},
+            port,
+            folder / f"{name}.log",
+        )
 
     @property
     def leads(self) -> bool:
-        return self.metrics().get("seedbed_leading") == 1
+        return self.total("seedbed_leading") == 1
 
     @property
     def writes(self) -> float:
-        return sum(v for n, v in self.metrics().items() if n.startswith("seedbed_api_writes_total"))
+        return self.total("seedbed_api_writes_total")
 
-    def signal(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
 
-    def ended(self, within: float) -> int:
-        """Its exit code."""
-        return self._process.wait(within)
-
-    def stop(self) -> None:
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGCONT)
-            self._process.kill()
-            self._process.wait()
+def settings_of(cluster: ControlPlane, etcd: str, nats: str) -> dict[str, str]:
+    """The environment of an operator without a webhook, by where its servers are."""
+    return {
+        "KUBECONFIG": str(cluster.kubeconfig),
+        "SEEDBED_ETCD_ENDPOINT": etcd,
+        "SEEDBED_NATS_URL": nats,
+        "SEEDBED_GATEWAY_URL": "http://127.0.0.1:9",
+        "SEEDBED_WEBHOOK_ENABLED": "false",
+        "POD_NAMESPACE": "seedbed",
+    }
 
 
 @contextmanager
@@ -88,13 +62,8 @@ def operators(
 ) -> Iterator[list[Operator]]:
     """Running operators, one of which leads if `led`. `settings` are environment variables."""
     environment = {
-        "KUBECONFIG": str(cluster.kubeconfig),
-        "SEEDBED_ETCD_ENDPOINT": etcd.endpoint,
-        "SEEDBED_NATS_URL": nats.url,
-        "SEEDBED_GATEWAY_URL": "http://127.0.0.1:9",
-        "SEEDBED_WEBHOOK_ENABLED": "false",
+        **settings_of(cluster, etcd.endpoint, nats.url),
         "SEEDBED_LEASE_SECONDS": str(LEASE),
-        "POD_NAMESPACE": "seedbed",
         **(settings or {}),
     }
     running: list[Operator] = []
@@ -105,7 +74,7 @@ def operators(
         yield running
     finally:
         for one in running:
-            one.stop()
+            one.kill()
 
 
 def until(what: Callable[[], Any], sentence: str, limit: float = 30.0) -> float:

@@ -1,284 +1,281 @@
-"""Measures the operator on a real API server, etcd and NATS.
+"""Measures the operator on a real API server, etcd and NATS, and controller-runtime beside it.
 
     python -m hack.bench.reconcile --objects 1000 [--restart-objects 3000] [--idle-seconds 300]
+        [--rounds 3] [--webhook] [--no-peer]
 
 1. Creates N Pools with no replicas: each makes one Deployment and one status. Counts the time from
-   the first create to the last current status, and the operator's CPU and writes.
-2. Leaves them alone and counts writes.
-3. Fills up to M objects, starts the operator anew, and counts the time from leadership, listing
+   the first create to the last current status, and the process's CPU and writes. Seedbed and the peer
+   take turns; everything is deleted between; the median of the rounds is told.
+2. Leaves Seedbed's objects of the first round alone and counts writes.
+3. Fills up to M objects, starts the process anew, and counts the time from leadership, listing
    included, to the last reconcile.
 
 The control plane runs without its controller manager, so that a Deployment stays as written. Load
-generator, API server, etcd, NATS and operator share the machine. The last line is one JSON object.
+generator, API server, etcd, NATS and operator share the machine. The last line is one JSON object;
+`peer_` is controller-runtime, in Go, on the same API server in the same run.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import json
 import os
 import platform
-import re
-import signal
-import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from hack.bench.kubeconfig import tls_of
-from hack.cluster import ControlPlane, control_plane, etcd_server
-from tests.servers import NatsServer
+from hack.bench.peers import controller_runtime_peer
+from hack.bench.pools import CREATORS, DEPLOYMENTS, LIMIT, NAMESPACE, clear, create
+from hack.cluster import ClusterError, ControlPlane, control_plane, etcd_server
+from tests.clusters import install_crds, serve_webhook_from_here
+from tests.metered import Metered
+from tests.operators import Operator, settings_of
+from tests.servers import NatsServer, free_port
 
-CRDS = Path("charts/seedbed/files/crds")
-NAMESPACE = "bench"
-CREATORS = 32
-LIMIT = 300.0
+WARM = 20
+CONCURRENCY = 16
+WEBHOOK = "seedbed-webhook"
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """The operator at one moment."""
+class Side:
+    """Who is measured: how it starts, and what its metrics are called."""
 
-    at: float
-    cpu: float
-    writes: float
-    reconciles: float
+    name: str
+    start: Callable[[], Metered]
+    leading: str
+    reconciles: str
+    writes: str
+    writing: str = ""
 
-
-class Operator:
-    """An operator process under measurement.
-
-    Args:
-        environment: its settings.
-        port: where it serves its metrics.
-    """
-
-    def __init__(self, environment: dict[str, str], port: int, log: Path) -> None:
-        self._port = port
-        self.log = log
-        self.started = time.perf_counter()
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [str(Path(sys.executable).parent / "seedbed"), "serve", "operator"],
-                env={**os.environ, **environment, "SEEDBED_HEALTH_PORT": str(port)},
-                stdout=output,
-                stderr=output,
-            )
-
-    def metrics(self) -> dict[str, float]:
-        """Every sample of its metrics page, by name with labels."""
+    @contextmanager
+    def running(self) -> Iterator[Metered]:
+        """A process that leads."""
+        process = self.start()
         try:
-            with urllib.request.urlopen(
-                f"http://127.0.0.1:{self._port}/metrics", timeout=10
-            ) as page:
-                text = page.read().decode()
-        except OSError:
-            if self._process.poll() is not None:
-                tail = self.log.read_text()[-3000:]
-                raise RuntimeError(f"the operator ended:\n{tail}") from None
-            return {}
-        lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
-        return {name: float(value) for name, _, value in lines if name}
+            wait(process, self.leading, 1)
+            yield process
+        finally:
+            process.end()
 
-    def sample(self) -> Sample:
-        """Its counters now."""
-        found = self.metrics()
-        return Sample(
-            time.perf_counter(),
-            self._cpu(),
-            total(found, "seedbed_api_writes_total"),
-            total(found, "seedbed_reconciles_total"),
-        )
+    def counters(self, process: Metered) -> tuple[float, float]:
+        """Reconciles and writes so far."""
+        return process.total(self.reconciles), process.total(self.writes, self.writing)
 
-    def _cpu(self) -> float:
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def rss_mib(self) -> float:
-        """Resident memory."""
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
-        found = re.search(r"VmRSS:\s+(\d+)", status)
-        assert found is not None
-        return int(found[1]) / 1024
-
-    def quiet(self, seconds: float = 1.5) -> Sample:
-        """Wait until it has reconciled nothing for a while."""
-        last = self.sample()
+    def quiet(self, process: Metered, seconds: float = 1.5) -> tuple[float, float]:
+        """Wait until it has reconciled nothing for a while; gives its counters."""
+        last = self.counters(process)
         while True:
             time.sleep(seconds)
-            now = self.sample()
-            if now.reconciles == last.reconciles and now.writes == last.writes:
+            now = self.counters(process)
+            if now[0] == last[0]:
                 return now
             last = now
 
-    def wait(self, what: str, at_least: float) -> float:
-        """Wait until a metric reaches a value; gives the time."""
-        deadline = time.monotonic() + LIMIT
-        while total(self.metrics(), what) < at_least:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{what} stays under {at_least}")
-            time.sleep(0.02)
-        return time.perf_counter()
 
-    def stop(self) -> None:
-        """End it in good order."""
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+@dataclass(frozen=True, slots=True)
+class Created:
+    """One round of creation."""
+
+    objects_per_second: float
+    cpu_ms: float
+    reconciles: float
+    writes: float
 
 
-def total(metrics: dict[str, float], name: str) -> float:
-    """The sum of a metric over its labels."""
-    return sum(v for n, v in metrics.items() if n == name or n.startswith(f"{name}{{"))
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """A start with objects that exist."""
+
+    objects_per_second: float
+    seconds_from_exec: float
+    writes: float
+    rss_mib: float
 
 
-@contextmanager
-def operator(environment: dict[str, str], folder: Path) -> Iterator[Operator]:
-    """A running operator that leads."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    running = Operator(environment, port, folder / "operator.log")
-    try:
-        running.wait("seedbed_leading", 1)
-        yield running
-    finally:
-        running.stop()
+def wait(process: Metered, what: str, at_least: float) -> float:
+    """Wait until a metric reaches a value; gives the time."""
+    deadline = time.monotonic() + LIMIT
+    while process.total(what) < at_least:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} stays under {at_least}")
+        time.sleep(0.02)
+    return time.perf_counter()
 
 
-@asynccontextmanager
-async def session(cluster: ControlPlane) -> AsyncIterator[aiohttp.ClientSession]:
-    """A connection to the API server as administrator."""
-    with tls_of(cluster.kubeconfig) as context:
-        connector = aiohttp.TCPConnector(ssl=context, limit=CREATORS + 4)
-        async with aiohttp.ClientSession(cluster.url, connector=connector) as found:
-            yield found
+def created(side: Side, process: Metered, cluster: ControlPlane, count: int) -> Created:
+    """Warm up and create objects."""
+    create(cluster, 10**6, WARM)
+    reconciles, writes = side.quiet(process)
+    cpu = process.cpu_seconds()
+    seconds = create(cluster, 0, count)
+    after = side.quiet(process)
+    found = Created(
+        count / seconds,
+        (process.cpu_seconds() - cpu) * 1000 / count,
+        (after[0] - reconciles) / count,
+        (after[1] - writes) / count,
+    )
+    say(f"{side.name}: {found}")
+    return found
 
 
-async def create(cluster: ControlPlane, first: int, count: int) -> float:
-    """Create Pools and wait until each has a current status; gives the seconds it took."""
-    path = f"/apis/seedbed.dev/v1alpha1/namespaces/{NAMESPACE}/pools"
-    names = iter(range(first, first + count))
-    async with session(cluster) as http:
-
-        async def creator() -> None:
-            for number in names:
-                pool = {
-                    "apiVersion": "seedbed.dev/v1alpha1",
-                    "kind": "Pool",
-                    "metadata": {"name": f"pool-{number}"},
-                    "spec": {"replicas": 0},
-                }
-                async with http.post(path, json=pool) as answer:
-                    answer.raise_for_status()
-
-        async with http.get(path, params={"limit": 1}) as answer:
-            since = (await answer.json())["metadata"]["resourceVersion"]
-        began = time.perf_counter()
-        async with asyncio.timeout(LIMIT), asyncio.TaskGroup() as tasks:
-            current = tasks.create_task(all_current(http, path, since, count))
-            for _ in range(CREATORS):
-                tasks.create_task(creator())
-        return current.result() - began
-
-
-async def all_current(http: aiohttp.ClientSession, path: str, since: str, count: int) -> float:
-    """Watch until `count` objects have a status of their generation; gives the time."""
-    done: set[str] = set()
-    while True:  # the API server ends a watch when it likes
-        params = {"watch": "true", "resourceVersion": since}
-        async with http.get(path, params=params, timeout=aiohttp.ClientTimeout()) as answer:
-            async for line in answer.content:
-                obj = json.loads(line)["object"]
-                since = obj["metadata"]["resourceVersion"]
-                status: dict[str, Any] = obj.get("status") or {}
-                if status.get("observedGeneration") == obj["metadata"].get("generation"):
-                    done.add(obj["metadata"]["name"])
-                if len(done) == count:
-                    return time.perf_counter()
-
-
-def measure(options: argparse.Namespace, cluster: ControlPlane, folder: Path) -> dict[str, Any]:
-    """All phases."""
-    environment = {
-        "KUBECONFIG": str(cluster.kubeconfig),
-        "SEEDBED_ETCD_ENDPOINT": options.etcd,
-        "SEEDBED_NATS_URL": options.nats,
-        "SEEDBED_GATEWAY_URL": "http://127.0.0.1:9",
-        "SEEDBED_WEBHOOK_ENABLED": "false",
-        "POD_NAMESPACE": NAMESPACE,
-    }
-    count, more = options.objects, max(0, options.restart_objects - options.objects)
-    with operator(environment, folder) as first:
-        asyncio.run(create(cluster, 10**6, 20))
-        before = first.quiet()
-        say(f"creating {count} objects")
-        seconds = asyncio.run(create(cluster, 0, count))
-        after = first.quiet()
-        say(f"idle for {options.idle_seconds:g} s")
-        time.sleep(options.idle_seconds)
-        idle = first.sample()
-        say(f"creating {more} objects more")
-        if more:
-            asyncio.run(create(cluster, count, more))
-            first.quiet()
-        kinds = {n: v for n, v in first.metrics().items() if n.startswith("seedbed_api_writes")}
-        say(f"writes: {kinds}")
-    say("starting anew")
-    whole = count + more + 20
-    with operator(environment, folder) as second:
+def restarted(side: Side, count: int) -> Restarted:
+    """Start with `count` objects."""
+    with side.running() as process:
         led = time.perf_counter()
-        finished = second.wait("seedbed_reconciles_total", whole)
-        rest = second.quiet()
-        rss = second.rss_mib()
-        restart_writes = rest.writes
-        from_exec = finished - second.started
+        finished = wait(process, side.reconciles, count)
+        writes = side.quiet(process)[1]
+        found = Restarted(
+            count / (finished - led), finished - process.started, writes, process.rss_mib()
+        )
+    say(f"{side.name}: {found}")
+    return found
+
+
+def measure(
+    options: argparse.Namespace, cluster: ControlPlane, sides: Sequence[Side]
+) -> dict[str, Any]:
+    """All phases of all sides."""
+    rounds: dict[str, list[Created]] = {side.name: [] for side in sides}
+    restarts: dict[str, Restarted] = {}
+    children: dict[str, Any] = {}
+    idle: dict[str, Any] = {}
+    for number in range(options.rounds):
+        for side in sides:
+            with side.running() as process:
+                rounds[side.name].append(created(side, process, cluster, options.objects))
+                children[side.name] = child(cluster)
+                if number == 0 and side is sides[0]:
+                    idle = left_alone(side, process, options.idle_seconds)
+                if number == options.rounds - 1:
+                    fill = options.restart_objects - options.objects
+                    if fill > 0:
+                        create(cluster, options.objects, fill)
+                    side.quiet(process)
+            if number == options.rounds - 1:
+                whole = max(options.objects, options.restart_objects) + WARM
+                restarts[side.name] = restarted(side, whole)
+            clear(cluster)
+    if len({json.dumps(each, sort_keys=True) for each in children.values()}) > 1:
+        raise RuntimeError(f"the sides did not make the same child: {children}")
+    figures: dict[str, Any] = {}
+    for side in sides:
+        prefix = "" if side is sides[0] else "peer_"
+        figures |= told(prefix, rounds[side.name], restarts[side.name])
+    return {**figures, **idle}
+
+
+def told(prefix: str, rounds: Sequence[Created], restart: Restarted) -> dict[str, Any]:
+    """The figures of one side: medians of the rounds."""
+
+    def median(name: str, digits: int) -> float:
+        return round(float(statistics.median(getattr(each, name) for each in rounds)), digits)
+
+    figures = {
+        "objects_per_second": median("objects_per_second", 1),
+        "cpu_ms_per_object": median("cpu_ms", 2),
+        "reconciles_per_object": median("reconciles", 2),
+        "writes_per_object": median("writes", 3),
+        "restart_objects_per_second": round(restart.objects_per_second, 1),
+        "restart_seconds_from_exec": round(restart.seconds_from_exec, 2),
+        "restart_writes": round(restart.writes),
+        "rss_mib": round(restart.rss_mib, 1),
+        "rounds": [[round(each.objects_per_second, 1), round(each.cpu_ms, 2)] for each in rounds],
+    }
+    return {prefix + name: value for name, value in figures.items()}
+
+
+def left_alone(side: Side, process: Metered, seconds: float) -> dict[str, Any]:
+    """What it does while nothing changes."""
+    say(f"idle for {seconds:g} s")
+    cpu, (_, writes) = process.cpu_seconds(), side.counters(process)
+    time.sleep(seconds)
+    spent = (process.cpu_seconds() - cpu) * 1000 / max(seconds, 1)
     return {
-        "objects_per_second": round(count / seconds, 1),
-        "restart_objects_per_second": round(whole / (finished - led), 1),
-        "cpu_ms_per_object": round((after.cpu - before.cpu) * 1000 / count, 2),
-        "writes_per_object": round((after.writes - before.writes) / count, 3),
-        "idle_writes": round(idle.writes - after.writes),
-        "idle_cpu_ms_per_second": round((idle.cpu - after.cpu) * 1000 / (idle.at - after.at), 2),
-        "rss_mib": round(rss, 1),
-        "restart_writes": round(restart_writes),
-        "restart_seconds_from_exec": round(from_exec, 2),
-        "reconciles_per_object": round((after.reconciles - before.reconciles) / count, 2),
-        "conditions": conditions(options, whole),
+        "idle_writes": round(side.counters(process)[1] - writes),
+        "idle_cpu_ms_per_second": round(spent, 2),
     }
 
 
-def conditions(options: argparse.Namespace, whole: int) -> dict[str, Any]:
+def child(cluster: ControlPlane) -> Any:
+    """The Deployment of one Pool, as it was asked for."""
+    found = json.loads(cluster.kubectl("get", "--raw", f"{DEPLOYMENTS}/pool-0-workers"))
+    return found["spec"], found["metadata"]["labels"]
+
+
+def sides_of(
+    options: argparse.Namespace, settings: Mapping[str, str], folder: Path
+) -> tuple[list[Side], dict[str, Any]]:
+    """Who is measured, and what is to be told of a peer that cannot be."""
+    seedbed = Side(
+        "seedbed",
+        lambda: Operator(settings, "operator", folder),
+        "seedbed_leading",
+        "seedbed_reconciles_total",
+        "seedbed_api_writes_total",
+    )
+    if not options.peer:
+        return [seedbed], {}
+    try:
+        say("building the peer, where that has not been done")
+        built = controller_runtime_peer.program()
+    except (ClusterError, subprocess.CalledProcessError) as error:
+        return [seedbed], {"peer_skipped": f"it cannot be built here: {error}"}
+    peer = Side(
+        "controller-runtime",
+        lambda: controller_runtime_peer.start(built, settings, folder, CONCURRENCY),
+        "leader_election_master_status",
+        "controller_runtime_reconcile_total",
+        "rest_client_requests_total",
+        'method="(POST|PUT|PATCH)"',
+    )
+    return [seedbed, peer], {"peer": f"controller-runtime {controller_runtime_peer.version()}"}
+
+
+def with_webhook(cluster: ControlPlane) -> dict[str, str]:
+    """Have the API server ask the operator about each Pool; gives the operator's settings for it."""
+    port = free_port()
+    serve_webhook_from_here(cluster, NAMESPACE, WEBHOOK, port)
+    return {
+        "SEEDBED_WEBHOOK_ENABLED": "true",
+        "SEEDBED_WEBHOOK_SERVICE": WEBHOOK,
+        "SEEDBED_WEBHOOK_SECRET": f"{WEBHOOK}-tls",
+        "SEEDBED_WEBHOOK_CONFIGURATION": "seedbed",
+        "SEEDBED_WEBHOOK_PORT": str(port),
+    }
+
+
+def conditions(options: argparse.Namespace) -> dict[str, Any]:
     """What the figures were taken on."""
     return {
         "objects": options.objects,
-        "restart_objects": whole,
+        "restart_objects": max(options.objects, options.restart_objects) + WARM,
+        "rounds": options.rounds,
         "idle_seconds": options.idle_seconds,
         "work": "one child (Deployment, replicas 0) and one status an object",
+        "creators": CREATORS,
+        "reconciles_at_a_time": CONCURRENCY,
         "cpus": os.cpu_count(),
         "load_average": os.getloadavg()[0],
         "python": platform.python_version(),
         "kopf": version("kopf"),
         "aiohttp": version("aiohttp"),
+        "uvloop": version("uvloop"),
         "controller_manager": False,
-        "webhook": False,
+        "webhook": options.webhook,
     }
 
 
@@ -287,32 +284,35 @@ def say(text: str) -> None:
     print(f"# {text}", file=sys.stderr, flush=True)
 
 
-def install(cluster: ControlPlane) -> None:
-    """The CRDs and a namespace."""
-    for file in sorted(CRDS.glob("*.yaml")):
-        cluster.kubectl("apply", "--server-side", "-f", str(file))
-    cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
-    cluster.kubectl("create", "namespace", NAMESPACE)
-
-
 def main() -> None:
     """Start everything, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--objects", type=int, default=1000)
     parser.add_argument("--restart-objects", type=int, default=3000)
     parser.add_argument("--idle-seconds", type=float, default=300.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--webhook", action="store_true", help="with admission; without the peer")
+    parser.add_argument("--no-peer", dest="peer", action="store_false")
     options = parser.parse_args()
+    options.peer = options.peer and not options.webhook
+    before = os.getloadavg()[0]
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="seedbed-bench-")))
         say("starting the API server, etcd and NATS")
-        options.etcd = f"http://{stack.enter_context(etcd_server()).endpoint}"
+        etcd = f"http://{stack.enter_context(etcd_server()).endpoint}"
         nats = NatsServer(folder)
         nats.start()
         stack.callback(nats.stop)
-        options.nats = nats.url
         cluster = stack.enter_context(control_plane(controller_manager=False))
-        install(cluster)
-        print(json.dumps(measure(options, cluster, folder)))
+        install_crds(cluster)
+        cluster.kubectl("create", "namespace", NAMESPACE)
+        settings = {**settings_of(cluster, etcd, nats.url), "POD_NAMESPACE": NAMESPACE}
+        if options.webhook:
+            settings |= with_webhook(cluster)
+        sides, about = sides_of(options, settings, folder)
+        figures = measure(options, cluster, sides)
+        facts = {**conditions(options), "load_average_before": before}
+        print(json.dumps({**figures, **about, "conditions": facts}))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,12 @@ import pytest
 
 from hack.cluster import ControlPlane
 from seedbed.crds.base import API_VERSION
-from tests.clusters import apply, read, refusal, seedbed_control_plane
+from tests.clusters import (
+    read,
+    refusal,
+    seedbed_control_plane,
+    serve_webhook_from_here,
+)
 from tests.operators import Operator, operators, until
 from tests.servers import EtcdServer, NatsServer, free_port
 
@@ -43,15 +48,7 @@ def serving(
         "SEEDBED_WEBHOOK_CONFIGURATION": "seedbed",
         "POD_NAMESPACE": SYSTEM,
     }
-    # Without nodes there is no way to a Service but by its external name.
-    service = {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": NAME, "namespace": SYSTEM},
-        "spec": {"type": "ExternalName", "externalName": "localhost"},
-    }
-    apply(cluster, service)
-    apply(cluster, configuration(ports[1]))
+    serve_webhook_from_here(cluster, SYSTEM, NAME, ports[1])
     folder = tmp_path_factory.mktemp("operators")
     servers = (cluster, etcd_server, nats_server, folder)
     own, other = ({**settings, "SEEDBED_WEBHOOK_PORT": str(port)} for port in ports)
@@ -62,33 +59,6 @@ def serving(
         until(lambda: all(one.metrics() for one in (*first, *second)), "two operators")
         yield [*first, *second]
     cluster.kubectl("delete", "validatingwebhookconfiguration", "seedbed")
-
-
-def configuration(port: int) -> dict[str, Any]:
-    service = {"name": NAME, "namespace": SYSTEM, "path": "/validate", "port": port}
-    return {
-        "apiVersion": "admissionregistration.k8s.io/v1",
-        "kind": "ValidatingWebhookConfiguration",
-        "metadata": {"name": "seedbed"},
-        "webhooks": [
-            {
-                "name": "validate.seedbed.dev",
-                "admissionReviewVersions": ["v1"],
-                "sideEffects": "None",
-                "timeoutSeconds": 5,
-                "failurePolicy": "Fail",
-                "clientConfig": {"service": service},
-                "rules": [
-                    {
-                        "apiGroups": ["seedbed.dev"],
-                        "apiVersions": ["v1alpha1"],
-                        "operations": ["CREATE", "UPDATE"],
-                        "resources": ["pools", "agents", "workflows", "featureflags"],
-                    }
-                ],
-            }
-        ],
-    }
 
 
 def workflow(name: str, *steps: dict[str, Any]) -> dict[str, Any]:
