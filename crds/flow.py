@@ -32,6 +32,24 @@ Join = Annotated[Literal["all", "any"] | int, PlainValidator(_join), WithJsonSch
 """Which of a step's needs must have gone well: all have to end, any one, or this many."""
 
 
+class Speculate(Model):
+    """Starts steps of the arm that is expected before the branch has decided.
+
+    Only steps of the arm itself that are `pure` start early, when all else that they need has ended.
+    Their results count once the branch has chosen the arm; else nobody ever sees them.
+    """
+
+    arm: Literal["then", "else"] = Field(description="The arm that is expected.", examples=["then"])
+    confidence: float = Field(description="How sure that is.", ge=0, le=1, examples=[0.95])
+    min_confidence: float = Field(
+        default=0.8,
+        description="Nothing starts early where the confidence is below.",
+        ge=0,
+        le=1,
+        examples=[0.9],
+    )
+
+
 class Branch(Model):
     """Chooses which steps are entered: those of `then`, or those of `else`.
 
@@ -54,6 +72,18 @@ class Branch(Model):
         description="Steps that are entered where it is false; may be an empty list.",
         examples=[["write-ticket"]],
     )
+
+    speculate: Speculate | None = Field(
+        default=None,
+        description="Starts pure steps of the arm that is expected before the branch has decided.",
+        examples=[{"arm": "then", "confidence": 0.95}],
+    )
+
+    @property
+    def expected(self) -> str:
+        """The arm whose steps may start early; empty where none."""
+        guess = self.speculate
+        return guess.arm if guess and guess.confidence >= guess.min_confidence else ""
 
     @property
     def arms(self) -> dict[str, tuple[str, ...]]:

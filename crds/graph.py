@@ -25,8 +25,10 @@ from seedbed.crds.graph_checks import (
     check_exits,
     check_local,
     check_policies,
+    check_speculation,
     check_step,
     find_gates,
+    may_start_early,
     order_needs,
 )
 from seedbed.crds.sub_workflow import MAX_DEPTH, WorkflowCall
@@ -48,6 +50,7 @@ class Node:
         choice: the condition of a branch.
         until: the time that a wait ends, or the condition that a loop ends on.
         undo: what compensates the step, where it can be undone; no step of the graph.
+        early: whether it may start before its gate has decided.
         by_engine: whether the engine carries the step out itself, without a worker.
     """
 
@@ -63,6 +66,7 @@ class Node:
     until: Expression | None = None
     undo: Node | None = None
     by_engine: bool = False
+    early: bool = False
 
     @property
     def name(self) -> str:
@@ -122,6 +126,11 @@ class Graph:
         return tuple(
             name for name, node in self.nodes.items() if not node.needs and name not in last
         )
+
+    @cached_property
+    def early(self) -> tuple[str, ...]:
+        """Steps that may start before their gate has decided."""
+        return tuple(name for name, node in self.nodes.items() if node.early)
 
     @cached_property
     def exit_roots(self) -> tuple[str, ...]:
@@ -199,6 +208,7 @@ class _Builder:
         for position, step in enumerate(spec.steps):
             self._nodes.setdefault(step.name, self._node(step, position))
         check_approvals(spec, self._refuse)
+        check_speculation(spec, self._nodes, self._refuse)
         check_policies(spec, self._refuse)
         if spec.on_exit:
             places = {name: (node.position, node.needs) for name, node in self._nodes.items()}
@@ -244,6 +254,7 @@ class _Builder:
             until,
             self._undo(step, position),
             any(getattr(step, kind) is not None for kind in OF_ENGINE),
+            gate is not None and gate.expected and gate.step not in read and may_start_early(step),
         )
 
     def _conditions(self, step: Step, field: str) -> tuple[Expression | None, Expression | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from seedbed.crds.base import seconds
 from seedbed.crds.expressions import LOCAL, Expression, suggestion
@@ -23,17 +24,27 @@ UNDO_RETRY = Retry(attempts=5, backoff="1s")
 """Retries of a compensation: what is half done is worse than what is late."""
 
 
+class EarlyNode(Protocol):
+    """The part of a graph's node that is looked at here."""
+
+    @property
+    def early(self) -> bool:
+        """Whether the step may start before its gate has decided."""
+
+
 @dataclass(frozen=True, slots=True)
 class Gate:
     """Lets a step through, or not.
 
     Attributes:
         step: who decides.
+        expected: whether it is expected to let the step through.
         arm: what it has to decide: the arm of a branch; `fallback` where it has to fail.
     """
 
     step: str
     arm: str
+    expected: bool = False
 
 
 def find_gates(steps: Sequence[Step], refuse: Refuse) -> dict[str, Gate]:
@@ -59,7 +70,8 @@ def _gates(steps: Sequence[Step]) -> Iterator[tuple[str, Gate, str]]:
             for arm, names in step.branch.arms.items():
                 field = f"spec.steps[{position}].branch.{arm}"
                 for place, name in enumerate(names):
-                    yield name, Gate(step.name, arm), f"{field}[{place}]"
+                    gate = Gate(step.name, arm, arm == step.branch.expected)
+                    yield name, gate, f"{field}[{place}]"
         if step.on_error is not None and step.on_error.step is not None:
             yield (
                 step.on_error.step,
@@ -165,6 +177,27 @@ def check_exits(
                 refuse(field, f"an onExit step runs after all others, it cannot need `{need}`")
             else:
                 refuse(field, f"`{need}` is an onExit step, which runs after all others")
+
+
+def may_start_early(step: Step) -> bool:
+    """Whether a step has no effect before its result counts, and no way of its own to go."""
+    works = step.agent is not None or step.call is not None
+    plain = step.when is None and step.for_each is None and step.repeat is None
+    return step.pure and works and plain and step.join == "all"
+
+
+def check_speculation(spec: WorkflowSpec, nodes: Mapping[str, EarlyNode], refuse: Refuse) -> None:
+    """Refuse a branch that is to start steps early and names none that may."""
+    for position, step in enumerate(spec.steps):
+        expected = step.branch.expected if step.branch is not None else ""
+        if not expected or step.branch is None:
+            continue
+        if not any(nodes[name].early for name in step.branch.arms[expected] if name in nodes):
+            refuse(
+                f"spec.steps[{position}].branch.speculate",
+                f"no step of `{expected}` may start early: that takes `pure`, an agent or a call, and "
+                "no when, forEach, repeat or join",
+            )
 
 
 def check_approvals(spec: WorkflowSpec, refuse: Refuse) -> None:

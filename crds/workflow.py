@@ -236,7 +236,7 @@ class Step(Model):
         description=(
             "Has no effect but its output, which depends on nothing but what it is given. The "
             "optimiser may start it before steps that only stand first in `needs`, and run equal ones "
-            "once."
+            "once; a branch may start it before it has decided."
         ),
         examples=[True],
     )

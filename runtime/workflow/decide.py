@@ -34,7 +34,7 @@ from seedbed.runtime.workflow.ending import cancel, complete, failing, run_out, 
 from seedbed.runtime.workflow.engine_steps import approve, enter, expire, receive
 from seedbed.runtime.workflow.entering import AsLeft, barred
 from seedbed.runtime.workflow.failures import failed, refused
-from seedbed.runtime.workflow.lanes import queue
+from seedbed.runtime.workflow.lanes import queue, queue_early
 from seedbed.runtime.workflow.loops import turned
 from seedbed.runtime.workflow.nesting import check_depth
 from seedbed.runtime.workflow.overflow import overflowed
@@ -44,6 +44,7 @@ from seedbed.runtime.workflow.records import (
     RunAdjusted,
     RunHeld,
     RunStarted,
+    StepAnticipated,
     StepExpanded,
     StepKind,
     StepScheduled,
@@ -65,8 +66,11 @@ def accept(state: RunState, result: StepResult, now: float) -> list[Record]:
         return []
     error = result.error or _too_large(result.output)
     times = (now, result.worker, result.started, result.finished)
-    if error is None and state.steps[result.key.step].node.until is not None:
+    node = state.steps[result.key.step].node
+    if error is None and node.until is not None:
         return turned(state, result, now)
+    if error is None and node.early and state.anticipates(result.key):
+        return made(state, StepAnticipated(result.key, result.attempt, *times, result.output))
     if error is None:
         return made(state, StepSucceeded(result.key, result.attempt, *times, output=result.output))
     return failed(state, result.key, result.attempt, times, error)
@@ -175,6 +179,8 @@ def _start_all(state: RunState, scope: Scope, now: float, world: World) -> list[
     while again and state.failed is None:
         while state.startable and state.failed is None:
             decided += _open(state, state.startable.popleft(), scope, now)
+        while state.early:
+            _anticipate(state, state.early.popleft())
         for lane in sorted(state.lanes):
             stopped = _drain(state, lane, scope, now, world, decided)
             if stopped is not None and not stopped.missing:
@@ -209,7 +215,22 @@ def _open(state: RunState, name: str, scope: Scope, now: float) -> list[Record]:
     for unit in step.units:
         if unit.status == "Ready":
             queue(state, unit)
+        elif unit.status == "Held":
+            decided += _commit(state, state.kept[unit.key], now)
     return decided
+
+
+def _anticipate(state: RunState, name: str) -> None:
+    """Let a step start whose branch has not decided, once."""
+    unit = state.unit(StepKey(name))
+    if unit.status == "Ready" and not unit.attempt and state.anticipates(unit.key):
+        queue_early(state, unit)
+
+
+def _commit(state: RunState, early: StepAnticipated, now: float) -> list[Record]:
+    """The branch has chosen the step: the result that it has already counts."""
+    times = (now, early.worker, early.started, early.finished)
+    return made(state, StepSucceeded(early.key, early.attempt, *times, early.output))
 
 
 def _way(state: RunState, step: StepState, now: float) -> list[Record] | None:

@@ -11,7 +11,7 @@ from seedbed.crds.graph_checks import COMPENSATE
 from seedbed.crds.messages import StepError, StepKey
 from seedbed.crds.workflow import Step, WorkflowSpec
 from seedbed.runtime.workflow.records import Record, StepFailed
-from seedbed.runtime.workflow.state import BUDGET_EXCEEDED, RunState
+from seedbed.runtime.workflow.state import BUDGET_EXCEEDED, LATER, RunState
 
 JITTER = 0.25
 BUDGET_WAIT = 2.0
@@ -36,10 +36,12 @@ def failed(
     """
     step = state.steps[key.step].node.step
     again = retry_at(state, key, attempt, error, times[0]) if attempt else None
-    then = "retry" if again is not None else action_of(step, state.spec)
+    then: str = "retry" if again is not None else action_of(step, state.spec)
     if state.is_undone and not key.step.endswith(COMPENSATE):
         # It was running when another step failed: nothing follows but what undoes the rest.
         again, then = None, "continue"
+    if state.anticipates(key):
+        again, then = None, LATER
     record = StepFailed(key, attempt, *times, error, again, then)
     state.apply(record)
     return [record]

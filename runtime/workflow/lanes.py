@@ -8,11 +8,20 @@ from seedbed.crds.workflow import Step
 from seedbed.runtime.workflow.state import Lane, RunState
 from seedbed.runtime.workflow.units import Unit
 
+EARLY = 1
+"""The order of lanes with steps that may not be needed: behind all others."""
+
 
 def queue(state: RunState, unit: Unit) -> None:
     """Put a unit that may start at the end of its lane."""
     lane = lane_of(state, state.steps[unit.key.step].node.step)
     state.lanes.setdefault(lane, deque()).append(unit.key)
+
+
+def queue_early(state: RunState, unit: Unit) -> None:
+    """Put a unit whose branch has not decided behind all that is known to be needed."""
+    _, who, pool = lane_of(state, state.steps[unit.key.step].node.step)
+    state.lanes.setdefault((EARLY, who, pool), deque()).append(unit.key)
 
 
 def lane_of(state: RunState, step: Step) -> Lane:

@@ -30,6 +30,7 @@ from seedbed.runtime.workflow.records import (
     RunRecord,
     RunRestored,
     RunStarted,
+    StepAnticipated,
     StepExpanded,
     StepFailed,
     StepRepeated,
@@ -107,6 +108,9 @@ def _row(record: Record, aside: _Aside) -> list[Any]:
         case StepRepeated(key, attempt, at, worker, started, finished, output, iteration, then_at):
             row = ["again", key.step, key.index, attempt, at, worker, started, finished]
             return [*row, aside.put(output), iteration, then_at]
+        case StepAnticipated(key, attempt, at, worker, started, finished, output):
+            row = ["early", key.step, key.index, attempt, at, worker, started, finished]
+            return [*row, aside.put(output)]
         case StepWaiting(key, at, until, message, event):
             return ["wait", key.step, key.index, at, until, message, event]
         case _:
@@ -146,6 +150,12 @@ def _succeeded(row: list[Any], values: _Values) -> Record:
     return StepSucceeded(key, attempt, at, worker, started, finished, values.get(output))
 
 
+def _anticipated(row: list[Any], values: _Values) -> Record:
+    _, step, index, attempt, at, worker, started, finished, output = row
+    key = StepKey(step, index)
+    return StepAnticipated(key, attempt, at, worker, started, finished, values.get(output))
+
+
 def _repeated(row: list[Any], values: _Values) -> Record:
     _, step, index, attempt, at, worker, started, finished, output, iteration, next_at = row
     times = (at, worker, started, finished)
@@ -178,6 +188,7 @@ _READERS: dict[str, Callable[[list[Any], _Values], Record]] = {
     "no": _failed,
     "skip": lambda row, _: StepSkipped(StepKey(row[1], row[2]), *row[3:]),
     "again": _repeated,
+    "early": _anticipated,
     "wait": lambda row, _: StepWaiting(StepKey(row[1], row[2]), *row[3:]),
     "decide": lambda row, _: ApprovalGiven(row[1], row[2], Decision(*row[3:])),
     "event": lambda row, values: EventReceived(row[1], row[2], row[3], row[4], values.get(row[5])),

@@ -119,6 +119,19 @@ class StepRepeated:
 
 
 @dataclass(frozen=True, slots=True)
+class StepAnticipated:
+    """The result of a step that started before its branch decided; nobody sees it until then."""
+
+    key: StepKey
+    attempt: int
+    at: float
+    worker: str
+    started: float
+    finished: float
+    output: Any
+
+
+@dataclass(frozen=True, slots=True)
 class StepSkipped:
     """The step does not run.
 
@@ -253,6 +266,7 @@ StepRecord = (
     | StepScheduled
     | StepSucceeded
     | StepRepeated
+    | StepAnticipated
     | StepFailed
     | StepSkipped
     | StepWaiting

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.graph_checks import COMPENSATE
-from seedbed.crds.messages import StepKey
+from seedbed.crds.messages import StepError, StepKey
 from seedbed.runtime.workflow.records import (
     Record,
     RunAdjusted,
@@ -23,7 +23,7 @@ from seedbed.runtime.workflow.records import (
     StepSkipped,
     StepSucceeded,
 )
-from seedbed.runtime.workflow.state import RunState
+from seedbed.runtime.workflow.state import LATER, RunState
 from seedbed.runtime.workflow.units import Loop, StepState, Unit
 
 # A unit that succeeded in spite of an error did so through its fallback.
@@ -80,6 +80,9 @@ def _step(state: RunState, step: StepState, at: float) -> Iterator[Record]:
             if unit.key in state.inbox.waiting:
                 yield state.inbox.waiting[unit.key]
             continue
+        if unit.status == "Held":
+            yield state.kept[unit.key]
+            continue
         if unit.key in state.loops:
             yield _loop(state.loops[unit.key], unit, at)
             if unit.status == "Retrying" and unit.error is None:
@@ -110,5 +113,8 @@ def _unit(unit: Unit, at: float, verdict: str) -> Iterator[Record]:
             yield StepSkipped(unit.key, at)
         case "Failed" | "Retrying" | "Recovering":
             raise InvalidError(str(unit.key), "a failed unit has an error")
-        case "Ready" | "Scheduled":
+        case "Ready" if unit.attempt:
+            early = StepError("anticipated", "failed before its turn")
+            yield StepFailed(unit.key, unit.attempt, *times, early, None, LATER)
+        case "Ready" | "Scheduled" | "Waiting" | "Held":
             return

@@ -12,7 +12,15 @@ from seedbed.runtime.workflow.entering import Join
 from seedbed.runtime.workflow.records import StepScheduled
 
 UnitStatus = Literal[
-    "Ready", "Scheduled", "Retrying", "Waiting", "Recovering", "Succeeded", "Failed", "Skipped"
+    "Ready",
+    "Scheduled",
+    "Retrying",
+    "Waiting",
+    "Recovering",
+    "Held",
+    "Succeeded",
+    "Failed",
+    "Skipped",
 ]
 ENDED = ("Succeeded", "Failed", "Skipped")
 

@@ -10,7 +10,7 @@ from seedbed.crds.failure import class_of
 from seedbed.crds.graph import Graph
 from seedbed.crds.messages import StepError, StepKey, StepTask
 from seedbed.crds.workflow import WorkflowSpec
-from seedbed.runtime.workflow.records import StepFailed, StepSkipped
+from seedbed.runtime.workflow.records import StepFailed, StepSkipped, StepSucceeded
 from seedbed.runtime.workflow.state import RunState
 from tests.runs import Clockwork, a_world, call, play, request
 
@@ -419,3 +419,115 @@ def test_a_policy_that_cannot_be_followed_is_refused(
 ) -> None:
     problems = Graph.problems(WorkflowSpec.model_validate({"steps": steps}))
     assert [(problem.field, says in problem.expected) for problem in problems] == [(field, True)]
+
+
+def guess(arm: str, confidence: float = 0.9, **fields: Any) -> dict[str, Any]:
+    return {"speculate": {"arm": arm, "confidence": confidence, **fields}}
+
+
+def guessing(*, urgent: bool, confidence: float = 0.9, **fields: Any) -> Any:
+    """A slow judgement, and an arm that costs nothing to start before it."""
+    chooses = branch("b", "steps.judge.output == 'judge' && params.urgent", ["x", "y"], ["z"])
+    chooses["branch"] |= guess("then", confidence)
+    return request(
+        call("judge"),
+        call("base"),
+        chooses,
+        call("x", pure=True, needs=["base"], args={"got": "${steps.base.output}"}, **fields),
+        call("y", needs=["base"]),
+        call("z"),
+        call("behind", needs=["x"]),
+        params={"urgent": urgent},
+    )
+
+
+def until_only_the_judge_is_left(plan: Any, behave: Any = None) -> Clockwork:
+    world = a_world()
+    run = Clockwork(RunState(plan, world.hands), world, behave or fails())
+    run.advance()
+    while busy := [key for key in run.state.scheduled if key.step != "judge"]:
+        run.execute(busy[0])
+        run.advance()
+    return run
+
+
+@pytest.mark.req("COG-2.2.2")
+def test_an_expected_arm_is_done_before_the_branch_has_decided_and_counts_then() -> None:
+    run = until_only_the_judge_is_left(guessing(urgent=True))
+    # The pure step is done while the judgement is still awaited; nobody has seen its result.
+    assert names(run) == ["base", "x"]
+    assert set(run.state.told) == {"base"}
+    assert not any(isinstance(r, StepSucceeded) and r.key.step == "x" for r in run.journal)
+    run.to_the_end()
+    assert names(run) == ["base", "x", "judge", "y", "behind"]
+    assert run.state.told["x"]["state"] == "Succeeded"
+    assert run.state.finished is not None
+    assert run.state.finished.phase == "Succeeded"
+
+
+@pytest.mark.req("COG-2.2.2")
+def test_what_a_wrong_guess_has_done_is_never_seen() -> None:
+    run = until_only_the_judge_is_left(guessing(urgent=False))
+    run.to_the_end()
+    assert names(run) == ["base", "x", "judge", "z"]
+    assert run.state.told["x"] == {"output": None, "error": None, "state": "Skipped"}
+    assert run.state.told["behind"]["state"] == "Skipped"
+    assert run.state.kept == {}
+    assert not any(isinstance(r, StepSucceeded) and r.key.step == "x" for r in run.journal)
+    assert run.state.counts["running"] == 0
+
+
+def test_a_step_that_still_runs_when_its_branch_decides_counts_or_is_dropped() -> None:
+    for urgent in (True, False):
+        world = a_world()
+        run = Clockwork(RunState(guessing(urgent=urgent), world.hands), world, fails())
+        run.advance()
+        run.execute(StepKey("base"))
+        run.advance()
+        assert StepKey("x") in run.state.scheduled
+        run.execute(StepKey("judge"))
+        run.advance()
+        assert (StepKey("x") in run.state.scheduled) is urgent
+        run.to_the_end()
+        assert names(run).count("x") == (1 if urgent else 0)
+
+
+def test_below_the_least_confidence_nothing_starts_early() -> None:
+    run = until_only_the_judge_is_left(guessing(urgent=True, confidence=0.79))
+    assert names(run) == ["base"]
+    run.to_the_end()
+    assert names(run) == ["base", "judge", "x", "y", "behind"]
+
+
+def test_a_failure_that_came_early_is_not_seen_and_the_step_has_its_turn() -> None:
+    def behave(task: StepTask) -> Any:
+        if task.key.step == "x" and task.attempt == 1:
+            return StepError("broken", "too early", retryable=False)
+        return str(task.key)
+
+    run = until_only_the_judge_is_left(guessing(urgent=True), behave)
+    assert run.state.failed is None
+    run.to_the_end()
+    assert [attempt for attempt in run.executed if attempt[0] == "x"] == [("x", 1), ("x", 2)]
+    assert run.state.told["x"]["error"] is None
+
+
+def test_early_steps_stand_behind_those_that_are_needed() -> None:
+    plan = guessing(urgent=True)
+    plan.spec["steps"].append(call("sure", needs=["base"]))
+    plan.spec["parallelism"] = 2
+    world = a_world()
+    run = Clockwork(RunState(plan, world.hands), world, fails())
+    run.advance()
+    run.execute(StepKey("base"))
+    run.advance()
+    assert [key.step for key in run.state.scheduled] == ["judge", "sure"]
+
+
+@pytest.mark.parametrize("fields", [{"pure": False}, {"when": "true"}, {"forEach": "[1]"}])
+def test_a_guess_that_could_start_nothing_is_refused(fields: dict[str, Any]) -> None:
+    chooses = branch("b", "params.u", ["x"], [])
+    chooses["branch"] |= guess("then")
+    spec = {"steps": [chooses, call("x", **{"pure": True, **fields})], "params": {"u": True}}
+    (problem,) = Graph.problems(WorkflowSpec.model_validate(spec))
+    assert problem.field == "spec.steps[0].branch.speculate"

@@ -23,6 +23,7 @@ from seedbed.runtime.workflow.records import (
     RunHeld,
     RunRestored,
     RunStarted,
+    StepAnticipated,
     StepExpanded,
     StepFailed,
     StepRepeated,
@@ -53,6 +54,7 @@ EVERY_RECORD: list[Record] = [
     StepSucceeded(StepKey("b"), 1, 7.0, "w", 6.1, 6.9, None),
     StepSkipped(StepKey("c"), 8.0),
     StepSkipped(StepKey("d"), 8.0, "c chose else"),
+    StepAnticipated(KEY, 2, 7.0, "w", 6.1, 6.9, LARGE),
     StepRepeated(KEY, 2, 7.0, "w", 6.1, 6.9, LARGE, 4, 7.5),
     StepWaiting(StepKey("e"), 8.0, None, "Go on?"),
     StepWaiting(StepKey("f"), 8.0, 9.5, "waits for the event paid", "paid"),
@@ -125,6 +127,7 @@ def plans(draw: st.DrawFn) -> RunRequest:
         else:
             steps.append(call(f"s{at}", **fields))
     _without_stand_in(steps)
+    _guess(draw, steps)
     ends = _ends(draw, steps)
     return request(
         *steps,
@@ -156,6 +159,22 @@ def _of_engine(draw: st.DrawFn, form: str) -> dict[str, Any]:
         default = draw(st.sampled_from(["approve", "reject"]))
         return {"approve": {"message": "?", "deadline": "7s", "default": default}}
     return {"wait": draw(st.sampled_from([{"duration": "3s"}, {"event": "x", "timeout": "5s"}]))}
+
+
+def _guess(draw: st.DrawFn, steps: list[dict[str, Any]]) -> None:
+    """Let branches start their steps early, now and then."""
+    plain = {
+        step["name"]
+        for step in steps
+        if "call" in step and not step.keys() & {"when", "forEach", "repeat", "join"}
+    }
+    for step in steps:
+        for arm in ("then", "else"):
+            able = [name for name in step.get("branch", {}).get(arm, ()) if name in plain]
+            if draw(st.booleans()) and able:
+                step["branch"]["speculate"] = {"arm": arm, "confidence": 1}
+                for each in steps:
+                    each["pure"] = each.get("pure", False) or each["name"] in able
 
 
 def _ends(draw: st.DrawFn, steps: list[dict[str, Any]]) -> dict[str, Any]:

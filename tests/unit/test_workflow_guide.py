@@ -26,6 +26,7 @@ BROKEN = StepError("entry_failed", "no money", retryable=False)
 # Steps that fail, the reason and the result of the run, and who was executed, in order.
 RUNS: dict[str, tuple[dict[str, StepError], str, Any, list[str]]] = {
     "branch": ({}, "Succeeded", "then", ["page", "report"]),
+    "speculate": ({}, "Succeeded", "To: Please call back", ["judge", "draft"]),
     "join": (
         {},
         "Succeeded",
