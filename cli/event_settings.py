@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from seedbed.crds.base import Duration, seconds
@@ -41,6 +43,7 @@ class EventsSetting(_Model):
 
     overflow: Overflow = "ShedLow"
     buffered: int = Field(default=100_000, ge=1000, le=10_000_000)
+    replicas: Literal[1, 3, 5] = 1
     keep: Keep = Keep()
 
     def settings(self, governs: bool) -> EventSettings:  # noqa: FBT001  # the only argument
@@ -52,6 +55,7 @@ class EventsSetting(_Model):
             normal=self.keep.normal.limits(),
             low=self.keep.low.limits(),
             dead=self.keep.dead.limits(),
+            replicas=self.replicas,
             governs=governs,
         )
 

@@ -100,6 +100,7 @@ class EventSettings:
         overflow: what happens when more come.
         patience: seconds that `emit` waits for room under the policy Wait.
         critical: how much is kept of the priority; likewise `normal`, `low` and `dead` letters.
+        replicas: servers of a NATS cluster that keep each event.
         governs: whether this process sets how much is kept; the others take the log as they find it.
     """
 
@@ -114,6 +115,7 @@ class EventSettings:
     normal: Limits = Limits(86_400.0, 512 * 1024 * 1024)
     low: Limits = Limits(6 * 3600.0, 128 * 1024 * 1024)
     dead: Limits = Limits(30 * 86_400.0, 64 * 1024 * 1024)
+    replicas: int = 1
     governs: bool = False
 
     def limits(self, priority: Priority) -> Limits:

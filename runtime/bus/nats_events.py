@@ -250,6 +250,7 @@ class NatsEvents:
             duplicate_window=min(DUPLICATE_SECONDS, limits.seconds),
             max_age=limits.seconds,
             max_bytes=limits.size,
+            num_replicas=self._settings.replicas,
         )
         try:
             await self._stream.add_stream(config)

@@ -11,8 +11,8 @@ from seedbed.runtime.bus import event_metrics as metrics
 from seedbed.runtime.bus.batching import Batcher
 from seedbed.runtime.bus.events import PAYLOAD_LIMIT, Event, EventSettings, Lane
 
-RESERVE = 0.1
-"""Part of the buffer, on top of it, that only critical events may use."""
+RESERVE = 10
+"""A tenth of the buffer, on top of it, is for critical events alone."""
 BATCH_BYTES = 512 * 1024
 """Bytes of payload in one batch; a single event may not have more than half of it."""
 
@@ -108,11 +108,10 @@ class Outbox:
         self._room.set()
 
     def _full(self, event: Event) -> bool:
-        more = 1 + RESERVE if event.priority == "critical" else 1.0
-        return (
-            self._count >= self._most * more
-            or self._bytes + len(event.payload) > self._most_bytes * more
-        )
+        most, most_bytes = self._most, self._most_bytes
+        if event.priority == "critical":
+            most, most_bytes = most + most // RESERVE, most_bytes + most_bytes // RESERVE
+        return self._count >= most or self._bytes + len(event.payload) > most_bytes
 
     def _make_room(self, event: Event) -> bool:
         """Whether there is room now; False where the event itself is dropped.
