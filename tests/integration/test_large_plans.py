@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pytest
 
+from hack.large_plan import graph
 from seedbed.controllers import workflow as controller
 from seedbed.controllers.plan import Defaults, Key, Observed, SubmitRun
 from seedbed.crds.base import API_VERSION
@@ -29,18 +28,7 @@ from tests.conftest import run_async
 from tests.runs import a_world
 from tests.small_engine import NAMESPACE, a_store, ask, serving, until
 
-
-def graph(steps: int, needs: int) -> list[dict[str, Any]]:
-    """Steps of which each, but the first ones, needs so many earlier ones."""
-    chosen = random.Random(7)
-    return [
-        {
-            "name": f"s{at}",
-            "call": {"entry": "tests.steps:echo", "args": {"at": at}},
-            "needs": [f"s{n}" for n in sorted(chosen.sample(range(at), min(at, needs)))],
-        }
-        for at in range(steps)
-    ]
+ENTRY = "tests.steps:echo"
 
 
 @pytest.mark.req("COG-2.2.1")
@@ -51,7 +39,7 @@ def test_a_pushed_plan_is_read_once_and_resumed_after_it_was_removed(tmp_path: P
 
     async def body_with(store: SqlStore) -> None:
         plans = SqlPlans(store)
-        document = packed(read_steps(orjson.dumps(graph(600, 2))))
+        document = packed(read_steps(orjson.dumps(graph(600, 2, ENTRY))))
         digest = hashlib.sha256(document).hexdigest()
         source = {"artifact": {"url": f"seedbed://sha256/{digest}"}}
         request = RunRequest("run-1", NAMESPACE, "big", {"stepsFrom": source, "result": "1"})
@@ -77,7 +65,7 @@ def test_a_pushed_plan_is_read_once_and_resumed_after_it_was_removed(tmp_path: P
 
 @pytest.mark.req("DSX-20")
 def test_ten_thousand_steps_with_fifty_thousand_edges_are_an_ordinary_object() -> None:
-    steps = graph(10_000, 5)
+    steps = graph(10_000, 5, ENTRY)
     assert sum(len(step["needs"]) for step in steps) >= 49_000
     spec = {"stepsFrom": {"artifact": {"url": f"seedbed://sha256/{'0' * 64}"}}}
     metadata = {"name": "big", "namespace": NAMESPACE, "uid": "u-1", "generation": 1}
