@@ -20,6 +20,7 @@ from seedbed.cli import (
     record_of_runs,
     rendering,
 )
+from seedbed.cli.loops import fast_loop
 from seedbed.cli.options import (
     API_SERVICE,
     Api,
@@ -84,7 +85,7 @@ def run(
     """
     command = import_module("seedbed.cli.embedded.command")
     options = command.Options(tuple(paths), namespace, models, keep, timeout)
-    finish(command.run(options))
+    finish(command.run(options), fast_loop())
 
 
 @app.command()

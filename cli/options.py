@@ -80,12 +80,21 @@ def read(command: Callable[[Source], Awaitable[int]], place: Place) -> None:
     finish(reading())
 
 
-def finish(command: Coroutine[Any, Any, int]) -> None:
-    """Run a command and leave with its code; a user's mistake is one line, never a traceback."""
+def finish(
+    command: Coroutine[Any, Any, int],
+    loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> None:
+    """Run a command and leave with its code; a user's mistake is one line, never a traceback.
+
+    Args:
+        command: what to run.
+        loop: makes the event loop, where it is not asyncio's own.
+    """
     from seedbed.crds.errors import SeedbedError  # noqa: PLC0415 - keeps the help fast
 
     try:
-        code = asyncio.run(command)
+        with asyncio.Runner(loop_factory=loop) as runner:
+            code = runner.run(command)
     except SeedbedError as error:
         for line in error.message.splitlines():
             print(f"error: {line}", file=sys.stderr)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
+from seedbed.cli.loops import fast_loop
 from seedbed.cli.settings import Settings
 from seedbed.crds.errors import InvalidError, RetryableError, SeedbedError, UnavailableError
 
@@ -96,13 +97,13 @@ def operator() -> None:
 @app.command()
 def engine() -> None:
     """Own partitions of runs: journal every transition, hand out steps."""
-    _serve("engine", _engine, "nats_url", "etcd_endpoint", "database_url")
+    _serve("engine", _engine, "nats_url", "etcd_endpoint", "database_url", loop=fast_loop())
 
 
 @app.command()
 def gateway() -> None:
     """Serve the models of the models file in OpenAI's form."""
-    _serve("gateway", _gateway)
+    _serve("gateway", _gateway, loop=fast_loop())
 
 
 @app.command()
@@ -114,7 +115,8 @@ def api() -> None:
 @app.command()
 def worker() -> None:
     """Execute the steps of one Pool."""
-    _serve("worker", _worker, "nats_url", "etcd_endpoint", "gateway_url", "namespace", "pool")
+    needed = ("nats_url", "etcd_endpoint", "gateway_url", "namespace", "pool")
+    _serve("worker", _worker, *needed, loop=fast_loop())
 
 
 async def _operator(process: Process) -> None:
@@ -184,6 +186,7 @@ async def _engine(process: Process) -> None:
             plans=SqlPlans(store),
             allowed=Allowed(settings.plan_hosts, settings.plan_folder),
             vault=checkpoints,
+            run_retention=settings.run_retention,
         ).run()
 
 

@@ -36,6 +36,7 @@ sys.path.insert(0, str(ROOT))
 from hack.bench import loads, serving
 from hack.bench.loads import Client, chain_steps, percentiles
 from hack.bench.peers import workflows
+from seedbed.cli.loops import fast_loop
 from seedbed.runtime.bus.memory import MemoryBus
 from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.store.sql import SqlStore
@@ -208,7 +209,8 @@ def main() -> None:
     parser.add_argument("--only", choices=PARTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only:
-        print(json.dumps(asyncio.run(PARTS[options.only](options.repeat))))
+        with asyncio.Runner(loop_factory=fast_loop()) as runner:
+            print(json.dumps(runner.run(PARTS[options.only](options.repeat))))
         return
     figures: Figures = {}
     load = [round(one, 2) for one in os.getloadavg()]

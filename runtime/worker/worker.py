@@ -12,6 +12,7 @@ import logging
 import secrets
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from typing import Any
@@ -268,14 +269,38 @@ class _Lanes:
 
     def __init__(self, count: int) -> None:
         self.free = count
-        self._waiting: asyncio.Queue[tuple[Delivery, StepTask]] = asyncio.Queue()
+        self._waiting: deque[tuple[Delivery, StepTask]] = deque()
+        self._idle: list[asyncio.Future[None]] = []
+        self._waking = False
         self._freed = asyncio.Event()
-        self.next = self._waiting.get
 
     def put(self, delivery: Delivery, task: StepTask) -> None:
         """Start a step in a free lane."""
         self.free -= 1
-        self._waiting.put_nowait((delivery, task))
+        self._waiting.append((delivery, task))
+        self._wake()
+
+    async def next(self) -> tuple[Delivery, StepTask]:
+        """The next step for a lane that has none."""
+        while not self._waiting:
+            idle: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._idle.append(idle)
+            await idle
+            self._waking = False
+        item = self._waiting.popleft()
+        self._wake()
+        return item
+
+    def _wake(self) -> None:
+        """Wake one lane where steps wait; it wakes the next one.
+
+        So a lane whose steps end at once goes on alone, and others need not be woken for nothing.
+        """
+        if self._waiting and self._idle and not self._waking:
+            idle = self._idle.pop()
+            if not idle.done():
+                self._waking = True
+                idle.set_result(None)
 
     def end(self) -> None:
         """A step has ended: its lane is free."""
