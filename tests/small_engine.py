@@ -22,6 +22,7 @@ from seedbed.crds.messages import (
 from seedbed.crds.pool import PoolSpec
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.bus.memory import MemoryBus
+from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.store.plans import SqlPlans
 from seedbed.runtime.store.sql import SqlStore
@@ -115,7 +116,7 @@ async def killed_in_the_end(work: Coroutine[Any, Any, None]) -> AsyncIterator[No
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def ask(bus: MemoryBus, run: str, message: Any) -> RunSummary:
+async def ask(bus: Bus, run: str, message: Any) -> RunSummary:
     """Ask the owner of the run's partition, for as long as there is none."""
     address = engine_address(partition_of(run))
     while True:
@@ -128,7 +129,7 @@ async def ask(bus: MemoryBus, run: str, message: Any) -> RunSummary:
 
 
 async def until(
-    bus: MemoryBus, run: str, holds: Callable[[RunSummary], bool] = lambda _: False
+    bus: Bus, run: str, holds: Callable[[RunSummary], bool] = lambda _: False
 ) -> RunSummary:
     """The run's summary once it holds, or the run has ended."""
     while True:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import hashlib
 import json
+import random
+import uuid
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -15,18 +20,22 @@ from hack.large_plan import graph
 from seedbed.controllers import workflow as controller
 from seedbed.controllers.plan import Defaults, Key, Observed, SubmitRun
 from seedbed.crds.base import API_VERSION
-from seedbed.crds.errors import PlanUnavailableError, UnavailableError
+from seedbed.crds.errors import InvalidError, PlanUnavailableError, UnavailableError
 from seedbed.crds.messages import RunRequest, StepError, StepResult, Submit, encode
 from seedbed.crds.steps_document import packed, read_steps
+from seedbed.runtime.bus.nats import NatsBus
+from seedbed.runtime.coordination.etcd import EtcdCoordinator
 from seedbed.runtime.store.plans import PlanRow, SqlPlans
 from seedbed.runtime.store.sql import SqlStore
 from seedbed.runtime.workflow.decide import accept, advance
+from seedbed.runtime.workflow.engine import Engine
 from seedbed.runtime.workflow.plan import started
 from seedbed.runtime.workflow.state import RunState
 from seedbed.runtime.workflow.summary import summarise
 from tests.conftest import run_async
 from tests.runs import a_world
-from tests.small_engine import NAMESPACE, a_store, ask, serving, until
+from tests.servers import EtcdServer, NatsServer
+from tests.small_engine import NAMESPACE, a_store, ask, killed_in_the_end, serving, until
 
 ENTRY = "tests.steps:echo"
 
@@ -93,3 +102,41 @@ def test_ten_thousand_steps_with_fifty_thousand_edges_are_an_ordinary_object() -
     assert plan.status["progress"].endswith("/10000")
     assert len(json.dumps(spec)) < 1024
     assert len(json.dumps(plan.status)) < 16 * 1024
+
+
+def test_the_largest_objects_go_through_real_servers(
+    nats_server: NatsServer, etcd_server: EtcdServer, postgres_url: str
+) -> None:
+    steps = graph(10_000, 5, ENTRY)
+    inline = [{**step, "needs": step["needs"][:1]} for step in steps]
+    text = base64.b64encode(gzip.compress(random.Random(1).randbytes(700_000))).decode()
+    packed_steps = base64.b64encode(gzip.compress(orjson.dumps(steps))).decode()
+    held = {"stepsFrom": {"configMap": {"name": "plan"}}}
+
+    def asked(name: str, spec: dict[str, Any], document: str = "") -> Submit:
+        run = f"{uuid.uuid4()}-{name}"
+        request = RunRequest(run, f"none-{uuid.uuid4().hex[:8]}", "big", spec)
+        return Submit(request, document, packed=bool(document))
+
+    async def body() -> None:
+        store = SqlStore.open(postgres_url)
+        await store.migrate()
+        bus = await NatsBus.open(nats_server.url)
+        coordinator = EtcdCoordinator.open(etcd_server.endpoint)
+        engine = Engine(store=store, bus=bus, coordinator=coordinator, holder="one", lease_ttl=5.0)
+        async with killed_in_the_end(engine.run()):
+            for message in (asked("inline", {"steps": inline}), asked("held", held, packed_steps)):
+                told = await ask(bus, message.request.run, message)
+                assert (told.phase, told.counts.total) == ("Running", 10_000)
+                row = await store.run(message.request.run)
+                assert row is not None
+                assert len(row.request) < 4096
+            noise = asked("noise", held, text)
+            assert len(encode(noise)) > 900_000
+            with pytest.raises(InvalidError, match=r"spec\.stepsFrom: ConfigMap `plan`"):
+                await ask(bus, noise.request.run, noise)
+        await bus.close()
+        await coordinator.close()
+        await store.close()
+
+    run_async(body())
