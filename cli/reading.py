@@ -68,7 +68,7 @@ async def get(source: Source, wanted: Selection, form: str) -> int:
             shown = output.objects(
                 BY_NAME[title], objects, wide=form == "wide", namespaces=wanted.everywhere
             )
-            console.print(shown, "" if len(kinds) > 1 else None, sep="\n", end="")
+            console.print(shown, *([""] if len(kinds) > 1 else []), sep="\n", end="")
     return 0
 
 

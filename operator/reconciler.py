@@ -149,7 +149,7 @@ class Reconciler:
             return  # the run of a step: who waits for it is another run
         name = (summary.namespace, summary.workflow)
         known = self._runs.get(name)
-        if known is not None and known.run == summary.run and known.revision >= summary.revision:
+        if known is not None and known.run == summary.run and _older(summary, known):
             return
         self._runs[name] = summary
         key = Key("Workflow", *name)
@@ -349,6 +349,14 @@ def _account(key: Key) -> str:
     """The live setting that tells what an object has spent."""
     owner = agent_account if key.kind == "Agent" else workflow_account
     return f"{SPENDING_PREFIX}{owner(key.namespace, key.name)}" if key.kind in _SPENDERS else ""
+
+
+def _older(summary: RunSummary, known: RunSummary) -> bool:
+    """Whether a summary tells nothing new; forecasts change while nothing happens in a run."""
+    forecast = (summary.eta, summary.advice) != (known.eta, known.advice)
+    return summary.revision < known.revision or (
+        summary.revision == known.revision and not forecast
+    )
 
 
 def _milestone(run: RunSummary) -> tuple[object, ...]:

@@ -13,15 +13,18 @@ import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, nullcontext, suppress
+from functools import partial
 
 from seedbed.crds.errors import FencedError, InvalidError, SeedbedError, UnavailableError
 from seedbed.crds.messages import (
     PARTITIONS,
     SETTING_PREFIXES,
     Submit,
+    Summarise,
     TakeCheckpoint,
     decode_request,
     engine_address,
+    summaries_topic,
 )
 from seedbed.crds.spending import SPENDING_PREFIX
 from seedbed.runtime.bus.port import Bus
@@ -31,6 +34,7 @@ from seedbed.runtime.coordination.registry import discover, register
 from seedbed.runtime.store.plans import Plans
 from seedbed.runtime.store.port import Store
 from seedbed.runtime.workflow import metrics
+from seedbed.runtime.workflow.checkpoint.forgetting import Forgetting
 from seedbed.runtime.workflow.checkpoint.origin import Origins
 from seedbed.runtime.workflow.checkpoint.taking import Checkpointer
 from seedbed.runtime.workflow.checkpoint.vault import Owner, Vault
@@ -59,6 +63,7 @@ class Engine:
         plans: plans that users pushed.
         allowed: where plans may be read from beside.
         vault: the checkpoints; None to take none.
+        run_retention: seconds that a run stays which has ended and has a successor; 0 for ever.
     """
 
     def __init__(
@@ -72,6 +77,7 @@ class Engine:
         plans: Plans | None = None,
         allowed: Allowed | None = None,
         vault: Vault | None = None,
+        run_retention: float = 0.0,
     ) -> None:
         self._store = store
         self._bus = bus
@@ -80,6 +86,7 @@ class Engine:
         self._ttl = lease_ttl
         self._world = World()
         self._vault = vault
+        self._forgetting = Forgetting(store, vault, run_retention) if vault else None
         self._origins = Origins(store, vault)
         self._sources = PlanSources(store, plans, allowed or Allowed())
         self._owned: dict[int, tuple[Partition, asyncio.Task[None]]] = {}
@@ -167,13 +174,22 @@ class Engine:
         task.cancel()
         await asyncio.wait({task})
 
+    async def _tell(self, partition: Partition, run: str) -> None:
+        """Publish how a run stands, as a turn of its partition has it."""
+        summary = await partition.ask(Summarise(run))
+        await self._bus.publish(summaries_topic(partition.number), summary)
+
     async def _own(self, partition: Partition, ownership: Ownership) -> None:
         """Run a partition and answer for it; it is given back when this ends."""
         address = engine_address(partition.number)
         owner = Owner(partition.number, ownership.token)
-        checkpointer = Checkpointer(partition, owner, self._vault) if self._vault else None
+        checkpointer = (
+            Checkpointer(partition, owner, self._vault, self._forgetting) if self._vault else None
+        )
         checkpointing = checkpointer.running() if checkpointer else nullcontext()
-        forecasting = Forecaster(partition.number, lambda: partition.live, self._store).running()
+        forecaster = Forecaster(
+            partition.number, lambda: partition.live, self._store, partial(self._tell, partition)
+        )
 
         async def answer(payload: bytes) -> bytes:
             request = decode_request(payload)
@@ -187,7 +203,7 @@ class Engine:
             return await partition.ask(request)
 
         try:
-            async with self._bus.serve(address, answer), checkpointing, forecasting:
+            async with self._bus.serve(address, answer), checkpointing, forecaster.running():
                 await partition.run()
         except FencedError as error:
             metrics.REFUSED.inc()

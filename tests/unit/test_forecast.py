@@ -26,6 +26,7 @@ class Earlier:
     def __init__(self, records: Sequence[Record] = ()) -> None:
         self._records = records
         self.asked = 0
+        self.told: list[str] = []
 
     async def runs(self, namespace: str, workflow: str) -> list[RunRow]:
         self.asked += 1
@@ -53,7 +54,10 @@ def begun(*steps: dict[str, Any], **spec: Any) -> Clockwork:
 
 
 def forecaster(state: RunState, store: Earlier) -> Forecaster:
-    return Forecaster(0, lambda: {"run-1": state}, cast("Store", store))
+    async def tell(run: str) -> None:
+        store.told.append(run)
+
+    return Forecaster(0, lambda: {"run-1": state}, cast("Store", store), tell)
 
 
 def test_the_end_is_told_from_history_estimates_and_what_runs() -> None:
@@ -79,6 +83,10 @@ def test_the_end_is_told_from_history_estimates_and_what_runs() -> None:
     run_async(looks.look(1000.0 + FIRST + EVERY))
     assert state.eta == pytest.approx(1000.0 + FIRST + 1 + 7.0 + 4.0)
     assert store.asked == 1
+    # Everybody is told when the forecast moved, and only then.
+    assert store.told == ["run-1", "run-1"]
+    run_async(looks.look(1000.0 + FIRST + EVERY + 0.5))
+    assert store.told == ["run-1", "run-1"]
 
 
 def test_units_of_which_nothing_is_known_take_as_long_as_the_others_did() -> None:

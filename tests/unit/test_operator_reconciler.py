@@ -173,6 +173,25 @@ def test_references_resolve_when_the_pool_comes_in_any_order() -> None:
     run_async(body())
 
 
+def test_a_forecast_is_shown_although_nothing_happened_in_the_run() -> None:
+    async def body() -> None:
+        async with world() as w:
+            await w.apply("Pool", "general", replicas=0)
+            await w.apply("Workflow", "audit", steps=[STEP])
+            await until(lambda: w.ready("Workflow", "audit") == "Running")
+            (run,) = w.engine.active
+            for eta in (None, 1_795_255_200.0):
+                await w.bus.publish(summaries_topic(0), encode(summary(run, 1, eta=eta)))
+
+            def shown() -> Any:
+                workflow = w.cluster.get(Key("Workflow", "default", "audit"))
+                return (workflow or {}).get("status", {}).get("eta")
+
+            await until(lambda: shown() == "2026-11-21T10:00:00Z")
+
+    run_async(body())
+
+
 def test_a_run_is_submitted_shown_and_cancelled_with_its_workflow() -> None:
     async def body() -> None:
         async with world() as w:

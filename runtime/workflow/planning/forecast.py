@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -48,6 +48,8 @@ NOTEWORTHY = 0.02
 """Share of the remaining time by which a forecast has to differ from the last one to replace it."""
 
 Live = Callable[[], Mapping[str, RunState]]
+Tell = Callable[[str], Awaitable[None]]
+"""Has everybody told of a run, by its id, how it stands now."""
 
 
 @dataclass(slots=True)
@@ -68,12 +70,13 @@ class _Known:
 
 
 class Forecaster:
-    """Looks ahead at one partition's runs; tells what it sees in `RunState.eta` and `.advice`."""
+    """Looks ahead at one partition's runs; writes what it sees into `RunState.eta` and `.advice`."""
 
-    def __init__(self, partition: int, live: Live, store: Store) -> None:
+    def __init__(self, partition: int, live: Live, store: Store, tell: Tell) -> None:
         self._partition = str(partition)
         self._live = live
         self._store = store
+        self._tell = tell
         self._known: dict[str, _Known] = {}
 
     @asynccontextmanager
@@ -110,8 +113,11 @@ class Forecaster:
 
     async def _try(self, state: RunState, known: _Known, now: float) -> None:
         began = time.perf_counter()
+        before = (state.eta, state.advice)
         try:
             await self._look_ahead(state, known, now)
+            if (state.eta, state.advice) != before and state.finished is None:
+                await self._tell(state.request.run)
         except SeedbedError as error:
             log.info("no forecast of %s now: %s", state.request.run, error)
         except Exception:
