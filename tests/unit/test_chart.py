@@ -72,6 +72,10 @@ def test_two_operators_with_a_disruption_budget() -> None:
     ]
     assert operator["spec"]["replicas"] == 2
     assert "seedbed-operator" in names(objects, "PodDisruptionBudget")
+    (container,) = operator["spec"]["template"]["spec"]["containers"]
+    probe = container["readinessProbe"]
+    # A replica that hangs leaves the webhook's Service this soon; the install guide says so.
+    assert probe["periodSeconds"] + probe["failureThreshold"] * probe["timeoutSeconds"] <= 6
 
 
 def test_every_pod_meets_the_restricted_standard_and_asks_for_resources() -> None:

@@ -49,7 +49,7 @@ spec:
             {{- with .ports }}
             {{- . | nindent 12 }}
             {{- end }}
-          {{- include "seedbed.probes" .root | nindent 10 }}
+          {{- include "seedbed.probes" . | nindent 10 }}
           {{- include "seedbed.containerSecurity" .root | nindent 10 }}
           resources: {{- toYaml .values.resources | nindent 12 }}
           volumeMounts:
