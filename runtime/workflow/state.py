@@ -219,6 +219,8 @@ class RunState:
     def behind(self, key: StepKey, attempt: int) -> bool:
         """Whether the attempt is one that this state does not know yet, as a newer owner's is."""
         step = self.steps.get(key.step)
+        if step is None and key.step.endswith(COMPENSATE):
+            return self.finished is None
         if step is None or step.settled or self.finished is not None:
             return False
         at = max(key.index, 0)

@@ -66,6 +66,11 @@ def cluster(control_plane: ControlPlane) -> Iterator[ControlPlane]:
     control_plane.kubectl(
         *here, "create", "rolebinding", "bot", "--role=bot", "--serviceaccount=team-a:bot"
     )
+    control_plane.kubectl(*here, "create", "serviceaccount", "kim")
+    control_plane.kubectl(
+        *(*here, "create", "rolebinding", "kim"),
+        *("--clusterrole=seedbed-approver", "--serviceaccount=team-a:kim"),
+    )
     spec = {"steps": [{"name": "read", "call": {"entry": "builtins:dict"}}]}
     metadata = {"name": "audit", "namespace": "team-a"}
     head = {"apiVersion": "seedbed.dev/v1alpha1", "kind": "Workflow"}
@@ -98,6 +103,30 @@ def test_kubernetes_decides(cluster: ControlPlane, tmp_path: Path) -> None:
                 Action("get", "workflows", "default", "audit"),
                 Action("list", "workflows", "team-a"),
                 Action("get", "featureflags", "team-a", "style"),
+            ):
+                with pytest.raises(ForbiddenError):
+                    await access.require(caller, refused)
+
+    run_async(body())
+
+
+def test_who_may_decide_need_not_be_able_to_edit(cluster: ControlPlane, tmp_path: Path) -> None:
+    async def body() -> None:
+        server, folder = account(cluster, tmp_path)
+        decide = Action("create", "workflows/approvals", "team-a", "audit")
+        async with kubernetes_access(server, folder) as access:
+            names = {}
+            for name in ("bot", "kim"):
+                token = cluster.kubectl("-n", "team-a", "create", "token", name).strip()
+                names[name] = await access.caller(token)
+            await access.require(names["kim"], decide)
+            await access.require(
+                names["kim"], Action("create", "workflows/events", "team-a", "audit")
+            )
+            for caller, refused in (
+                (names["kim"], Action("update", "workflows", "team-a", "audit")),
+                (names["kim"], Action("create", "workflows", "team-a", "audit")),
+                (names["bot"], decide),
             ):
                 with pytest.raises(ForbiddenError):
                     await access.require(caller, refused)

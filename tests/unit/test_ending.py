@@ -93,6 +93,12 @@ def test_running_steps_end_before_anything_is_undone_and_are_undone_too() -> Non
     assert finished(run).reason == "Compensated"
 
 
+def test_a_compensation_that_an_owner_does_not_know_of_is_left_to_the_next_one() -> None:
+    state = RunState(request(undone("a"), call("b", needs=["a"], onError=COMPENSATE)))
+    assert state.behind(StepKey("a:compensate"), 1)
+    assert not state.behind(StepKey("gone"), 1)
+
+
 def test_items_are_undone_one_by_one_with_their_output() -> None:
     plan = request(
         undone("pay", forEach="['x', 'y', 'z']", args={"who": "${item}"}, allowFailure=True),
