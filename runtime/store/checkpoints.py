@@ -141,7 +141,7 @@ class SqlCheckpoints:
 
     async def remove(self, partition: int, token: int, run: str, numbers: Sequence[int]) -> None:
         """See the port."""
-        if not numbers:
-            return
         async with self._store.fenced(partition, token) as connection:
-            await connection.execute(_REMOVE, [{"of": run, "at": number} for number in numbers])
+            if numbers:
+                rows = [{"of": run, "at": number} for number in numbers]
+                await connection.execute(_REMOVE, rows)

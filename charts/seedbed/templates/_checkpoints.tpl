@@ -5,6 +5,7 @@
 
 {{- define "seedbed.checkpointsEnv" -}}
 - {name: SEEDBED_CHECKPOINT_KEYS, value: /etc/seedbed/checkpoints/keys}
+- {name: SEEDBED_RUN_RETENTION, value: {{ .Values.engine.runRetention | quote }}}
 {{- with .Values.engine.checkpoints.url | default (ternary "file:///checkpoints" "" (not (empty .Values.engine.checkpoints.volume))) }}
 - {name: SEEDBED_CHECKPOINT_URL, value: {{ . | quote }}}
 {{- end }}

@@ -7,6 +7,7 @@ from prometheus_client import Counter, Histogram
 TAKEN = Counter("seedbed_checkpoints_total", "Checkpoints written, by kind.", ["kind"])
 FAILED = Counter("seedbed_checkpoint_failures_total", "Checkpoints that could not be written.")
 REMOVED = Counter("seedbed_checkpoints_removed_total", "Checkpoints removed after their time.")
+FORGOTTEN = Counter("seedbed_runs_forgotten_total", "Runs removed with all they held.")
 STORED = Counter("seedbed_checkpoint_stored_bytes_total", "Bytes of checkpoints written.")
 CONTENT = Counter(
     "seedbed_checkpoint_content_bytes_total", "Bytes of the states before compression."

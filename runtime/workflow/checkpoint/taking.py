@@ -21,6 +21,7 @@ from seedbed.crds.checkpoint import CheckpointPolicy
 from seedbed.crds.errors import ConflictError, FencedError, NotFoundError, SeedbedError
 from seedbed.crds.messages import TakenCheckpoint, encode
 from seedbed.runtime.workflow.checkpoint.content import Captured
+from seedbed.runtime.workflow.checkpoint.forgetting import Forgetting
 from seedbed.runtime.workflow.checkpoint.vault import Owner, Vault
 from seedbed.runtime.workflow.records import RunCheckpointed
 from seedbed.runtime.workflow.state import RunState
@@ -65,10 +66,13 @@ class Runs(Protocol):
 class Checkpointer:
     """Takes the checkpoints of one partition's runs, under one ownership."""
 
-    def __init__(self, runs: Runs, owner: Owner, vault: Vault) -> None:
+    def __init__(
+        self, runs: Runs, owner: Owner, vault: Vault, forgetting: Forgetting | None = None
+    ) -> None:
         self._runs = runs
         self._owner = owner
         self._vault = vault
+        self._forgetting = forgetting
         self._due: dict[str, float] = {}
         self._swept = 0.0
 
@@ -113,6 +117,8 @@ class Checkpointer:
         if now >= self._swept + SWEEP_EVERY:
             self._swept = now
             await self._vault.sweep(self._owner, now)
+            if self._forgetting is not None:
+                await self._forgetting.sweep(self._owner, now)
 
     def _is_due(self, name: str, state: RunState, now: float) -> bool:
         policy = state.spec.checkpoint

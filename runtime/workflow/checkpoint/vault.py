@@ -111,6 +111,14 @@ class Vault:
             removed += await self._prune(run, owner, now)
         return removed
 
+    async def discard(self, run: str, owner: Owner) -> None:
+        """Remove every checkpoint of a run.
+
+        Raises:
+            FencedError: somebody else owns the partition now; nothing is removed.
+        """
+        await self._remove(run, await self._rows.of_run(run), owner)
+
     async def _write(
         self, captured: Captured, owner: Owner, cause: str, retention: float
     ) -> CheckpointRow:
@@ -203,18 +211,18 @@ class Vault:
         return data
 
     async def _prune(self, run: str, owner: Owner, now: float, most: int | None = None) -> int:
-        rows = await self._rows.of_run(run)
-        gone = dispensable(rows, now, most)
-        if not gone:
-            return 0
+        gone = dispensable(await self._rows.of_run(run), now, most)
+        if gone:
+            await self._remove(run, gone, owner)
+        return len(gone)
+
+    async def _remove(self, run: str, gone: Sequence[CheckpointRow], owner: Owner) -> None:
         await self._rows.remove(owner.partition, owner.token, run, [row.number for row in gone])
         metrics.REMOVED.inc(len(gone))
-        if self._archive is not None:
-            for row in gone:
-                if row.location:
-                    with suppress(UnavailableError):
-                        await self._archive.remove(row.location)
-        return len(gone)
+        for row in gone:
+            if row.location and self._archive is not None:
+                with suppress(UnavailableError):
+                    await self._archive.remove(row.location)
 
 
 def dispensable(
