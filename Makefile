@@ -12,7 +12,7 @@ STAMP := $(VENV)/.seedbed-stamp
 CLUSTER ?= dev
 
 .PHONY: help setup demo demo-cluster test test-unit test-integration test-e2e lint format \
-	cluster-up cluster-down cluster-status image bench coverage-map generate lock clean
+	cluster-up cluster-down cluster-status image bench bench-kill coverage-map generate lock clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,7 +72,11 @@ image: setup ## Build the container image without a registry
 
 bench: setup ## Every benchmark; each prints one JSON object as its last line
 	@$(PYTHON) -m hack.prepare_tests
-	@for bench in reconcile first_run; do echo "== $$bench"; $(PYTHON) -m hack.bench.$$bench; done
+	@for bench in reconcile first_run checkpoint; do echo "== $$bench"; $(PYTHON) -m hack.bench.$$bench; done
+
+bench-kill: setup ## An engine killed 100 times in one run; takes a quarter of an hour
+	@$(PYTHON) -m hack.prepare_tests
+	@$(PYTHON) -m hack.bench.kill
 
 coverage-map: setup ## Which rows of the catalogue have tests
 	@$(PYTHON) -m hack.coverage_map
