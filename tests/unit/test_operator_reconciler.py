@@ -15,7 +15,14 @@ from seedbed.cli.embedded.cluster import MemoryCluster
 from seedbed.controllers.conditions import condition
 from seedbed.controllers.plan import Defaults, Event, Key, Raw
 from seedbed.crds.base import API_VERSION
-from seedbed.crds.errors import ConflictError, FencedError, UnavailableError
+from seedbed.crds.errors import (
+    ConflictError,
+    FencedError,
+    InvalidError,
+    PlanUnavailableError,
+    SeedbedError,
+    UnavailableError,
+)
 from seedbed.crds.messages import (
     PARTITIONS,
     RunSummary,
@@ -63,6 +70,7 @@ class Engine:
 
     active: set[str] = field(default_factory=set)
     heard: list[tuple[str, str]] = field(default_factory=list)
+    refuses: SeedbedError | None = None
 
     async def answer(self, payload: bytes) -> bytes:
         asked: Any = decode_request(payload)
@@ -74,6 +82,8 @@ class Engine:
             self.active.discard(run)
             return b"{}"
         if asked.op == "submit":
+            if self.refuses is not None:
+                raise self.refuses
             self.active.add(run)
         return encode(summary(run))
 
@@ -180,14 +190,17 @@ def test_a_forecast_is_shown_although_nothing_happened_in_the_run() -> None:
             await w.apply("Workflow", "audit", steps=[STEP])
             await until(lambda: w.ready("Workflow", "audit") == "Running")
             (run,) = w.engine.active
-            for eta in (None, 1_795_255_200.0):
-                await w.bus.publish(summaries_topic(0), encode(summary(run, 1, eta=eta)))
+            forecast = encode(summary(run, 1, eta=1_795_255_200.0))
 
             def shown() -> Any:
                 workflow = w.cluster.get(Key("Workflow", "default", "audit"))
                 return (workflow or {}).get("status", {}).get("eta")
 
-            await until(lambda: shown() == "2026-11-21T10:00:00Z")
+            async with asyncio.timeout(20):
+                # Again and again: when the operator asks, this engine answers without one.
+                while shown() != "2026-11-21T10:00:00Z":
+                    await w.bus.publish(summaries_topic(0), forecast)
+                    await asyncio.sleep(0.05)
 
     run_async(body())
 
@@ -361,5 +374,47 @@ def test_what_kubernetes_reports_while_a_child_is_written_is_seen() -> None:
             w.cluster.apply = meanwhile  # type: ignore[method-assign]  # once
             await w.apply("Pool", "general", replicas=1, drain="9s")
             await until(lambda: w.ready("Pool", "general") == "WorkersNotRegistered")
+
+    run_async(body())
+
+
+def test_what_the_engine_says_of_a_plan_stands_in_the_status_once() -> None:
+    async def body() -> None:
+        async with world() as at:
+            at.engine.refuses = PlanUnavailableError("https://x.example answers 404", 0.05)
+            await at.apply("Pool", "general")
+            source = {"artifact": {"url": "https://x.example/p", "sha256": "0" * 64}}
+            await at.apply("Workflow", "audit", stepsFrom=source)
+            await until(lambda: at.ready("Workflow", "audit") == "PlanUnavailable")
+            waiting = at.cluster.get(Key("Workflow", "default", "audit"))
+            assert condition(waiting, "Reconciling")["status"] == "True"
+            assert "answers 404" in condition(waiting, "Ready")["message"]
+            at.engine.refuses = InvalidError("spec.stepsFrom", "a plan that cannot run")
+            await until(lambda: at.ready("Workflow", "audit") == "PlanRefused")
+            refused = at.cluster.get(Key("Workflow", "default", "audit"))
+            assert condition(refused, "Stalled")["status"] == "True"
+            assert condition(refused, "Accepted")["status"] == "False"
+            await at.quiet()
+            before = list(at.cluster.writes)
+            at.reconciler.queue.add(Key("Workflow", "default", "audit"))
+            await at.quiet()
+            assert at.cluster.writes == before, "the same refusal is no news"
+            at.engine.refuses = None
+            at.reconciler.queue.add(Key("Workflow", "default", "audit"))
+            await until(lambda: at.ready("Workflow", "audit") == "Running")
+
+    run_async(body())
+
+
+def test_a_run_that_does_the_work_of_a_step_is_not_the_workflows_own() -> None:
+    async def body() -> None:
+        async with world() as at:
+            await at.apply("Pool", "general")
+            await at.apply("Workflow", "audit", steps=[{"name": "a", "call": {"entry": "m:f"}}])
+            await until(lambda: at.ready("Workflow", "audit") == "Running")
+            inner = summary("uid-inner", revision=99, reason="Inner", parent="uid-outer")
+            at.reconciler.summarised(inner)
+            await at.quiet()
+            assert at.ready("Workflow", "audit") == "Running"
 
     run_async(body())
