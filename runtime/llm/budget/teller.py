@@ -28,7 +28,9 @@ IDLE = 2.0
 LOOK = 0.05
 """Seconds after which somebody who waits for money that others hold looks again."""
 AHEAD = 16
-"""Calls like the one that needs money are drawn for at once, where there is plenty."""
+SHARE = 200
+"""Where there is plenty, so many calls like the one that needs money are drawn for at once, or the
+budget's two-hundredth part: so that few calls have to wait for the ledger."""
 RETRY = 0.2
 FAREWELL = 5.0
 TURN = 10.0
@@ -138,7 +140,8 @@ class Teller:
                 need = amount - purse.free(loop.time())
                 if need <= 0:
                     continue
-                drawn = await self._draw(Draw(account, need, max(need, amount * AHEAD), ceiling))
+                want = max(need, amount * AHEAD, ceiling // SHARE)
+                drawn = await self._draw(Draw(account, need, want, ceiling))
             purse.spent = drawn.spent
             if drawn.granted:
                 continue
