@@ -12,7 +12,7 @@ from rich.console import Console
 
 from seedbed.cli import output, progress
 from seedbed.cli.embedded import manifests
-from seedbed.cli.embedded.session import play, succeeded, users_objects
+from seedbed.cli.embedded.session import play, runs, succeeded, users_objects
 from seedbed.cli.embedded.state import StateFolder, folder
 from seedbed.cli.standard import missing_pools
 from seedbed.controllers.plan import Raw
@@ -60,7 +60,7 @@ def _show_next(
     console: Console, found: Sequence[Raw], state: StateFolder, options: Options
 ) -> None:
     """Three commands to try."""
-    names = [obj["metadata"]["name"] for obj in found if obj["kind"] == "Workflow"]
+    names = [obj["metadata"]["name"] for obj in found if runs(obj)]
     local = f"--local {state.path}"
     files = " ".join(f"-f {path}" for path in options.paths)
     commands = [f"seedbed get {local}"]

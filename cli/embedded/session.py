@@ -216,11 +216,11 @@ async def _work(parts: Parts, gateway: str, replica: Replica) -> None:
 
 
 def _shown_changes(cluster: MemoryCluster, display: Display) -> asyncio.Event:
-    """Show every Workflow, now and after each change; the event is set after each change."""
+    """Show every Workflow that runs, now and after each change; the event is set after each change."""
     changed = asyncio.Event()
 
     def heard(_: str, obj: Raw) -> None:
-        if obj["kind"] == "Workflow":
+        if runs(obj):
             display.workflow(obj)
         changed.set()
 
