@@ -209,11 +209,14 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
             process("--provide") as (provider, _),
             process("--serve", f"{provider}/v1", "--url", url) as (service, pid),
         ):
+            directly = {
+                each: await load(provider, each, options.seconds) for each in options.clients
+            }
             # The first calls draw the first advances and compile the statements.
             await load(service, max(options.clients), 1.0)
             first = await checks(service)
             for clients in options.clients:
-                alone = await load(provider, clients, options.seconds)
+                alone = directly[clients]
                 before = cpu_seconds(pid)
                 through = await load(service, clients, options.seconds)
                 used = cpu_seconds(pid) - before
