@@ -58,6 +58,7 @@ class Settings(BaseModel):
     health_port: int = Field(default=8080, ge=0, le=65535)
     checkpoint_keys: Path | None = None
     checkpoint_url: str = ""
+    run_retention: Annotated[float, Field(ge=0)] = 0.0
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(validate_default=True)
     ] = "info"
@@ -89,8 +90,9 @@ class Settings(BaseModel):
             value = environment.get(_variable(field), "").strip()
             if value:
                 given[field] = value
-        if "drain" in given:
-            given["drain"] = _seconds("SEEDBED_DRAIN", given["drain"])
+        for field in ("drain", "run_retention"):
+            if field in given:
+                given[field] = _seconds(_variable(field), given[field])
         if "events" in given:
             given["events"] = read_events(given["events"])
         if "log_level" in given:

@@ -126,6 +126,75 @@ def test_items_that_had_ended_are_kept_and_the_others_run() -> None:
     assert again.state.finished.result["got"]["got"][5] == {"of": "each", "got": {"n": 5}}
 
 
+def fails_once(name: str) -> Any:
+    def behave(task: StepTask) -> Any:
+        if task.key.step == name and task.run == "run-1":
+            return StepError("broken", "no", retryable=False)
+        return compute(task)
+
+    return behave
+
+
+def forked_from(plan: RunRequest, behave: Any) -> Clockwork:
+    """A fork of the plan's run, which fails somewhere; it ends well."""
+    first = play(plan, behave)
+    _, again = forked(first.state, RunRequest("run-2", "team", "plan", plan.spec))
+    assert again.state.finished is not None
+    assert again.state.finished.phase == "Succeeded"
+    fresh = play(RunRequest("run-2", "team", "plan", plan.spec), compute)
+    assert fresh.state.finished is not None
+    assert again.state.finished.result == fresh.state.finished.result
+    assert again.state.told == fresh.state.told
+    return again
+
+
+def test_what_was_compensated_is_executed_again() -> None:
+    undo = {"entry": "steps:undo", "args": {"what": "${output.of}"}}
+    plan = request(
+        call("book", compensate=undo),
+        call("each", forEach="lists.range(2)", compensate=undo),
+        call("plain"),
+        call("pay", needs=["book", "each", "plain"], onError={"action": "compensate"}),
+    )
+    again = forked_from(plan, fails_once("pay"))
+    assert executed(again) == {"book", "each[0]", "each[1]", "pay"}
+
+
+def test_steps_that_follow_the_outcome_follow_the_new_one() -> None:
+    plan = request(call("work"), call("late", needs=["work"]), call("report"), onExit=["report"])
+    again = forked_from(plan, fails_once("late"))
+    assert executed(again) == {"late", "report"}
+
+
+def test_a_step_that_another_stood_in_for_is_tried_again() -> None:
+    plan = request(
+        call("first", onError={"action": "fallback", "step": "second"}),
+        call("second"),
+        call("third", args={"got": "${steps.first.output}"}),
+    )
+    again = forked_from(plan, fails_once("first"))
+    assert executed(again) == {"first", "third"}
+
+
+def test_an_arm_that_was_not_taken_stays_so_unless_the_branch_is_decided_anew() -> None:
+    def branching(*, urgent: bool, run: str = "run-1") -> RunRequest:
+        branch = {"when": "params.urgent", "then": ["page"], "else": ["write"]}
+        return request(
+            call("load"),
+            {"name": "choose", "branch": branch, "needs": ["load"]},
+            call("page"),
+            call("write"),
+            params={"urgent": urgent},
+            run=run,
+        )
+
+    done = play(branching(urgent=True), compute)
+    _, same = forked(done.state, branching(urgent=True, run="run-2"))
+    assert same.executed == []
+    _, other = forked(done.state, branching(urgent=False, run="run-3"))
+    assert executed(other) == {"write"}
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

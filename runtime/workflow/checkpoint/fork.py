@@ -2,7 +2,8 @@
 
 A step is not executed again where the earlier run ended it, its definition is the same in both plans, it
 reads no parameter that differs, and all that it needs is taken over too. What was under way begins
-anew, and so does every step that failed, but where its plan goes on without it.
+anew, and so does every step that failed, but where its plan goes on without it, and every step that was
+compensated. What follows a run's outcome (onExit) follows the new run's.
 """
 
 from __future__ import annotations
@@ -13,15 +14,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from seedbed.crds.graph import Graph
+from seedbed.crds.graph_checks import COMPENSATE
 from seedbed.crds.workflow import Step
 from seedbed.runtime.workflow.plan import RunPlan
 from seedbed.runtime.workflow.records import (
     Record,
     StepExpanded,
     StepFailed,
+    StepScheduled,
     StepSkipped,
     StepSucceeded,
 )
+from seedbed.runtime.workflow.state import LATER
 
 Result = StepSucceeded | StepSkipped | StepExpanded | StepFailed
 """Records that a run may take over."""
@@ -103,25 +107,30 @@ def _definition(step: Step) -> dict[str, Any]:
 
 def _results(records: Iterable[Record], plan: RunPlan) -> Iterator[Result]:
     """The results of steps that the plan has, and whose failure it allows."""
+    own = plan.graph.nodes.keys() - set(plan.graph.exits)
     for record in records:
         match record:
             case StepSucceeded() | StepSkipped() | StepExpanded():
-                if _step(record) in plan.graph.nodes:
+                if _step(record) in own and COMPENSATE not in _step(record):
                     yield record
-            case StepFailed(retry_at=None):
-                if _may_fail(record, plan):
+            case StepFailed(key, retry_at=None, then=then):
+                if key.step in own and then != LATER and _may_fail(record, plan):
                     yield record
 
 
 def _broken(records: Iterable[Record], plan: RunPlan) -> set[str]:
-    """Steps that failed for good and may not."""
-    return {
-        record.key.step
-        for record in records
-        if isinstance(record, StepFailed)
-        and record.retry_at is None
-        and not _may_fail(record, plan)
-    }
+    """Steps that failed for good and may not, and steps that were compensated, if only begun."""
+    found: set[str] = set()
+    for record in records:
+        if isinstance(record, StepFailed) and not (
+            record.retry_at is not None or record.then == LATER or _may_fail(record, plan)
+        ):
+            found.add(record.key.step)
+        if isinstance(record, StepScheduled | StepSucceeded | StepFailed):
+            unit, undone, _ = record.key.step.partition(COMPENSATE)
+            if undone:
+                found.add(unit.partition("[")[0])
+    return found
 
 
 def _may_fail(record: StepFailed, plan: RunPlan) -> bool:
