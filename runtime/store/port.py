@@ -97,6 +97,9 @@ class Store(Protocol):
     async def run(self, run: str) -> RunRow | None:
         """One run, or None."""
 
+    async def named(self, names: Sequence[str]) -> list[RunRow]:
+        """Those of many runs that are there, in no particular order."""
+
     async def runs(self, namespace: str, workflow: str | None = None) -> list[RunRow]:
         """Runs of a namespace, newest first, at most 1,000; those of one Workflow where named."""
 

@@ -82,6 +82,8 @@ _UNFINISHED = (
     .order_by(runs.c.position)
 )
 _BY_ID = select(*_RUN).where(runs.c.run == bindparam("of"))
+_NAMED = select(*_RUN).where(runs.c.run.in_(bindparam("names", expanding=True)))
+_NAMED_AT_ONCE = 500
 _LIST = (
     select(*_RUN)
     .where(runs.c.namespace == bindparam("namespace"))
@@ -222,6 +224,14 @@ class SqlStore:
         """One run, or None."""
         rows = await self.rows(_BY_ID, of=run)
         return RunRow(*rows[0]) if rows else None
+
+    async def named(self, names: Sequence[str]) -> list[RunRow]:
+        """Those of many runs that are there; see `Store.named`."""
+        found: list[RunRow] = []
+        for at in range(0, len(names), _NAMED_AT_ONCE):
+            some = list(names[at : at + _NAMED_AT_ONCE])
+            found += [RunRow(*row) for row in await self.rows(_NAMED, names=some)]
+        return found
 
     async def runs(self, namespace: str, workflow: str | None = None) -> list[RunRow]:
         """Runs of a namespace, newest first; see `Store.runs`."""

@@ -8,7 +8,6 @@ commit is under way requests collect: the busier the partition, the larger the g
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -51,12 +50,10 @@ from seedbed.runtime.workflow.overflow import CODES
 from seedbed.runtime.workflow.plan import Start, started
 from seedbed.runtime.workflow.records import (
     Record,
-    StepExpanded,
     StepFailed,
-    StepScheduled,
-    StepSkipped,
     StepSucceeded,
 )
+from seedbed.runtime.workflow.reminders import Reminders
 from seedbed.runtime.workflow.replay import resume
 from seedbed.runtime.workflow.state import RunState
 from seedbed.runtime.workflow.summary import summarise
@@ -67,10 +64,6 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY = 5.0
 """Seconds after which steps without a result are looked at, and the longest rest."""
-STARVED_LOOK = 0.1
-"""Seconds after which a run that waits for a Pool with full hands asks again."""
-TELL_EVERY = 0.2
-"""Seconds between two summaries of a run whose steps only come and go."""
 
 Known = bytes | SeedbedError
 """An answer that needs no commit."""
@@ -111,9 +104,8 @@ class Partition:
         self._answering: list[_Ask] = []
         self._dirty: set[str] = set()
         self._unseen: set[str] = set()
-        self._starved: set[str] = set()
-        self._untold: set[str] = set()
-        self._times: list[tuple[float, str]] = []
+        self._reminders = Reminders()
+        self._stored_runs: Mapping[str, RunRow] | SeedbedError = {}
         self._left: set[str] = set()
         self._looked = 0.0
         self._closed = False
@@ -194,22 +186,20 @@ class Partition:
     async def _rest(self) -> None:
         if self._asked or self._dirty:
             return
-        wait = STARVED_LOOK if self._starved else LOOK_EVERY
-        if self._times:
-            wait = min(wait, self._times[0][0] - time.time())
         with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, wait)):
+            async with asyncio.timeout(self._reminders.wait(time.time(), LOOK_EVERY)):
                 await self._wake.wait()
 
     async def _turn(self) -> None:
         self._wake.clear()
         self._answering, self._asked = self._asked, []
         now = time.time()
+        self._stored_runs = await self._look_up()
         for each in self._answering:
             each.known = await self._take(each.request, now)
         touched = self._advance(now)
         changed = {name: run for name, run in touched.items() if run.changed}
-        told = {name: run for name, run in touched.items() if self._tell_now(name, run, now)}
+        told = self._reminders.to_tell(touched, now)
         summaries = {name: summarise(run.state) for name, run in told.items()}
         written = await self._journal.append(touched, summaries)
         self._act(changed, now)
@@ -229,15 +219,12 @@ class Partition:
     def _forget(self, name: str) -> None:
         del self._runs[name]
         self._world.shares.leave(name)
-        self._starved.discard(name)
-        self._untold.discard(name)
+        self._reminders.forget(name)
 
     def _advance(self, now: float) -> dict[str, LiveRun]:
         """Let every run decide that has a reason to; gives those runs."""
         names, self._dirty = self._dirty, set()
-        names |= self._starved
-        while self._times and self._times[0][0] <= now:
-            names.add(heapq.heappop(self._times)[1])
+        names |= self._reminders.take(now)
         touched = {name: self._runs[name] for name in names if name in self._runs}
         for name, run in touched.items():
             try:
@@ -247,28 +234,8 @@ class Partition:
                 # the defect is not written and has no effect.
                 log.exception("run %s met a defect and ends", name)
                 run.records += fail(run.state, type(error).__name__, now)
-            (self._starved.add if run.state.starved else self._starved.discard)(name)
-            self._remind(name, run, run.state.due())
+            self._reminders.note(name, run)
         return touched
-
-    def _remind(self, name: str, run: LiveRun, at: float | None) -> None:
-        """Look at the run again at a time, however little happens."""
-        if at is not None and at != run.due:
-            heapq.heappush(self._times, (at, name))
-        run.due = at
-
-    def _tell_now(self, name: str, run: LiveRun, now: float) -> bool:
-        """Whether those who follow the run are told now, or with what comes in the next moment."""
-        if not run.changed and name not in self._untold:
-            return False
-        if now < run.told + TELL_EVERY and all(map(_is_progress, run.records)):
-            if name not in self._untold:
-                self._untold.add(name)
-                heapq.heappush(self._times, (run.told + TELL_EVERY, name))
-            return False
-        self._untold.discard(name)
-        run.told = now
-        return True
 
     def _act(self, changed: dict[str, LiveRun], now: float) -> None:
         """Do what is durable now."""
@@ -282,6 +249,8 @@ class Partition:
         if now > self._looked + LOOK_EVERY:
             self._looked = now
             unseen = set(self._runs)
+            # What was to be decided by then, and could not, is tried again.
+            self._dirty |= {name for name, run in self._runs.items() if (run.due or now) < now}
         for name in unseen & self._runs.keys():
             self._dispatch.look(self._runs[name], now)
             self._children.look(self._runs[name], now)
@@ -293,7 +262,7 @@ class Partition:
         if isinstance(request, ReportMany):
             return await self._results(request.results, now)
         if isinstance(request, Start | Submit):
-            return await self._submit(request)
+            return self._submit(request)
         name = request.result.run if isinstance(request, Report) else request.run
         run = self._runs.get(name)
         if run is None:
@@ -334,14 +303,29 @@ class Partition:
                 self._dirty.add(result.run)
         return encode(Reported(tuple(again)))
 
-    async def _submit(self, asked: Start | Submit) -> Known | None:
+    async def _look_up(self) -> Mapping[str, RunRow] | SeedbedError:
+        """Those of the runs that shall begin which the store knows: they began before."""
+        wanted = {
+            each.request.request.run
+            for each in self._answering
+            if isinstance(each.request, Start | Submit)
+        }
+        new = sorted(wanted - self._runs.keys())
+        try:
+            return {row.run: row for row in await self._store.named(new)} if new else {}
+        except SeedbedError as error:
+            return error
+
+    def _submit(self, asked: Start | Submit) -> Known | None:
         request = asked.request
         if request.run in self._runs:
             return None
+        if isinstance(self._stored_runs, SeedbedError):
+            return self._stored_runs
+        known = self._stored_runs.get(request.run)
+        if known is not None:
+            return known.summary
         try:
-            known = await self._store.run(request.run)
-            if known is not None:
-                return known.summary
             start = asked if isinstance(asked, Start) else started(request)
             state = RunState(start.request, self._world.hands, start.plan)
             for record in start.first:
@@ -399,13 +383,6 @@ class Partition:
 
 def _moving() -> UnavailableError:
     return UnavailableError("the partition moves", 0.1)
-
-
-def _is_progress(record: Record) -> bool:
-    """Whether a record tells of no more than that steps come and go."""
-    if isinstance(record, StepScheduled):
-        return record.kind in ("agent", "call")
-    return isinstance(record, StepSucceeded | StepFailed | StepSkipped | StepExpanded)
 
 
 def _count(records: Sequence[Record]) -> None:

@@ -70,6 +70,10 @@ def test_a_commit_is_read_back_as_written(url: str) -> None:
             assert await store.run("a") == row("a", 3)
             assert (await store.run("b")).summary == b'{"s":9}'  # type: ignore[union-attr]  # it is there
             assert await store.run("c") is None
+            assert [found.run for found in await store.named(["a", "c"])] == ["a"]
+            assert await store.named([]) == []
+            names = [f"run-{n}" for n in range(1200)]
+            assert [found.run for found in await store.named(["a", *names])] == ["a"]
             assert await store.unfinished(3) == [row("a", 3)]
             assert await store.unfinished(4) == []
             assert [found.run for found in await store.runs("team")] == ["b", "a"]
