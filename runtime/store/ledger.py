@@ -10,7 +10,7 @@ a gateway that died gives its money back and loses nothing that was written.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
@@ -301,7 +301,7 @@ class SqlLedger:
 
 def _row(entry: LedgerEntry) -> dict[str, Any]:
     day = datetime.fromtimestamp(entry.at, UTC).strftime("%Y-%m-%d")
-    return {**asdict(entry), "day": day}
+    return {name: getattr(entry, name) for name in LedgerEntry.__slots__} | {"day": day}
 
 
 def _costs(by: Dimension, given: tuple[str, ...]) -> Select[Any]:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from seedbed.crds.errors import InvalidError
+from seedbed.runtime.llm.gateway import providers_of
 from seedbed.runtime.llm.litellm_provider import LiteLLMModel
 from seedbed.runtime.llm.local import LocalModel, model_file
 from seedbed.runtime.llm.models import ModelEntry, load
 from seedbed.runtime.llm.providers import parse_request
-from seedbed.runtime.llm.gateway import providers_of
 from tests.conftest import run_async
 
 
