@@ -174,7 +174,11 @@ async def _engine(process: Process) -> None:
         store = await _store(process, stack)
         checkpoints = vault(store, settings.checkpoint_keys, settings.checkpoint_url)
         bus = await _bus(process, stack, "engine")
-        await _patiently("the event log", bus.events.prepare)
+        try:
+            await bus.events.prepare()
+        except UnavailableError as error:
+            # Runs do not need it: whoever follows them reads their journals.
+            _log.warning("the event log cannot be made: %s", error)
         coordinator = await _coordinator(process, stack)
         process.started()
         await Engine(
