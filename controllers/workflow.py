@@ -53,7 +53,7 @@ from seedbed.crds.workflow import WorkflowSpec
 FINISHED = ("Succeeded", "Failed")
 # Of the steps that changed last: how many, and the bytes of name and message that are shown.
 _RECENT, _NAME, _MESSAGE = 5, 128, 256
-_WAITING, _ASKED = 10, 1000
+_WAITING, _QUESTION, _ASKED = 5, 128, 300
 _ADVICE = 512
 
 
@@ -298,7 +298,7 @@ def _asked(run: RunSummary | None) -> Verdict:
     asked = [one for one in run.waiting if one.kind == "approval"] if run is not None else []
     if not asked:
         return Verdict("False", "NothingAsked", "no step waits for a person")
-    told = "; ".join(f"{one.step}: {shortened(one.message, _MESSAGE)}" for one in asked)
+    told = "; ".join(f"{one.step}: {one.message}" for one in asked)
     return Verdict("True", "ApprovalNeeded", shortened(told, _ASKED))
 
 
@@ -375,7 +375,7 @@ def _waiting_step(one: Waiting) -> dict[str, Any]:
     told = {
         "name": shortened(one.step, _NAME),
         "kind": one.kind,
-        "message": shortened(one.message, _MESSAGE),
+        "message": shortened(one.message, _QUESTION),
     }
     if one.until is not None:
         told["until"] = timestamp(datetime.fromtimestamp(one.until, UTC))

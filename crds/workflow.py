@@ -464,8 +464,8 @@ class WorkflowStatus(Status):
     )
     waiting: tuple[WaitingStep, ...] = Field(
         default=(),
-        description="Steps that wait, approvals first; at most 10.",
-        max_length=10,
+        description="Steps that wait, approvals first; at most 5.",
+        max_length=5,
         examples=[[{"name": "send-letters", "kind": "approval", "message": "Send 40 letters?"}]],
     )
     spent: str = Field(

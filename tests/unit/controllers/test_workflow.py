@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from seedbed.controllers.container_step import pod_name
@@ -435,6 +435,10 @@ SUMMARIES = st.builds(
     started=st.none() | st.floats(0, 4e9),
     finished=st.none() | st.floats(0, 4e9),
     result=st.none() | TEXT | st.lists(TEXT, max_size=9),
+    waiting=st.lists(
+        st.builds(Waiting, TEXT, st.sampled_from(["approval", "event"]), TEXT, st.none()),
+        max_size=20,
+    ).map(tuple),
 )
 
 
@@ -444,9 +448,11 @@ WORST = summary(
     counts=Counts(*[10**9] * 5),
     recent=(Recent("\\" * 4000, "Failed", "\U0001f331\0\n" * 4000),) * 50,
     result="x" * 4094,
+    waiting=(Waiting("\\" * 4000, "approval", "\U0001f331\0\n" * 4000, 4e9),) * 20,
 )
 
 
+@settings(deadline=None)
 @example(run=WORST)
 @given(run=SUMMARIES)
 def test_the_status_is_small_whatever_the_run(run: RunSummary) -> None:
@@ -457,6 +463,7 @@ def test_the_status_is_small_whatever_the_run(run: RunSummary) -> None:
     assert quiet(reconcile, after(seen, plan))
 
 
+@settings(deadline=None)
 @given(
     run=st.none() | SUMMARIES,
     there=st.sampled_from([{}, named(POOL), EVERYTHING]),
