@@ -120,6 +120,8 @@ def _check_workflow(spec: WorkflowSpec) -> list[InvalidError]:
         found.append(error)
     check_retry(spec.retry, "spec.retry", lambda *problem: found.append(InvalidError(*problem)))
     found += _positive(spec.deadline, "spec.deadline")
+    found += _positive(spec.checkpoint.interval, "spec.checkpoint.interval")
+    found += _positive(spec.checkpoint.retention, "spec.checkpoint.retention")
     for at, step in enumerate(spec.steps):
         found += _positive(step.timeout, f"spec.steps[{at}].timeout")
     return found

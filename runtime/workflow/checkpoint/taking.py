@@ -121,13 +121,18 @@ class Checkpointer:
                 await self._forgetting.sweep(self._owner, now)
 
     def _is_due(self, name: str, state: RunState, now: float) -> bool:
-        policy = state.spec.checkpoint
-        if not policy.enabled or state.started is None:
+        if now < self._due.get(name, 0.0):
             return False
-        last = state.checkpoint.at if state.checkpoint else state.started
-        return now >= max(last + _interval(name, policy), self._due.get(name, 0.0)) and (
-            state.checkpoint is None or state.revision > state.checkpoint.revision
-        )
+        policy, last = state.spec.checkpoint, state.checkpoint
+        if not policy.enabled or state.started is None:
+            self._due[name] = now + RETRY_AFTER
+            return False
+        due = (last.at if last else state.started) + _interval(name, policy)
+        unchanged = last is not None and state.revision <= last.revision
+        if now < due or unchanged:
+            self._due[name] = due if now < due else now + 10 * LOOK_EVERY
+            return False
+        return True
 
     async def _try(self, name: str, now: float) -> None:
         try:
