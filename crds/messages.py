@@ -446,9 +446,15 @@ class ReportMany:
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """Which of the results, by position, have to be sent again in a while."""
+    """What became of results.
+
+    Attributes:
+        again: which of them, by position, have to be sent again in a while.
+        ended: runs that have ended: what is left of their steps is of no use.
+    """
 
     again: tuple[int, ...] = ()
+    ended: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,9 @@ UNREPORTED = 1000
 UNREPORTED_BYTES = 16 * 1024 * 1024
 """How many results, and bytes of them, may wait for engines before no further item is taken."""
 
+ENDED_SECONDS = 60.0
+"""How long it is remembered that a run has ended: its items come within this time of each other."""
+
 log = logging.getLogger(__name__)
 
 
@@ -65,6 +68,12 @@ class Hands:
         self._unreported = 0
         self._bytes = 0
         self._changed = asyncio.Event()
+        self._ended: dict[str, float] = {}
+
+    def is_over(self, run: str) -> bool:
+        """Whether an engine has said that the run has ended, so that no step of it is of use."""
+        said = self._ended.get(run)
+        return said is not None and time.monotonic() < said + ENDED_SECONDS
 
     def take(self, delivery: Delivery) -> None:
         """An item has come."""
@@ -85,7 +94,8 @@ class Hands:
 
     async def drop(self, delivery: Delivery) -> None:
         """An item is of no use to anybody."""
-        self._held.pop(delivery, None)
+        del self._held[delivery]
+        self._changed.set()
         await self._ack(delivery)
 
     @property
@@ -157,7 +167,18 @@ class Hands:
                     await self._report(partition, [done])
                 return []
             else:
-                return await self._settle(batch, decode(Reported, answer).again)
+                reported = decode(Reported, answer)
+                self._note_ended(reported.ended)
+                return await self._settle(batch, reported.again)
+
+    def _note_ended(self, runs: Sequence[str]) -> None:
+        now = time.monotonic()
+        for run in runs:
+            self._ended.pop(run, None)
+            self._ended[run] = now
+        # The oldest stand first.
+        while self._ended and next(iter(self._ended.values())) < now - ENDED_SECONDS:
+            del self._ended[next(iter(self._ended))]
 
     async def _settle(self, batch: Sequence[_Done], again: Sequence[int]) -> list[_Done]:
         left = [batch[position] for position in again]

@@ -175,14 +175,22 @@ class Worker:
                 continue
             for delivery in found:
                 hands.take(delivery)
+            useless = []
             for delivery in found:
-                try:
-                    task = decode(StepTask, delivery.payload)
-                except InvalidError:
-                    log.exception("%s: an unreadable work item is dropped", self.worker_id)
-                    await hands.drop(delivery)
+                task = self._read(delivery)
+                if task is None or hands.is_over(task.run):
+                    useless.append(delivery)
                 else:
                     lanes.put(delivery, task)
+            for delivery in useless:
+                await hands.drop(delivery)
+
+    def _read(self, delivery: Delivery) -> StepTask | None:
+        try:
+            return decode(StepTask, delivery.payload)
+        except InvalidError:
+            log.exception("%s: an unreadable work item is dropped", self.worker_id)
+            return None
 
     async def _work(self, lanes: _Lanes, hands: Hands) -> None:
         """One lane: execute one step after the other, for ever."""

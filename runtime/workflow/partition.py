@@ -294,14 +294,15 @@ class Partition:
             if run is None:
                 if result.run not in late:
                     late[result.run] = await self._late(result.run)
-                if late[result.run] != b"{}":
+                if isinstance(late[result.run], SeedbedError):
                     again.append(position)
             elif run.state.behind(result.key, result.attempt):
                 again.append(position)
             else:
                 run.records += accept(run.state, result, now)
                 self._dirty.add(result.run)
-        return encode(Reported(tuple(again)))
+        ended = tuple(name for name, answer in late.items() if answer == _ended(name))
+        return encode(Reported(tuple(again), ended))
 
     async def _look_up(self) -> Mapping[str, RunRow] | SeedbedError:
         """Those of the runs that shall begin which the store knows: they began before."""
@@ -349,7 +350,9 @@ class Partition:
             known = None if name in self._left else await self._store.run(name)
         except SeedbedError as error:
             return error
-        return b"{}" if known is None or known.finished else _moving()
+        if known is None:
+            return b"{}"
+        return _ended(name) if known.finished else _moving()
 
     async def _stored(
         self,
@@ -379,6 +382,10 @@ class Partition:
             return b"{}"
         name = request.request.run if isinstance(request, Start | Submit) else request.run
         return encode(summarise(self._runs[name].state))
+
+
+def _ended(name: str) -> bytes:
+    return encode(Reported(ended=(name,)))
 
 
 def _moving() -> UnavailableError:

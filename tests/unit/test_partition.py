@@ -14,6 +14,8 @@ import pytest
 from seedbed.crds.errors import FencedError, UnavailableError
 from seedbed.crds.messages import (
     Report,
+    Reported,
+    ReportMany,
     RunRequest,
     RunSummary,
     StepKey,
@@ -123,7 +125,34 @@ def test_a_former_owner_leaves_results_to_its_successor(tmp_path: Path) -> None:
             assert await place.succeeded("new") == ["a"]
             assert not +place.worlds[0].hands
             assert not +place.worlds[1].hands
-            assert await successor.ask(a_result("old", "a")) == b"{}"
+            late = decode(Reported, await successor.ask(a_result("old", "a")))
+            assert late == Reported(ended=("old",))
+
+    run_async(body())
+
+
+def test_many_results_are_taken_at_once_and_those_of_a_successor_are_asked_for_again(
+    tmp_path: Path,
+) -> None:
+    async def body() -> None:
+        async with a_place(tmp_path) as place:
+            owner = await place.own()
+            names = ["a", "b", "c"]
+            await a_run(owner, request(*map(call, names), run="one"))
+            await a_run(owner, request(call("a"), run="two"))
+            await owner.ask(a_result("two", "a"))
+            results = [a_result("one", name).result for name in names]
+            results += [
+                a_result("two", "a").result,
+                a_result("one", "a").result,
+                a_result("unknown", "a").result,
+            ]
+            # An attempt that only a newer owner can have scheduled.
+            await a_run(owner, request(call("a"), run="three"))
+            results.append(a_result("three", "a", attempt=2).result)
+            answer = decode(Reported, await owner.ask(ReportMany(tuple(results))))
+            assert answer == Reported(again=(6,), ended=("two",))
+            assert await place.succeeded("one") == names
 
     run_async(body())
 

@@ -291,6 +291,36 @@ def test_results_collect_while_the_engine_is_busy_and_those_it_asks_for_are_sent
     run_async(body())
 
 
+def test_what_is_left_of_a_run_that_has_ended_is_not_executed() -> None:
+    async def body() -> None:
+        place = Place()
+        executed: list[str] = []
+
+        async def over(payload: bytes) -> bytes:
+            request = decode_request(payload)
+            assert isinstance(request, Report | ReportMany)
+            results = (request.result,) if isinstance(request, Report) else request.results
+            executed.extend(str(result.key) for result in results)
+            return encode(Reported(ended=(RUN,)))
+
+        place.engine = over  # type: ignore[method-assign]  # one that knows the run has ended
+        async with serving(place, count=1, concurrency=1):
+            await place.give(a_task("tests.steps:echo", "first"))
+
+            queue = place.bus._queues[work_queue("team", "general")]
+
+            async def gone() -> bool:
+                return len(queue) == 0
+
+            await until(gone)
+            await place.give(*(a_task("tests.steps:echo", f"s{n}") for n in range(5)))
+
+            await until(gone)
+        assert executed == ["first"]
+
+    run_async(body())
+
+
 def test_an_engine_of_an_earlier_version_gets_one_result_at_a_time() -> None:
     async def body() -> None:
         place = Place()
