@@ -120,3 +120,28 @@ def test_a_loop_and_a_branch_through_workers(tmp_path: Path) -> None:
             assert summary.counts.skipped == 1
 
     run_async(body())
+
+
+@pytest.mark.req("SNK-23")
+@pytest.mark.parametrize(
+    ("on", "phase"), [("connection_error", "Succeeded"), ("timeout_error", "Failed")]
+)
+def test_workers_tell_the_class_of_an_error_and_only_that_is_retried(
+    tmp_path: Path, on: str, phase: str
+) -> None:
+    async def body() -> None:
+        async with running(lambda: embedded(tmp_path)) as at:
+            request = at.request(
+                step(
+                    "flaky",
+                    "flaky",
+                    args={"folder": str(tmp_path), "failures": 2},
+                    retry={"attempts": 3, "backoff": "20ms", "on": [on]},
+                )
+            )
+            await at.submit(request)
+            assert (await at.ended(request.run)).phase == phase
+            log = await StoredHistory(at.store).steps(request.run)
+            assert {line["class"] for line in log if "class" in line} == {"connection_error"}
+
+    run_async(body())

@@ -52,7 +52,6 @@ RUNS: dict[str, tuple[dict[str, StepError], str, Any, list[str]]] = {
 }
 
 
-@pytest.mark.req("DSX-19")
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_an_example_runs_as_the_guide_says(name: str) -> None:
     manifest = MANIFESTS[name]
