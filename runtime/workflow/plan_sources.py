@@ -26,7 +26,7 @@ from seedbed.crds.steps_source import PUSHED, Artifact, StepsFrom, source_name
 from seedbed.runtime.store.plans import Plans
 from seedbed.runtime.store.port import Store
 from seedbed.runtime.workflow import metrics
-from seedbed.runtime.workflow.plan import THREAD_FROM, Start, started
+from seedbed.runtime.workflow.plan import THREAD_FROM, Start, started, uncollected
 
 FETCH_SECONDS = 60.0
 TOGETHER = 4
@@ -159,7 +159,8 @@ def _kind(source: StepsFrom) -> str:
 
 def _parsed(request: RunRequest, data: bytes, name: str) -> Start:
     try:
-        return started(request, read_steps(data))
+        with uncollected():
+            return started(request, read_steps(data))
     except InvalidError as error:
         raise InvalidError(_FIELD, f"{name}: {error}") from error
 
