@@ -498,7 +498,7 @@ class WorkflowStatus(Status):
     last_checkpoint: LastCheckpoint | None = Field(
         default=None,
         description="The newest checkpoint of the run.",
-        examples=[{"number": 3, "sizeBytes": 13095}],
+        examples=[{"number": 3, "time": "2026-11-21T10:01:00Z", "sizeBytes": 13095, "ratio": 6.2}],
     )
     forked_from: ForkedFrom | None = Field(
         default=None,
