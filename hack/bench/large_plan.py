@@ -97,7 +97,13 @@ async def run(env: dict[str, str], steps: int, edges: int) -> dict[str, Any]:
         figures = await played(on, reference)
         figures["critical_path_command_s"] = await asyncio.to_thread(critical_path, env)
     rate = round(steps / figures["seconds"])
-    return {"steps": steps, "edges": count, "graph_bytes": size, "steps_per_second": rate, **figures}
+    return {
+        "steps": steps,
+        "edges": count,
+        "graph_bytes": size,
+        "steps_per_second": rate,
+        **figures,
+    }
 
 
 def main() -> None:
