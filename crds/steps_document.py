@@ -7,18 +7,23 @@ anybody who may make a Workflow may hand one in.
 
 from __future__ import annotations
 
+import sys
 import zlib
 from typing import Annotated, Any
 
 import orjson
 import yaml
-import zstandard
 from pydantic import Field, TypeAdapter, ValidationError
 
 from seedbed.crds.base import Model
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.templates import below
 from seedbed.crds.workflow import MAX_STEPS, Step
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 DOCUMENT_LIMIT = 32 * 1024 * 1024
 """Bytes that a document may have as it is handed in."""
@@ -82,7 +87,7 @@ def steps_to_json(steps: tuple[Step, ...]) -> bytes:
 
 def packed(steps: tuple[Step, ...]) -> bytes:
     """Steps as a small document: what `seedbed plan push` sends."""
-    return zstandard.ZstdCompressor(level=9).compress(steps_to_json(steps))
+    return zstd.compress(steps_to_json(steps), level=9)
 
 
 def _unpacked(data: bytes, field: str) -> bytes:
@@ -93,9 +98,11 @@ def _unpacked(data: bytes, field: str) -> bytes:
             if not unpack.eof and len(data) <= UNPACKED_LIMIT:
                 raise InvalidError(field, "the gzip data ends too early")
         elif data.startswith(_ZSTD):
-            with zstandard.ZstdDecompressor().stream_reader(data) as stream:
-                data = stream.read(UNPACKED_LIMIT + 1)
-    except (zlib.error, zstandard.ZstdError) as error:
+            unpacking = zstd.ZstdDecompressor()
+            data = unpacking.decompress(data, max_length=UNPACKED_LIMIT + 1)
+            if not unpacking.eof and len(data) <= UNPACKED_LIMIT:
+                raise InvalidError(field, "the zstd data ends too early")
+    except (zlib.error, zstd.ZstdError) as error:
         raise InvalidError(field, f"cannot be unpacked: {error}") from error
     if len(data) > UNPACKED_LIMIT:
         raise InvalidError(field, f"has more than {UNPACKED_LIMIT} bytes once it is unpacked")
