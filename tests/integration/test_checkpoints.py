@@ -275,15 +275,10 @@ def test_checkpoints_are_taken_at_the_interval_while_something_changes(
             spec: dict[str, Any] = {"steps": steps, "checkpoint": policy}
             plan = RunRequest("run-1", NAMESPACE, "plan", spec)
             await place.submit(plan)
-            found = await place.until("run-1", lambda one: one.reason == "PoolNotFound")
-            found = await place.until(
-                "run-1", lambda one: one.checkpoint is not None and one.counts.succeeded == 3
-            )
-            # Nothing changes any more: the newest one stays the newest.
-            rows = await settled(place, "run-1")
-            found = await place.summary("run-1")
-            assert found.checkpoint is not None
-            assert found.checkpoint.number == rows[-1].number
+            await place.until("run-1", lambda one: one.reason == "PoolNotFound")
+            await place.until("run-1", lambda one: one.counts.succeeded == 3)
+            # Nothing changes any more: the newest one holds all, and stays the newest.
+            rows, found = await settled(place, "run-1")
             assert rows[-1].revision == found.revision - 1
             assert (rows[-1].ended, rows[-1].total) == (3, 4)
             # A switched-off policy takes none.
@@ -298,10 +293,11 @@ def test_checkpoints_are_taken_at_the_interval_while_something_changes(
     run_async(body())
 
 
-async def settled(place: Place, run: str) -> list[CheckpointRow]:
-    """A run's checkpoints once the newest one holds all that has happened."""
+async def settled(place: Place, run: str) -> tuple[list[CheckpointRow], RunSummary]:
+    """A run's checkpoints and summary once the newest checkpoint holds all that has happened."""
     while True:
-        rows = await place.rows.of_run(run)
-        if rows and rows[-1].revision >= (await place.summary(run)).revision - 1:
-            return rows
+        rows, found = await place.rows.of_run(run), await place.summary(run)
+        noted = found.checkpoint is not None and rows and found.checkpoint.id == rows[-1].id
+        if noted and found.revision == rows[-1].revision + 1:
+            return rows, found
         await asyncio.sleep(0.02)
