@@ -498,7 +498,15 @@ class WorkflowStatus(Status):
     last_checkpoint: LastCheckpoint | None = Field(
         default=None,
         description="The newest checkpoint of the run.",
-        examples=[{"number": 3, "time": "2026-11-21T10:01:00Z", "sizeBytes": 13095, "ratio": 6.2}],
+        examples=[
+            {
+                "number": 3,
+                "id": "0b9f5d3e-6a0e-4a53-9f0e-7f4f7d3f6a11",
+                "time": "2026-11-21T10:01:00Z",
+                "sizeBytes": 13095,
+                "ratio": 73.6,
+            }
+        ],
     )
     forked_from: ForkedFrom | None = Field(
         default=None,
