@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ from seedbed.crds.checkpoint import forked, restored
 from seedbed.crds.errors import ConflictError, InvalidError, NotFoundError
 from seedbed.runtime.api.access import ForbiddenError, UnauthenticatedError
 from seedbed.runtime.api.objects import kubernetes_workflows
+from seedbed.runtime.workflow.checkpoint.keys import new_line, parse
 from tests.conftest import run_async
 
 SPACE = "team-forks"
@@ -89,3 +94,40 @@ def test_the_callers_rights_decide(cluster: ControlPlane, tmp_path: Path) -> Non
                 )
 
     run_async(body())
+
+
+def test_the_commands_write_with_the_users_kubeconfig(
+    cluster: ControlPlane, tmp_path: Path
+) -> None:
+    def seedbed(*arguments: str) -> str:
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / "seedbed"), *arguments],
+            env={**os.environ, "KUBECONFIG": str(cluster.kubeconfig)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def ring() -> dict[str, bytes]:
+        told = cluster.kubectl("-n", SPACE, "get", "secret", "keys", "-o", "jsonpath={.data.keys}")
+        return parse(base64.b64decode(told).decode(), "the Secret")
+
+    told = seedbed(
+        "fork", "audit", "--name", "typed", "--run", "r-9", "--set", "limit=4", "-n", SPACE
+    )
+    assert "workflow typed created" in told
+    shown = cluster.kubectl("-n", SPACE, "get", "workflow.seedbed.dev", "typed", "-o", "yaml")
+    spec = yaml.safe_load(shown)["spec"]
+    assert (spec["forkFrom"], spec["params"]) == ({"run": "r-9"}, {"limit": 4})
+    (tmp_path / "keys").write_text(new_line(0))
+    made = ("create", "secret", "generic", "keys", f"--from-file=keys={tmp_path / 'keys'}")
+    cluster.kubectl("-n", SPACE, *made)
+    before = ring()
+    assert "1 older still decrypt" in seedbed("rotate-keys", "--secret", f"{SPACE}/keys")
+    after = ring()
+    assert len(after) == 2
+    assert [*after][:1] == [*before]
+    assert after.items() > before.items()
