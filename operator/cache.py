@@ -7,6 +7,7 @@ the watch does nothing.
 
 from __future__ import annotations
 
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ def owner_of(obj: Raw) -> Key | None:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """An object as it is held: JSON takes a tenth of the memory of dictionaries."""
+    """An object as it is held: JSON takes a tenth of the memory of dictionaries, packed a third of that."""
 
     uid: str
     version: int
@@ -48,7 +49,7 @@ class _Held:
     body: bytes
 
     def read(self) -> dict[str, Any]:
-        found: dict[str, Any] = orjson.loads(self.body)
+        found: dict[str, Any] = orjson.loads(zlib.decompress(self.body))
         return found
 
 
@@ -104,7 +105,9 @@ class Cache:
         if known is not None and known.uid == uid and known.version >= version:
             return set()
         owner = owner_of(obj) if key.kind in CHILDREN else None
-        self._objects[key] = _Held(uid, version, owner, orjson.dumps(slim(obj)))
+        self._objects[key] = _Held(
+            uid, version, owner, zlib.compress(orjson.dumps(slim(obj)), level=1)
+        )
         if key.kind in CHILDREN:
             if owner is not None:
                 self._children[owner].add(key)

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 
 import aiohttp
 import orjson
@@ -74,9 +75,12 @@ async def _create(cluster: ControlPlane, first: int, count: int) -> float:
 async def _all_current(http: aiohttp.ClientSession, since: str, count: int) -> float:
     """Watch until `count` objects have a status of their generation; gives the time."""
     done: set[str] = set()
-    while True:  # the API server ends a watch when it likes
+    while True:  # the API server ends a watch when it likes, and refuses it while it prepares
         params = {"watch": "true", "resourceVersion": since}
         async with http.get(POOLS, params=params, timeout=aiohttp.ClientTimeout()) as answer:
+            if answer.status != HTTPStatus.OK:
+                await asyncio.sleep(0.2)
+                continue
             async for line in answer.content:
                 obj = orjson.loads(line)["object"]
                 since = obj["metadata"]["resourceVersion"]
