@@ -345,6 +345,8 @@ def _fields(run: RunSummary) -> dict[str, Any]:
             "percent": round(100 * (1 - run.advice.after / run.advice.before)),
             "message": shortened(run.advice.message, _ADVICE),
         }
+    if run.replans:
+        fields |= {"planVersion": run.replans + 1, "replans": run.replans}
     if run.started is not None:
         fields["startedAt"] = timestamp(datetime.fromtimestamp(run.started, UTC))
     if run.finished is not None:

@@ -39,6 +39,7 @@ def _checked_duration(value: str) -> str:
 Duration = Annotated[
     str, Field(pattern=DURATION_PATTERN, max_length=32), AfterValidator(_checked_duration)
 ]
+ENTRY_POINT = r"^[A-Za-z_@][A-Za-z0-9_./@-]*:[A-Za-z_][A-Za-z0-9_]*$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN, min_length=1, max_length=63)]
 
 # Marks a field whose content the schema leaves open (x-kubernetes-preserve-unknown-fields).

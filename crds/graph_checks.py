@@ -92,6 +92,7 @@ _OF_WORK = (
     ("retry", "retry"),
     ("timeout", "timeout"),
 )
+_BODIES_OF_ALTERNATIVES = ("entry", "agent", "workflow")
 
 
 def check_step(step: Step, field: str, refuse: Refuse) -> None:
@@ -110,6 +111,21 @@ def check_step(step: Step, field: str, refuse: Refuse) -> None:
         _check_on_error(step, step.on_error, field, refuse)
     if step.retry is not None:
         check_retry(step.retry, f"{field}.retry", refuse)
+    if step.alternatives:
+        _check_alternatives(step, f"{field}.alternatives", refuse)
+
+
+def _check_alternatives(step: Step, field: str, refuse: Refuse) -> None:
+    if step.agent is None and step.call is None:
+        refuse(field, "only a step with an agent or a call has alternatives")
+    for place, one in enumerate(step.alternatives):
+        named = [name for name in _BODIES_OF_ALTERNATIVES if getattr(one, name) is not None]
+        if len(named) > 1:
+            refuse(f"{field}[{place}]", f"names one of {listed(_BODIES_OF_ALTERNATIVES)} at most")
+        elif not named and one.pool is None and one.model is None:
+            refuse(f"{field}[{place}]", "names nothing that is different")
+        if one.model is not None and not (one.agent or (step.agent and not named)):
+            refuse(f"{field}[{place}].model", "only an Agent has a model")
 
 
 def _check_goal(goal: GoalCall, field: str, refuse: Refuse) -> None:

@@ -326,6 +326,7 @@ class RunSummary:
         waiting: steps that wait for a person, an event or a time; at most 20, approvals first.
         priority: its share of a Pool that is wanted by several, as it is now.
         eta: Unix time at which it is expected to end; None while nobody knows.
+        replans: how often its plan was changed after a failure.
         parent: the run that this one does the work of a step for; empty for the run of an object.
         parent_step: that step, with the index of its item.
     """
@@ -354,6 +355,7 @@ class RunSummary:
     parent_step: str = ""
     eta: float | None = None
     advice: Advice | None = None
+    replans: int = 0
 
 
 # What the engine is asked, as `{"op": ..., ...}`; each answer is a JSON object, `{"error": {...}}`

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from seedbed.crds.base import (
+    ENTRY_POINT,
     NAMED,
     OPEN,
     Duration,
@@ -26,6 +27,7 @@ from seedbed.crds.checkpoint import CheckpointPolicy, ForkedFrom, ForkFrom, Last
 from seedbed.crds.failure import OnError, Retry
 from seedbed.crds.flow import Approval, Approve, Branch, Join, Names, Priority, Repeat, Wait
 from seedbed.crds.goal import GoalCall
+from seedbed.crds.replan import MAX_ALTERNATIVES, Alternative, Replan
 from seedbed.crds.steps_source import StepsFrom
 from seedbed.crds.sub_workflow import ParamType, WorkflowCall
 
@@ -60,7 +62,7 @@ class EntryCall(Model):
 
     entry: str = Field(
         description="Entry point: `package.module:function`.",
-        pattern=r"^[A-Za-z_@][A-Za-z0-9_./@-]*:[A-Za-z_][A-Za-z0-9_]*$",
+        pattern=ENTRY_POINT,
         max_length=256,
         examples=["seedbed.runtime.worker.licences:collect"],
     )
@@ -231,6 +233,15 @@ class Step(Model):
         description="What becomes of the run when the step fails for good.",
         examples=[{"action": "fallback", "step": "ask-a-person"}],
     )
+    alternatives: tuple[Alternative, ...] = Field(
+        default=(),
+        description=(
+            "Other ways to do the step, tried in this order when it has failed for good, before "
+            "those of `spec.replan` and before onError. For steps with an agent or a call."
+        ),
+        max_length=MAX_ALTERNATIVES,
+        examples=[[{"pool": "spare"}, {"entry": "team.steps:from_the_archive"}]],
+    )
     pure: bool = Field(
         default=False,
         description=(
@@ -309,6 +320,11 @@ class WorkflowSpec(Model):
         default=None,
         description="What becomes of the run when a step fails that does not say so itself.",
         examples=[{"action": "abort"}],
+    )
+    replan: Replan = Field(
+        default=Replan(),
+        description="How the plan may change when steps fail for good.",
+        examples=[{"maxTotal": 20, "pools": ["spare"]}],
     )
     on_exit: Names = Field(
         default=(),
@@ -473,6 +489,18 @@ class WorkflowStatus(Status):
         description="Dollars that model calls on its behalf have cost so far.",
         max_length=24,
         examples=["1.25"],
+    )
+    plan_version: int = Field(
+        default=1,
+        description="Version of the run's graph; each change after a failure makes a new one.",
+        ge=1,
+        examples=[3],
+    )
+    replans: int = Field(
+        default=0,
+        description="Changes of the plan after failures; `seedbed logs` tells why.",
+        ge=0,
+        examples=[2],
     )
     eta: datetime | None = Field(
         default=None,

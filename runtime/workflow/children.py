@@ -227,8 +227,10 @@ class Children:
 def _running(state: RunState) -> Iterable[Unit]:
     """Units whose children may run; also of a run that has ended and awaits nothing any more."""
     for step in state.steps.values():
-        if step.node.step.workflow is not None:
-            yield from (unit for unit in step.units if unit.status == "Scheduled")
+        if step.node.step.workflow is not None or step.node.step.alternatives:
+            for unit in step.units:
+                if unit.status == "Scheduled" and unit.task and unit.task.kind == "workflow":
+                    yield unit
 
 
 def _id(state: RunState, unit: Unit) -> str:

@@ -269,9 +269,13 @@ def _drain(
     """Start units of a lane until it is empty or nothing more may start; says what blocks it."""
     waiting, namespace = state.lanes[lane], state.request.namespace
     while waiting and state.failed is None:
-        node = state.steps[waiting[0].step].node
-        place = world.place(namespace, node.step, state.spec, state.request.workflow)
+        node, revision = state.steps[waiting[0].step].node, state.revisions.get(waiting[0])
+        step = revision.step if revision else node.step
+        place = world.place(namespace, step, state.spec, state.request.workflow)
         if isinstance(place, Blocked):
+            if revision and place.absent:
+                decided += _without(state, waiting.popleft(), place, now)
+                continue
             if place.pool:
                 world.wait(namespace, place.pool, state.request.run, state.priority)
             return place
@@ -284,6 +288,7 @@ def _drain(
             return None
         unit = state.unit(waiting.popleft())
         if unit.status in _WAITING:
+            place = revision.settle(place) if revision else place
             decided += _start(state, unit, node, place, scope, now)
             state.full_since.pop(lane, None)
     if not waiting:
@@ -291,16 +296,29 @@ def _drain(
     return None
 
 
+def _without(state: RunState, key: StepKey, blocked: Blocked, now: float) -> list[Record]:
+    """A unit was to be done by something that is not there, in the place of what failed."""
+    if state.unit(key).status not in _WAITING:
+        return []
+    return failed(state, key, 0, (now, "", now, now), StepError("unavailable", blocked.message))
+
+
 def _start(
     state: RunState, unit: Unit, node: Node, place: Place, scope: Scope, now: float
 ) -> list[Record]:
-    step, before = node.step, unit.task
+    step, before = state.step_of(unit.key), unit.task
     if before is not None:
+        kind = _kind(step)
+        if kind == "workflow" and before.kind != kind:
+            try:
+                check_depth(state, f"spec.steps[{node.position}].alternatives")
+            except InvalidError as error:
+                return refused(state, unit.key, error, now)
         record = StepScheduled(
             unit.key,
             unit.attempt + 1,
             now,
-            before.kind,
+            kind,
             place.pool,
             place.timeout,
             inputs=None,

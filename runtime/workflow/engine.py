@@ -40,6 +40,7 @@ from seedbed.runtime.workflow.checkpoint.taking import Checkpointer
 from seedbed.runtime.workflow.checkpoint.vault import Owner, Vault
 from seedbed.runtime.workflow.partition import Partition
 from seedbed.runtime.workflow.plan_sources import Allowed, PlanSources
+from seedbed.runtime.workflow.planning.earlier_times import EarlierTimes
 from seedbed.runtime.workflow.planning.forecast import Forecaster
 from seedbed.runtime.workflow.world import World
 
@@ -88,6 +89,7 @@ class Engine:
         self._vault = vault
         self._forgetting = Forgetting(store, vault, run_retention) if vault else None
         self._origins = Origins(store, vault)
+        self._earlier = EarlierTimes(store)
         self._sources = PlanSources(store, plans, allowed or Allowed())
         self._owned: dict[int, tuple[Partition, asyncio.Task[None]]] = {}
 
@@ -188,7 +190,7 @@ class Engine:
         )
         checkpointing = checkpointer.running() if checkpointer else nullcontext()
         forecaster = Forecaster(
-            partition.number, lambda: partition.live, self._store, partial(self._tell, partition)
+            partition.number, lambda: partition.live, self._earlier, partial(self._tell, partition)
         )
 
         async def answer(payload: bytes) -> bytes:

@@ -11,7 +11,8 @@ from seedbed.crds.graph_checks import COMPENSATE
 from seedbed.crds.messages import StepError, StepKey
 from seedbed.crds.workflow import Step, WorkflowSpec
 from seedbed.runtime.workflow.records import Record, StepFailed
-from seedbed.runtime.workflow.state import BUDGET_EXCEEDED, LATER, RunState
+from seedbed.runtime.workflow.replan import another_way
+from seedbed.runtime.workflow.state import BUDGET_EXCEEDED, LATER, REPLAN, RunState, made
 
 JITTER = 0.25
 BUDGET_WAIT = 2.0
@@ -42,9 +43,12 @@ def failed(
         again, then = None, "continue"
     if state.anticipates(key):
         again, then = None, LATER
-    record = StepFailed(key, attempt, *times, error, again, then)
-    state.apply(record)
-    return [record]
+    change = None
+    if again is None and then != LATER and not state.is_undone:
+        change = another_way(state, key, attempt, error, times[0])
+        again, then = (None, then) if change is None else (times[0], REPLAN)
+    decided = made(state, StepFailed(key, attempt, *times, error, again, then))
+    return decided if change is None else [*decided, *made(state, change)]
 
 
 def refused(state: RunState, key: StepKey, error: InvalidError, now: float) -> list[Record]:
@@ -71,13 +75,18 @@ def retry_at(
         # No fault of the step: it is held until the budget is raised, see `world`.
         return now + BUDGET_WAIT
     attempt -= state.unit(key).excused
-    if key in state.loops:
-        attempt -= state.loops[key].attempts
+    attempt -= _earlier(state, key)
     if not error.retryable or attempt >= policy.attempts:
         return None
     if policy.on and error.code not in policy.on and error.error_class not in policy.on:
         return None
     return now + backoff(policy, f"{state.request.run}/{key}/{attempt}", attempt)
+
+
+def _earlier(state: RunState, key: StepKey) -> int:
+    """Attempts that belong to earlier iterations, or to an earlier version of the plan."""
+    before = state.loops[key].attempts if key in state.loops else 0
+    return max(before, state.revisions[key].attempts) if key in state.revisions else before
 
 
 def backoff(policy: Retry, seed: str, attempt: int) -> float:

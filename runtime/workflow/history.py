@@ -13,6 +13,7 @@ from seedbed.runtime.workflow.records import (
     RunFinished,
     StepFailed,
     StepRepeated,
+    StepReplanned,
     StepSkipped,
     StepSucceeded,
 )
@@ -60,6 +61,10 @@ def _line(record: Record) -> dict[str, Any] | None:
     if isinstance(record, StepSkipped):
         line = _attempt(str(record.key), "Skipped", 0, record.at, record.at, "")
         return {**line, "error": record.reason}
+    if isinstance(record, StepReplanned):
+        line = _attempt(str(record.key), "Replanned", record.attempt, record.at, record.at, "")
+        to = ", ".join(f"{name} {value}" for name, value in record.to.items())
+        return {**line, "error": f"now {to} ({record.why})", "version": record.version}
     if isinstance(record, StepSucceeded | StepRepeated):
         times = (record.started, record.finished)
         state = "Succeeded" if isinstance(record, StepSucceeded) else "Repeating"

@@ -14,7 +14,7 @@ EARLY = 1
 
 def queue(state: RunState, unit: Unit) -> None:
     """Put a unit that may start at the end of its lane."""
-    lane = lane_of(state, state.steps[unit.key.step].node.step)
+    lane = lane_of(state, state.step_of(unit.key))
     state.lanes.setdefault(lane, deque()).append(unit.key)
 
 

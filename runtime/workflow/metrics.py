@@ -15,6 +15,11 @@ REJECTED = Counter(
     "Steps that a full queue failed, by code: queue_full, queue_timeout.",
     ["code"],
 )
+REPLANS = Counter(
+    "seedbed_engine_replans_total",
+    "Changes of plans after failures, by what the error was about, and what became of them.",
+    ["reason", "outcome"],
+)
 COMMIT_SECONDS = Histogram(
     "seedbed_engine_commit_seconds",
     "Time of one group commit.",

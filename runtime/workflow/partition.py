@@ -54,6 +54,7 @@ from seedbed.runtime.workflow.records import (
     StepSucceeded,
 )
 from seedbed.runtime.workflow.reminders import Reminders
+from seedbed.runtime.workflow.replan_metrics import count_replans
 from seedbed.runtime.workflow.replay import resume
 from seedbed.runtime.workflow.state import RunState
 from seedbed.runtime.workflow.summary import summarise
@@ -242,6 +243,7 @@ class Partition:
         for run in changed.values():
             records, run.records = run.records, []
             _count(records[run.taken_over :])
+            count_replans(run.state, records)
             run.taken_over = 0
             self._dispatch.follow(run, records, now)
             self._children.follow(run, records)

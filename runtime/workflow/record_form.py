@@ -34,6 +34,7 @@ from seedbed.runtime.workflow.records import (
     StepExpanded,
     StepFailed,
     StepRepeated,
+    StepReplanned,
     StepScheduled,
     StepSkipped,
     StepSucceeded,
@@ -111,6 +112,9 @@ def _row(record: Record, aside: _Aside) -> list[Any]:
         case StepAnticipated(key, attempt, at, worker, started, finished, output):
             row = ["early", key.step, key.index, attempt, at, worker, started, finished]
             return [*row, aside.put(output)]
+        case StepReplanned(key, attempt, at, version, reason, before, to, why):
+            row = ["plan", key.step, key.index, attempt, at, version, reason]
+            return [*row, dict(before), dict(to), why]
         case StepWaiting(key, at, until, message, event):
             return ["wait", key.step, key.index, at, until, message, event]
         case _:
@@ -189,6 +193,7 @@ _READERS: dict[str, Callable[[list[Any], _Values], Record]] = {
     "skip": lambda row, _: StepSkipped(StepKey(row[1], row[2]), *row[3:]),
     "again": _repeated,
     "early": _anticipated,
+    "plan": lambda row, _: StepReplanned(StepKey(row[1], row[2]), *row[3:]),
     "wait": lambda row, _: StepWaiting(StepKey(row[1], row[2]), *row[3:]),
     "decide": lambda row, _: ApprovalGiven(row[1], row[2], Decision(*row[3:])),
     "event": lambda row, values: EventReceived(row[1], row[2], row[3], row[4], values.get(row[5])),
@@ -230,19 +235,21 @@ def decode_records(data: bytes, values: Mapping[str, bytes] | None = None) -> li
     Raises:
         InvalidError: the data is not of a version that this code knows, or a value is missing.
     """
-    known = _Values(values or {})
-    records = list(_read(data, known))
-    if known.missing:
-        raise InvalidError("journal", f"value {min(known.missing)} is missing")
+    records, missing = read_records(data, values or {})
+    if missing:
+        raise InvalidError("journal", f"value {min(missing)} is missing")
     return records
+
+
+def read_records(data: bytes, values: Mapping[str, bytes]) -> tuple[list[Record], set[str]]:
+    """Records, whole where nothing is missing, and the digests of the values that are."""
+    known = _Values(values)
+    return list(_read(data, known)), known.missing
 
 
 def missing_values(data: bytes) -> set[str]:
     """Digests of the large values that the records refer to."""
-    known = _Values({})
-    for _ in _read(data, known):
-        pass
-    return known.missing
+    return read_records(data, {})[1]
 
 
 def _read(data: bytes, values: _Values) -> Iterable[Record]:

@@ -6,6 +6,7 @@ was never disturbed. How they stand on disk: `record_form`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -89,7 +90,7 @@ class StepFailed:
     """An attempt failed; the step too, where `retry_at` is None. Attempt 0: it could not start.
 
     Attributes:
-        then: what follows: `retry`, or the policy's action; see crds.failure.
+        then: what follows: `retry`, `replan`, or the policy's action; see crds.failure.
     """
 
     key: StepKey
@@ -101,6 +102,29 @@ class StepFailed:
     error: StepError
     retry_at: float | None
     then: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StepReplanned:
+    """A unit that failed for good is done in another way: a new version of the run's graph.
+
+    Attributes:
+        attempt: its last attempt so far.
+        version: of the graph, from 2 on.
+        reason: what the error was about; see `replan`.
+        before: how it was done: `pool`, `entry`, `agent`, `workflow`, `model`.
+        to: what of these is now other than the Workflow says.
+        why: the error, for people.
+    """
+
+    key: StepKey
+    attempt: int
+    at: float
+    version: int
+    reason: str
+    before: Mapping[str, str]
+    to: Mapping[str, str]
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +292,7 @@ StepRecord = (
     | StepRepeated
     | StepAnticipated
     | StepFailed
+    | StepReplanned
     | StepSkipped
     | StepWaiting
 )

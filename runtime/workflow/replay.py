@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from seedbed.crds.messages import RunRequest, decode
 from seedbed.runtime.store.port import RunRow, Store
 from seedbed.runtime.workflow.plan import RunPlan, reopened
-from seedbed.runtime.workflow.record_form import decode_records, missing_values
+from seedbed.runtime.workflow.record_form import decode_records, read_records
 from seedbed.runtime.workflow.records import Record
 from seedbed.runtime.workflow.state import RunState
 from seedbed.runtime.workflow.world import Hands
@@ -63,8 +63,11 @@ async def decoded(store: Store, records: bytes) -> list[Record]:
     Raises:
         InvalidError: this code cannot read them, or a value is missing.
     """
+    found, missing = read_records(records, {})
+    if not missing:
+        return found
     values = {}
-    for digest in missing_values(records):
+    for digest in missing:
         data = await store.value(digest)
         if data is not None:
             values[digest] = data

@@ -44,6 +44,7 @@ def shortest(state: RunState) -> list[Record]:
         records.append(RunAdjusted(at, *adjusted))
     records += [one for one in (state.held, state.origin, state.checkpoint) if one is not None]
     records += state.inbox.records()
+    records += state.replans
     records += _steps(state, at)
     seen, completed = tuple(state.inbox.seen), tuple(state.completed)
     records.append(RunRestored(state.revision, tuple(state.recent), seen, completed))

@@ -16,6 +16,7 @@ from seedbed.crds.base import seconds
 from seedbed.crds.expressions import Scope
 from seedbed.crds.graph_checks import COMPENSATE, FALLBACK
 from seedbed.crds.messages import Decision, RunRequest, StepError, StepKey, StepTask
+from seedbed.crds.workflow import Step
 from seedbed.runtime.workflow.entering import AsLeft, Join, things_to_await
 from seedbed.runtime.workflow.inbox import Inbox
 from seedbed.runtime.workflow.plan import RunPlan, plan_of
@@ -36,11 +37,13 @@ from seedbed.runtime.workflow.records import (
     StepExpanded,
     StepFailed,
     StepRepeated,
+    StepReplanned,
     StepScheduled,
     StepSkipped,
     StepSucceeded,
     StepWaiting,
 )
+from seedbed.runtime.workflow.revisions import Revision
 from seedbed.runtime.workflow.units import (
     ENDED,
     Loop,
@@ -55,6 +58,7 @@ from seedbed.runtime.workflow.world import Hands
 
 BUDGET_EXCEEDED = "budget_exceeded"
 RECENT = 5
+REPLAN = "replan"
 LATER = "later"
 """What follows when a step fails that started early: it is tried again when its turn comes."""
 LIMIT = 3600.0
@@ -85,6 +89,8 @@ class RunState:
         early: steps that may start although their branch has not decided.
         kept: results of such steps, while it has not.
         loops: units that run again, from their second iteration on.
+        replans: the changes of the plan so far, in order.
+        revisions: units that are done otherwise than the Workflow says at first.
         inbox: what came from outside, and the steps that wait for it.
         dead: steps to which no way leads any more, with why; see `entering`.
         failed: the first unit whose failure fails the run.
@@ -145,6 +151,8 @@ class RunState:
         self.loops: dict[StepKey, Loop] = {}
         self.early = deque(name for name in self.graph.early if self.steps[name].waits_for == 1)
         self.kept: dict[StepKey, StepAnticipated] = {}
+        self.replans: list[StepReplanned] = []
+        self.revisions: dict[StepKey, Revision] = {}
         self.inbox = Inbox()
         for step, given in self.spec.approvals.items():
             self.inbox.approvals[step] = Decision(given.decision, given.by, given.comment)
@@ -170,6 +178,8 @@ class RunState:
                 self._keep(self.unit(key), record)
             case StepRepeated(key):
                 self._repeat(self.unit(key), record)
+            case StepReplanned(key):
+                self._replan(record)
             case StepWaiting(key):
                 self._wait(self.unit(key), record)
             case _:
@@ -210,6 +220,12 @@ class RunState:
         if not step.units:
             self._open(step, [Unit(StepKey(key.step))])
         return step.units[max(key.index, 0)]
+
+    def step_of(self, key: StepKey) -> Step:
+        """What a unit does, as the plan is now."""
+        if self.revisions and key in self.revisions:
+            return self.revisions[key].step
+        return self.steps[key.step].node.step
 
     def awaits(self, key: StepKey, attempt: int) -> bool:
         """Whether the result of this attempt still counts."""
@@ -349,6 +365,14 @@ class RunState:
         heapq.heappush(self.retries, (record.next_at, unit.key.step, unit.key.index))
         self._note(unit, "Repeating", f"iteration {record.iteration} has ended")
 
+    def _replan(self, record: StepReplanned) -> None:
+        # A snapshot tells of it before its unit comes into being, so the unit is not touched.
+        key = record.key
+        step = self.steps[key.step].node.step
+        self.revisions[key] = Revision.after(self.revisions.get(key), step, record)
+        self.replans.append(record)
+        self.recent.appendleft((key, "Replanned", record.why))
+
     def _wait(self, unit: Unit, record: StepWaiting) -> None:
         unit.status = "Waiting"
         self.inbox.waiting[unit.key] = record
@@ -366,6 +390,9 @@ class RunState:
         unit.excused += record.error.code == BUDGET_EXCEEDED
         unit.status, unit.retry_at = "Retrying", record.retry_at
         heapq.heappush(self.retries, (record.retry_at, unit.key.step, unit.key.index))
+        if record.then == REPLAN:
+            unit.excused = 0
+            return
         self._note(unit, "Retrying", record.error.message)
 
     def _give_up(self, unit: Unit, record: StepFailed) -> None:

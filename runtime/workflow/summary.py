@@ -56,6 +56,7 @@ def summarise(state: RunState) -> RunSummary:
         parent_step=str(state.request.parent.key) if state.request.parent else "",
         eta=state.eta if state.finished is None else None,
         advice=state.advice,
+        replans=len(state.replans),
     )
 
 

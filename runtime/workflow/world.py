@@ -70,6 +70,11 @@ class Blocked:
     patience: float | None = None
     pool: str = ""
 
+    @property
+    def absent(self) -> bool:
+        """Whether something does not exist or is suspended; a budget that is used up is there."""
+        return self.missing and self.reason != "BudgetExceeded"
+
 
 class World:
     """The live settings, read once and kept; and how many steps each Pool has in hand."""

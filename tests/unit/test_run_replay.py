@@ -27,6 +27,7 @@ from seedbed.runtime.workflow.records import (
     StepExpanded,
     StepFailed,
     StepRepeated,
+    StepReplanned,
     StepScheduled,
     StepSkipped,
     StepSucceeded,
@@ -56,6 +57,7 @@ EVERY_RECORD: list[Record] = [
     StepSkipped(StepKey("d"), 8.0, "c chose else"),
     StepAnticipated(KEY, 2, 7.0, "w", 6.1, 6.9, LARGE),
     StepRepeated(KEY, 2, 7.0, "w", 6.1, 6.9, LARGE, 4, 7.5),
+    StepReplanned(KEY, 2, 7.0, 2, "place", {"pool": "general"}, {"pool": "spare"}, "late"),
     StepWaiting(StepKey("e"), 8.0, None, "Go on?"),
     StepWaiting(StepKey("f"), 8.0, 9.5, "waits for the event paid", "paid"),
     ApprovalGiven("e", 8.0, Decision("approve", "kim", "why not")),
@@ -90,6 +92,8 @@ def test_a_missing_value_is_refused() -> None:
 
 
 OF_ENGINE = ("branch", "approve", "wait")
+# The Pool `spare` exists, the Pool `gone` does not.
+WAYS = [{"entry": "steps:other"}, {"pool": "gone"}, {"pool": "spare"}]
 
 
 @st.composite
@@ -119,6 +123,7 @@ def plans(draw: st.DrawFn) -> RunRequest:
             fields["args"] = {"got": "${steps." + needs[0] + ".output}"}
         if form in ("plain", "each"):
             fields.update(_repeating(draw, fields.get("args", {})))
+            fields["alternatives"] = draw(st.lists(st.sampled_from(WAYS), max_size=3))
         policies = ["fail", "continue", "skip", "abort"]
         policies += [] if "forEach" in fields else ["fallback"] * 2
         fields["onError"] = {"action": draw(st.sampled_from(policies))}
@@ -134,6 +139,11 @@ def plans(draw: st.DrawFn) -> RunRequest:
         **ends,
         parallelism=draw(st.integers(1, 5)),
         retry={"attempts": draw(st.integers(1, 3)), "backoff": "1s"},
+        replan={
+            "maxPerStep": draw(st.integers(0, 3)),
+            "maxTotal": draw(st.integers(0, 4)),
+            "pools": draw(st.sampled_from([[], ["spare"]])),
+        },
     )
 
 
@@ -224,7 +234,8 @@ def behaviour(failures: dict[tuple[str, int], int]) -> Any:
 
     def behave(task: StepTask) -> Any:
         if task.attempt <= failures.get((task.key.step, task.key.index), 0):
-            return StepError("broken", f"{task.key} attempt {task.attempt}")
+            code = "broken" if task.attempt % 2 else "timeout"
+            return StepError(code, f"{task.key} attempt {task.attempt}")
         return {"key": str(task.key), "attempt": task.attempt, **task.inputs}
 
     return behave
@@ -275,7 +286,7 @@ def test_crashes_change_nothing(
     crashes: list[tuple[int, bool]],
     snapshot_every: int,
 ) -> None:
-    world = a_world()
+    world = a_world("general", "spare")
     behave = behaviour(failures)
     undisturbed = Clockwork(RunState(plan), world, behave)
     undisturbed.to_the_end()
@@ -329,7 +340,7 @@ def test_crashes_change_nothing(
 def test_a_snapshot_stands_for_the_journal(
     plan: RunRequest, failures: dict[tuple[str, int], int], turns: int
 ) -> None:
-    world = a_world()
+    world = a_world("general", "spare")
     run = Clockwork(RunState(plan, world.hands), world, behaviour(failures))
     for _ in range(turns):
         if not run.turn():
@@ -344,3 +355,4 @@ def test_a_snapshot_stands_for_the_journal(
         k: (u.attempt, u.task) for k, u in run.state.scheduled.items()
     }
     assert again.told == run.state.told
+    assert again.revisions == run.state.revisions

@@ -43,6 +43,12 @@ RUNS: dict[str, tuple[dict[str, StepError], str, Any, list[str]]] = {
         {"answer": "small", "because": "timeout_error"},
         [*["ask-the-large-model"] * 3, "ask-the-small-model", "show"],
     ),
+    "replan": (
+        {"fetch": LATE, "parse": BROKEN},
+        "Succeeded",
+        {"page": 7},
+        ["fetch", "fetch", "fetch", "parse", "parse"],
+    ),
     "compensate": (
         {"pay": BROKEN},
         "Compensated",
@@ -60,9 +66,11 @@ def test_an_example_runs_as_the_guide_says(name: str) -> None:
     failing, reason, result, executed = RUNS[name]
 
     def behave(task: StepTask) -> Any:
+        if task.key in run.state.revisions:  # it goes well in another way
+            return task.inputs
         return failing.get(str(task.key), task.inputs)
 
-    world = a_world()
+    world = a_world("general", "spare")
     plan = RunRequest("run-1", "team", name, manifest["spec"])
     run = Clockwork(RunState(plan, world.hands), world, behave)
     run.to_the_end()

@@ -30,7 +30,7 @@ from seedbed.runtime.workflow.state import LATER
 Result = StepSucceeded | StepSkipped | StepExpanded | StepFailed
 """Records that a run may take over."""
 
-_UNTOUCHED = frozenset({"needs", "pool", "retry", "timeout", "estimate"})
+_UNTOUCHED = frozenset({"needs", "pool", "retry", "timeout", "estimate", "alternatives"})
 """Fields of a step that say how it is run, not what it gives."""
 _GOES_ON = ("continue", "skip")
 # Looser than CEL: text that only looks like a parameter costs one execution, one missed a wrong result.

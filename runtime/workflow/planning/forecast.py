@@ -2,7 +2,8 @@
 
 A look reads the run's state between two turns, in time linear in its steps, and plays the rest through in
 a thread. It never delays a turn by more than that reading: the next look at the same run comes after
-`EVERY` seconds, and after so long that looking takes one part in `SHARE` of the time.
+`EVERY` seconds, and after so long that looking takes one part in `SHARE` of the time. The same holds for
+all runs of a partition together: of many, those that have waited longest are looked at first.
 
 How long a unit takes that nothing is known of follows from what the run has done so far: with L units
 running on average and one ending every 1/r seconds, a unit takes L/r seconds (Little 1961).
@@ -20,8 +21,8 @@ from dataclasses import dataclass, field
 from seedbed.crds.errors import SeedbedError
 from seedbed.crds.graph import Graph
 from seedbed.crds.messages import Advice
-from seedbed.runtime.store.port import Store
 from seedbed.runtime.workflow import metrics
+from seedbed.runtime.workflow.planning.earlier_times import EarlierTimes
 from seedbed.runtime.workflow.planning.optimise import MOST_STEPS, advice_of, optimise
 from seedbed.runtime.workflow.planning.plan import Plan
 from seedbed.runtime.workflow.planning.schedule import simulate
@@ -29,10 +30,8 @@ from seedbed.runtime.workflow.planning.timings import (
     UNKNOWN_SECONDS,
     StepTimes,
     Times,
-    observe,
     works,
 )
-from seedbed.runtime.workflow.replay import records_of
 from seedbed.runtime.workflow.state import RunState
 from seedbed.runtime.workflow.units import ENDED
 
@@ -43,7 +42,6 @@ FIRST = 3.0
 """Seconds that a run has to last before anybody looks ahead: most are over by then."""
 SHARE = 100
 LOOK_EVERY = 1.0
-EARLIER_RUNS = 3
 NOTEWORTHY = 0.02
 """Share of the remaining time by which a forecast has to differ from the last one to replace it."""
 
@@ -72,10 +70,10 @@ class _Known:
 class Forecaster:
     """Looks ahead at one partition's runs; writes what it sees into `RunState.eta` and `.advice`."""
 
-    def __init__(self, partition: int, live: Live, store: Store, tell: Tell) -> None:
+    def __init__(self, partition: int, live: Live, earlier: EarlierTimes, tell: Tell) -> None:
         self._partition = str(partition)
         self._live = live
-        self._store = store
+        self._earlier_times = earlier
         self._tell = tell
         self._known: dict[str, _Known] = {}
 
@@ -100,14 +98,21 @@ class Forecaster:
         live = self._live()
         for name in self._known.keys() - live.keys():
             del self._known[name]
-        for name, state in list(live.items()):
+        due: list[tuple[float, RunState, _Known]] = []
+        for name, state in live.items():
             if state.started is None:
                 continue
             known = self._known.setdefault(name, _Known(state.started + FIRST, now))
             known.area += state.counts["running"] * max(0.0, now - known.sampled)
             known.sampled = now
             if now >= known.due:
-                await self._try(state, known, now)
+                due.append((known.due, state, known))
+        due.sort(key=lambda each: each[0])
+        began = time.perf_counter()
+        for _, state, known in due:
+            await self._try(state, known, now)
+            if time.perf_counter() > began + LOOK_EVERY / SHARE:
+                break
         ends = [state.eta for state in live.values() if state.eta is not None]
         metrics.LONGEST_REMAINING.labels(self._partition).set(max(ends, default=now) - now)
 
@@ -146,17 +151,11 @@ class Forecaster:
         if state.advice is None and state.spec.optimise == "Report":
             state.advice = await asyncio.to_thread(_advised, state, known.earlier)
 
-    async def _earlier(self, state: RunState) -> list[Times]:
+    async def _earlier(self, state: RunState) -> Sequence[Times]:
         request = state.request
         if request.parent is not None or not request.workflow:
-            return []
-        rows = await self._store.runs(request.namespace, request.workflow)
-        older = [row.run for row in rows if row.finished and row.run != request.run]
-        found: list[Times] = []
-        for run in older[:EARLIER_RUNS]:
-            records = [record async for _, record in records_of(self._store, run)]
-            found.append(await asyncio.to_thread(observe, records))
-        return found
+            return ()
+        return await self._earlier_times.of(request.namespace, request.workflow)
 
 
 def remaining(
