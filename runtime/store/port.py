@@ -103,6 +103,9 @@ class Store(Protocol):
     async def runs(self, namespace: str, workflow: str | None = None) -> list[RunRow]:
         """Runs of a namespace, newest first, at most 1,000; those of one Workflow where named."""
 
+    async def ended(self, namespace: str, workflow: str, most: int) -> list[str]:
+        """The last runs of a Workflow that have ended, newest first, by their ids alone."""
+
     async def journal(self, run: str, after: int = 0, *, limit: int = 0) -> list[Entry]:
         """A run's journal entries behind position `after`, in order; the first `limit` where one is set."""
 

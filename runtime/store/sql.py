@@ -91,6 +91,16 @@ _LIST = (
     .limit(LISTED)
 )
 _LIST_ONE = _LIST.where(runs.c.workflow == bindparam("workflow"))
+_ENDED = (
+    select(runs.c.run)
+    .where(
+        runs.c.namespace == bindparam("namespace"),
+        runs.c.workflow == bindparam("workflow"),
+        runs.c.finished == true(),
+    )
+    .order_by(runs.c.position.desc())
+    .limit(bindparam("most"))
+)
 _JOURNAL = (
     select(journal.c.run, journal.c.seq, journal.c.records)
     .where(journal.c.run == bindparam("of"), journal.c.seq > bindparam("after"))
@@ -240,6 +250,11 @@ class SqlStore:
         else:
             rows = await self.rows(_LIST_ONE, namespace=namespace, workflow=workflow)
         return [RunRow(*row) for row in rows]
+
+    async def ended(self, namespace: str, workflow: str, most: int) -> list[str]:
+        """The ids of a Workflow's last ended runs; see `Store.ended`."""
+        rows = await self.rows(_ENDED, namespace=namespace, workflow=workflow, most=most)
+        return [row[0] for row in rows]
 
     async def journal(self, run: str, after: int = 0, *, limit: int = 0) -> list[Entry]:
         """A run's journal entries behind position `after`; see `Store.journal`."""

@@ -79,6 +79,8 @@ def test_a_commit_is_read_back_as_written(url: str) -> None:
             assert [found.run for found in await store.runs("team")] == ["b", "a"]
             assert [found.run for found in await store.runs("team", "audit")] == ["a"]
             assert await store.runs("elsewhere") == []
+            assert await store.ended("team", "other", 3) == ["b"]
+            assert await store.ended("team", "audit", 3) == []
             assert await store.journal("a") == [Entry("a", 1, b"\x00one"), Entry("a", 2, b"two")]
             assert await store.journal("a", after=1) == [Entry("a", 2, b"two")]
             assert await store.snapshot("a") == Entry("a", 1, b"state")

@@ -9,8 +9,9 @@ from typing import Any, cast
 import pytest
 
 from seedbed.crds.messages import StepKey, encode
-from seedbed.runtime.store.port import Entry, RunRow, Store
+from seedbed.runtime.store.port import Entry, Store
 from seedbed.runtime.workflow.plan import reopened, started
+from seedbed.runtime.workflow.planning.earlier_times import EarlierTimes
 from seedbed.runtime.workflow.planning.forecast import EVERY, FIRST, Forecaster
 from seedbed.runtime.workflow.record_form import encode_records
 from seedbed.runtime.workflow.records import Record, StepScheduled, StepSucceeded
@@ -28,10 +29,9 @@ class Earlier:
         self.asked = 0
         self.told: list[str] = []
 
-    async def runs(self, namespace: str, workflow: str) -> list[RunRow]:
+    async def ended(self, namespace: str, workflow: str, most: int) -> list[str]:
         self.asked += 1
-        of = ("old", 0, namespace, workflow)
-        return [RunRow(*of, b"", b"", finished=True)] if self._records else []
+        return ["old"] if self._records else []
 
     async def journal(self, run: str, after: int = 0, *, limit: int = 0) -> list[Entry]:
         assert run == "old"
@@ -57,7 +57,7 @@ def forecaster(state: RunState, store: Earlier) -> Forecaster:
     async def tell(run: str) -> None:
         store.told.append(run)
 
-    return Forecaster(0, lambda: {"run-1": state}, cast("Store", store), tell)
+    return Forecaster(0, lambda: {"run-1": state}, EarlierTimes(cast("Store", store)), tell)
 
 
 def test_the_end_is_told_from_history_estimates_and_what_runs() -> None:
@@ -129,7 +129,7 @@ def test_a_suspended_run_has_no_end_in_sight_and_a_finished_one_tells_none() -> 
 
 def test_a_defect_ends_the_forecasts_of_one_run_and_nothing_else() -> None:
     class Broken(Earlier):
-        async def runs(self, namespace: str, workflow: str) -> list[RunRow]:
+        async def ended(self, namespace: str, workflow: str, most: int) -> list[str]:
             self.asked += 1
             raise RuntimeError("a defect")
 

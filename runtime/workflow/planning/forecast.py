@@ -110,7 +110,8 @@ class Forecaster:
         due.sort(key=lambda each: each[0])
         began = time.perf_counter()
         for _, state, known in due:
-            await self._try(state, known, now)
+            if state.finished is None:
+                await self._try(state, known, now)
             if time.perf_counter() > began + LOOK_EVERY / SHARE:
                 break
         ends = [state.eta for state in live.values() if state.eta is not None]
