@@ -269,7 +269,10 @@ def _choose_network() -> Network:
 
 def _settings(state: State, name: str, settings: dict[str, Any]) -> Path:
     path = state.path(name + "-config") / "config.json"
-    path.write_text(json.dumps(settings, indent=2))
+    text = json.dumps(settings, indent=2)
+    # kube-proxy ends when its file is written to, also with what it holds already.
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
     return path
 
 
