@@ -175,7 +175,7 @@ async def engine(at: Place, holder: str = "one") -> AsyncIterator[Engine]:
 
 
 @asynccontextmanager
-async def workers(at: Place, count: int = 4) -> AsyncIterator[None]:
+async def workers(at: Place, count: int = 4, pool: str = "general") -> AsyncIterator[None]:
     stopping = asyncio.Event()
     task = asyncio.create_task(
         serve_workers(
@@ -183,7 +183,7 @@ async def workers(at: Place, count: int = 4) -> AsyncIterator[None]:
             coordinator=at.coordinator,
             gateway_url="",
             namespace=at.namespace,
-            pool="general",
+            pool=pool,
             count=count,
             drain=2.0,
             stopping=stopping,
