@@ -25,6 +25,7 @@ _STATES = {
     "step.scheduled": "Scheduled",
     "step.succeeded": "Succeeded",
     "step.retried": "Retrying",
+    "step.replanned": "Replanned",
     "step.failed": "Failed",
     "step.skipped": "Skipped",
 }
@@ -35,7 +36,11 @@ def step_of(event: Happening) -> Mapping[str, Any] | None:
     state = _STATES.get(event["kind"])
     if state is None:
         return None
-    return {"attempt": 1, **event["data"], "state": state}
+    data = event["data"]
+    if "why" in data:
+        to = ", ".join(f"{name} {value}" for name, value in data["to"].items())
+        data = {**data, "error": f"now {to} ({data['why']})"}
+    return {"attempt": 1, **data, "state": state}
 
 
 async def parsed(lines: AsyncIterable[bytes]) -> AsyncIterator[Happening]:

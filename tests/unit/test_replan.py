@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from seedbed.cli.following import step_of
 from seedbed.crds.admission import validate
 from seedbed.crds.messages import StepError, StepKey, StepTask
 from seedbed.runtime.coordination.port import Change
@@ -123,6 +124,10 @@ def test_the_change_is_journalled_with_its_reason_and_makes_a_new_version() -> N
     events: list[RunEvent] = list(events_of(Entry("run-1", 1, encode_records(run.journal).data)))
     (told,) = [event.data for event in events if event.kind == "step.replanned"]
     assert (told["to"], told["version"]) == (ENTRY, 2)
+    line = step_of({"kind": "step.replanned", "data": told})
+    assert line is not None
+    assert line["state"] == "Replanned"
+    assert line["error"].startswith("now entry steps:other (logic: python_execution_error")
 
 
 def test_the_way_has_retries_of_its_own() -> None:

@@ -216,6 +216,15 @@ def test_the_status_tells_the_expected_end_and_what_would_be_shorter() -> None:
     assert {"eta", "optimisation"}.isdisjoint(status)
 
 
+def test_the_status_counts_the_changes_of_the_plan() -> None:
+    obj = workflow()
+    told = summary(obj, phase="Running", reason="Running", replans=2)
+    status = reconcile(look(obj, references=EVERYTHING, run=told), NOW, DEFAULTS).status
+    assert status is not None
+    assert (status["planVersion"], status["replans"]) == (3, 2)
+    WorkflowStatus.model_validate(status)
+
+
 def test_what_may_change_during_a_run_is_told_to_the_engine() -> None:
     obj = workflow(suspend=True, parallelism=7)
     seen = look(obj, references=EVERYTHING, run=summary(obj))
