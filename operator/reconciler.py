@@ -270,6 +270,8 @@ class Reconciler:
             finally:
                 self.queue.done(key)
                 self._metrics.queue_depth.set(len(self.queue))
+            # A pass that writes nothing waits for nothing: thousands of them would hold up the lease.
+            await asyncio.sleep(0)
 
     async def _one(self, key: Key) -> None:
         began = time.perf_counter()

@@ -418,3 +418,22 @@ def test_a_run_that_does_the_work_of_a_step_is_not_the_workflows_own() -> None:
             assert at.ready("Workflow", "audit") == "Running"
 
     run_async(body())
+
+
+def test_a_long_queue_lets_the_lease_and_the_watches_have_their_turns() -> None:
+    async def body() -> None:
+        async with world() as w:
+            for number in range(200):
+                await w.apply("FeatureFlag", f"flag-{number}")
+            await until(lambda: w.ready("FeatureFlag", "flag-199") == "Published")
+            await w.quiet()
+            for number in range(200):
+                w.reconciler.queue.add(Key("FeatureFlag", "default", f"flag-{number}"))
+            turns = 0
+            while not w.reconciler.queue.idle:
+                await asyncio.sleep(0)
+                turns += 1
+            # At most one look a worker between two turns.
+            assert turns >= 200 // 16
+
+    run_async(body())
