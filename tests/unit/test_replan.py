@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from hack.bench.steps import draw
 from seedbed.cli.following import step_of
 from seedbed.crds.admission import validate
 from seedbed.crds.messages import StepError, StepKey, StepTask
@@ -145,6 +146,43 @@ def test_a_run_changes_its_plan_only_so_often(limits: dict[str, int], changed: i
     each = call("a", forEach="lists.range(4)", alternatives=[ENTRY, POOL], allowFailure=True)
     run = play(request(each, replan=limits), always(LATE), a_world("general", "spare"))
     assert len(changes(run)) == changed
+    assert run.state.finished is not None
+    assert run.state.finished.phase == "Succeeded"
+
+
+@pytest.mark.req("COG-4.4.1")
+@pytest.mark.parametrize("seed", ["a", "b", "c"])
+def test_a_run_of_a_thousand_steps_goes_well_though_a_tenth_of_them_fail(seed: str) -> None:
+    def behave(task: StepTask) -> Any:
+        way = task.program["entry"]
+        failing = draw(seed, str(task.key), "first") < 0.1
+        lost = draw(seed, str(task.key), "lost") < 0.05
+        return BROKEN if failing and (way.startswith("steps:s") or lost) else way
+
+    steps = [
+        call(
+            f"s{layer}-{place}",
+            needs=[f"s{layer - 1}-{(place + n) % 50}" for n in range(2)] if layer else [],
+            alternatives=[{"entry": "other:way"}],
+        )
+        for layer in range(20)
+        for place in range(50)
+    ]
+    plan = request(*steps, onError={"action": "continue"}, replan={"maxTotal": 200})
+    run = play(plan, behave)
+    changed = {record.key: record for record in run.journal if isinstance(record, StepReplanned)}
+    ended = [run.state.unit(key).status for key in changed]
+    assert 60 < len(changed) < 140
+    assert ended.count("Succeeded") > 0.8 * len(ended)
+    assert len(changes(run)) == len(changed), "one other way each, tried once"
+    assert [record.version for record in changed.values()] == list(range(2, len(changed) + 2))
+    next_ways = {
+        record.key: record.at
+        for record in run.journal
+        if isinstance(record, StepScheduled) and record.attempt == 2
+    }
+    # The next way is scheduled by the decision that takes the failure in, whatever the run's size.
+    assert next_ways == {key: record.at for key, record in changed.items()}
     assert run.state.finished is not None
     assert run.state.finished.phase == "Succeeded"
 
