@@ -74,10 +74,10 @@ class _Queue:
     def _first(self, count: int) -> list[_Item]:
         return [self.waiting.popleft() for _ in range(min(count, len(self.waiting)))]
 
-    def hold(self, item: _Item, seconds: float) -> None:
-        """Start the redelivery clock of an item in somebody's hands."""
+    def hold(self, item: _Item, seconds: float, now: float | None = None) -> None:
+        """Start the redelivery clock of an item in somebody's hands; `now` is the loop's time."""
         self.held.add(item)
-        item.until = asyncio.get_running_loop().time() + seconds
+        item.until = (asyncio.get_running_loop().time() if now is None else now) + seconds
         if self._clock is None or self._clock.when() > item.until:
             self._wind(item.until)
 
@@ -148,13 +148,13 @@ class _Delivery:
 
     __slots__ = ("_item", "_queue", "_redeliver_after", "_turn")
 
-    def __init__(self, queue: _Queue, item: _Item, redeliver_after: float) -> None:
+    def __init__(self, queue: _Queue, item: _Item, redeliver_after: float, now: float) -> None:
         item.deliveries += 1
         self._queue = queue
         self._item = item
         self._turn = item.deliveries
         self._redeliver_after = redeliver_after
-        queue.hold(item, redeliver_after)
+        queue.hold(item, redeliver_after, now)
 
     @property
     def payload(self) -> bytes:
@@ -201,7 +201,8 @@ class _Pull:
     async def many(self, wait: float, most: int) -> list[_Delivery]:
         items = self._queues.setdefault(self._queue, _Queue())
         taken = await items.take(wait, most)
-        return [_Delivery(items, item, self._redeliver_after) for item in taken]
+        now = asyncio.get_running_loop().time()
+        return [_Delivery(items, item, self._redeliver_after, now) for item in taken]
 
 
 class MemoryBus:

@@ -291,6 +291,8 @@ def _settle(done: asyncio.Future[Any], output: Any, error: BaseException | None)
 
 
 def _json(entry: str, output: Any) -> Any:
+    if output is None:
+        return None
     try:
         data = orjson.dumps(output)
     except TypeError as error:

@@ -40,7 +40,7 @@ ENDED_SECONDS = 60.0
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Done:
     delivery: Delivery
     result: StepResult
@@ -182,8 +182,9 @@ class Hands:
 
     async def _settle(self, batch: Sequence[_Done], again: Sequence[int]) -> list[_Done]:
         left = [batch[position] for position in again]
+        asked = frozenset(again)
         for position, done in enumerate(batch):
-            if position in again:
+            if position in asked:
                 continue
             self._unreported -= 1
             self._bytes -= len(done.encoded)

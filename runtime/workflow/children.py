@@ -39,7 +39,13 @@ from seedbed.runtime.workflow import metrics
 from seedbed.runtime.workflow.history import StoredHistory
 from seedbed.runtime.workflow.journal import LiveRun
 from seedbed.runtime.workflow.nesting import child_request, refusal_of, result_of
-from seedbed.runtime.workflow.records import Record, RunAdjusted, RunFinished, StepScheduled
+from seedbed.runtime.workflow.records import (
+    Record,
+    RunAdjusted,
+    RunFinished,
+    StepScheduled,
+    StepSucceeded,
+)
 from seedbed.runtime.workflow.state import RunState
 from seedbed.runtime.workflow.units import Unit
 
@@ -96,6 +102,8 @@ class Children:
         """Act on what these records, now durable, have decided."""
         state = run.state
         for record in records:
+            if isinstance(record, StepSucceeded):
+                continue
             match record:
                 case StepScheduled(key, attempt, kind="workflow") if state.awaits(key, attempt):
                     self._begin(state, state.scheduled[key])

@@ -387,6 +387,8 @@ def _hold(state: RunState, blocked: Blocked | None, now: float) -> list[Record]:
 
 
 def _size(value: Any) -> int:
+    if value is None or value == {}:
+        return len("null")  # what most steps take and give; it need not be encoded to be small
     return len(orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS))
 
 

@@ -51,13 +51,26 @@ def digest_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+_NOTHING = [None]
+
+
 class _Aside:
     """Puts large values aside while records are encoded."""
 
     def __init__(self) -> None:
         self.values: dict[str, bytes] = {}
+        # Neighbours share programs: the one before is not encoded again.
+        self._program: Any = None
+        self._put: Any = None
+
+    def program(self, value: Any) -> Any:
+        if value is not self._program:
+            self._program, self._put = value, self.put(value, PROGRAM_INLINE_LIMIT)
+        return self._put
 
     def put(self, value: Any, limit: int = INLINE_LIMIT) -> Any:
+        if value is None:
+            return _NOTHING
         data = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
         if len(data) <= limit:
             return [orjson.Fragment(data)]
@@ -85,18 +98,14 @@ class _Values:
         return self._known[stored]
 
 
-def _optional(aside: _Aside, value: Any, limit: int = INLINE_LIMIT) -> Any:
-    return None if value is None else aside.put(value, limit)
-
-
 def _row(record: Record, aside: _Aside) -> list[Any]:
     match record:
         case StepSucceeded(key, attempt, at, worker, started, finished, output):
             value = aside.put(output)
             return ["ok", key.step, key.index, attempt, at, worker, started, finished, value]
         case StepScheduled(key, attempt, at, kind, pool, timeout, inputs, program):
-            given = _optional(aside, inputs)
-            code = _optional(aside, program, PROGRAM_INLINE_LIMIT)
+            given = None if inputs is None else aside.put(inputs)
+            code = None if program is None else aside.program(program)
             return ["go", key.step, key.index, attempt, at, kind, pool, timeout, given, code]
         case StepFailed(key, attempt, at, worker, started, finished, error, retry_at, then):
             why = [error.code, error.message, error.retryable, error.category]

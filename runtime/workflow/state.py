@@ -288,6 +288,8 @@ class RunState:
             return self.ending.at + LIMIT
         if self.undoing is not None:
             return self.undoing.at + LIMIT
+        if self.deadline is None and self.request.parent is None:
+            return None
         ends = []
         if self.deadline is not None and self.started is not None:
             ends.append(self.started + self.deadline)
