@@ -44,13 +44,33 @@ class Load:
         self._begun: dict[str, float] = {}
         self.taken: dict[str, float] = {}
         self.refused = 0
+        self.watches = 1
 
-    async def hear(self, lines: asyncio.StreamReader) -> None:
-        """Take the watch's lines in: name and phase."""
-        while line := await lines.readline():
-            name, _, phase = line.decode().strip().partition(" ")
-            if phase == "Succeeded" and name in self._begun:
-                self.taken.setdefault(name, time.perf_counter() - self._begun[name])
+    async def hear(self, env: dict[str, str]) -> None:
+        """Take in who has succeeded, for ever; a watch that ends is begun again with what there is."""
+        command = [
+            *(str(binaries.path("kubectl")), "get", "workflows", "-n", NAMESPACE),
+            *("--watch", "--output-watch-events"),
+            *("-o", "jsonpath={.object.metadata.name} {.object.status.phase}{'\\n'}"),
+        ]
+        while True:
+            watching = await asyncio.create_subprocess_exec(
+                *command, stdout=asyncio.subprocess.PIPE, env=env
+            )
+            assert watching.stdout is not None
+            try:
+                while line := await watching.stdout.readline():
+                    self._take(line.decode())
+            finally:
+                if watching.returncode is None:
+                    watching.terminate()
+                await watching.wait()
+            self.watches += 1
+
+    def _take(self, line: str) -> None:
+        name, _, phase = line.strip().partition(" ")
+        if phase == "Succeeded" and name in self._begun:
+            self.taken.setdefault(name, time.perf_counter() - self._begun[name])
 
     async def apply(self, prefix: str, per_minute: float, seconds: float) -> list[str]:
         """Apply evenly; the names, also of those that could not be applied in time."""
@@ -83,20 +103,12 @@ async def listening(env: dict[str, str]) -> AsyncIterator[Load]:
     """A load in its namespace, with the watch open."""
     async with node.stage(NAMESPACE, {"replicas": 1, "workersPerReplica": 8}) as on:
         load = Load(on)
-        watching = await asyncio.create_subprocess_exec(
-            str(binaries.path("kubectl")), "get", "workflows", "-n", NAMESPACE, "--watch",
-            "--output-watch-events",
-            "-o", "jsonpath={.object.metadata.name} {.object.status.phase}{'\\n'}",
-            stdout=asyncio.subprocess.PIPE, env=env,
-        )  # fmt: skip
-        assert watching.stdout is not None
-        hearing = asyncio.create_task(load.hear(watching.stdout))
+        hearing = asyncio.create_task(load.hear(env))
         try:
             yield load
         finally:
-            watching.terminate()
-            await watching.wait()
-            await hearing
+            hearing.cancel()
+            await asyncio.wait({hearing})
 
 
 async def played(load: Load, per_minute: float, seconds: float) -> dict[str, Any]:
@@ -143,6 +155,7 @@ async def run(env: dict[str, str], rate: float, minutes: float) -> dict[str, Any
             "highest_sustained_per_minute": max(kept, default=0),
             "stops_at_per_minute": stages[-1]["per_minute"],
             "refused": load.refused,
+            "watches": load.watches,
             "stages": stages,
         }
 
