@@ -312,6 +312,8 @@ def _option(value: Any, name: str) -> Any:
         return _condition(value)
     if name in _GIVEN:
         return _template(value)
+    if name == "alternatives":  # of names only: a Pool is no reference there
+        return value
     if name in _BY_NAME:
         return {key: _option(each, "") for key, each in value.items()}
     if isinstance(value, StepHandle):
