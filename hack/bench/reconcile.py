@@ -45,6 +45,8 @@ from tests.operators import Operator, settings_of
 from tests.servers import NatsServer, free_port
 
 WARM = 20
+POLL = 0.2
+"""Seconds between two looks at the metrics: each costs who is measured some milliseconds."""
 CONCURRENCY = 16
 WEBHOOK = "seedbed-webhook"
 
@@ -111,7 +113,7 @@ def wait(process: Metered, what: str, at_least: float) -> float:
     while process.total(what) < at_least:
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what} stays under {at_least}")
-        time.sleep(0.02)
+        time.sleep(POLL)
     return time.perf_counter()
 
 
