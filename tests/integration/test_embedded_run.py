@@ -264,7 +264,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_interrupting_ends_cleanly_and_can_go_on(tmp_path: Path) -> None:
-    manifests = write(tmp_path, POOL, slow_workflow(tmp_path, 60))
+    manifests = write(tmp_path, POOL, slow_workflow(tmp_path, 100))
     with start(tmp_path, manifests) as first:
         until(lambda: len(executed(tmp_path)) >= 2)
         second = seedbed(tmp_path, "run", str(manifests), "--keep", "kept")
