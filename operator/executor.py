@@ -228,8 +228,12 @@ def _said(obj: Raw, plan: Plan) -> dict[str, Any]:
 def _without_empty(desired: Any) -> Any:
     """The desire without empty fields: the server drops them, and they would differ for ever."""
     if isinstance(desired, dict):
-        slim = {name: _without_empty(value) for name, value in desired.items()}
-        return {name: value for name, value in slim.items() if value not in (None, [], ())}
+        kept = {}
+        for name, value in desired.items():
+            slim = _without_empty(value) if isinstance(value, dict | list | tuple) else value
+            if slim is not None and slim != []:
+                kept[name] = slim
+        return kept
     if isinstance(desired, list | tuple):
         return [_without_empty(value) for value in desired]
     return desired

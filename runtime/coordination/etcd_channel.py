@@ -52,6 +52,13 @@ class EtcdChannel:
         self._secure = url.scheme == "https"
         self._files = (ca, key, cert)
         self._channel: Any = None
+        self._stub: Any = None
+
+    def _keys(self) -> Any:
+        """The service of keys and values; to make its stub takes longer than to use it."""
+        if self._stub is None:
+            self._stub = rpc.KVStub(self._open())
+        return self._stub
 
     def _open(self) -> Any:
         if self._channel is None:
@@ -68,11 +75,11 @@ class EtcdChannel:
     ) -> Any:
         """A TxnResponse."""
         request = rpc.TxnRequest(compare=conditions, success=then, failure=otherwise)
-        return await rpc.KVStub(self._open()).Txn(request, timeout=CALL_SECONDS)
+        return await self._keys().Txn(request, timeout=CALL_SECONDS)
 
     async def range(self, request: Any) -> Any:
         """A RangeResponse."""
-        return await rpc.KVStub(self._open()).Range(request, timeout=CALL_SECONDS)
+        return await self._keys().Range(request, timeout=CALL_SECONDS)
 
     async def grant(self, ttl: int) -> Any:
         """A LeaseGrantResponse."""
@@ -105,6 +112,7 @@ class EtcdChannel:
         """Disconnect; calls under way fail."""
         if self._channel is not None:
             channel, self._channel = self._channel, None
+            self._stub = None
             await channel.close()
 
 

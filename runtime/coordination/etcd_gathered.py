@@ -7,6 +7,7 @@ leader that publishes a thousand settings at its start asks etcd some dozen time
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,9 @@ MOST_WRITES = 64
 """In one transaction; etcd refuses more than 128."""
 MOST_BYTES = 512 * 1024
 """Of values in one transaction; etcd refuses requests above 1.5 MiB."""
+APART = 0.03
+"""Seconds between the starts of two transactions: a write that comes alone goes at once, and of many in
+a row each waits this long at most, so that they share what a transaction costs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,7 @@ class GatheredWrites:
     def __init__(self, send: Callable[[Ownership, Sequence[Any]], Awaitable[None]]) -> None:
         self._send = send
         self._lines: dict[tuple[str, int], _Line] = {}
+        self._sent = 0.0
 
     async def write(self, ownership: Ownership, write: Write) -> None:
         """Carry out one write; it may go out with others, and fails as they do.
@@ -82,6 +87,10 @@ class GatheredWrites:
 
     async def _send_first(self, ownership: Ownership, line: _Line) -> None:
         """Send what waits longest. Where the sender is cancelled, the others still wait and send."""
+        now = time.monotonic()
+        if now - self._sent < APART:
+            await asyncio.sleep(self._sent + APART - now)
+        self._sent = time.monotonic()
         batch = _together(line.waiting)
         error = None
         try:
