@@ -31,7 +31,7 @@ demo-cluster: setup ## The same manifests on a real Kubernetes, by Helm and kube
 
 test: setup ## Every test: unit, integration on real servers, end to end on a real node
 	@$(PYTHON) -m hack.prepare_tests
-	@$(PYTHON) -m pytest -q --durations=15 tests
+	@$(PYTHON) -m pytest -q --durations=15 tests/unit tests/integration tests/e2e
 
 test-unit: setup ## Only the tests without processes
 	@$(PYTHON) -m pytest -q tests/unit

@@ -22,7 +22,9 @@ LEASE = 8.0
 SLACK = 5.0
 
 
-def workflow(items: int = ITEMS, delay: float = 0.4) -> tuple[str, dict[str, Any]]:
+def workflow(
+    items: int = ITEMS, delay: float = 0.4, parallelism: int = 4
+) -> tuple[str, dict[str, Any]]:
     """A Workflow of `items` sleeps, and a last step that counts them."""
     name = f"run-{uuid.uuid4().hex[:6]}"
     steps = [
@@ -38,6 +40,7 @@ def workflow(items: int = ITEMS, delay: float = 0.4) -> tuple[str, dict[str, Any
         },
     ]
     spec = {"params": {"items": list(range(items))}, "steps": steps, "result": "steps.sleep.output"}
+    spec["parallelism"] = parallelism
     obj = {
         "apiVersion": "seedbed.dev/v1alpha1",
         "kind": "Workflow",
@@ -47,8 +50,8 @@ def workflow(items: int = ITEMS, delay: float = 0.4) -> tuple[str, dict[str, Any
     return name, obj
 
 
-def underway(node: Node, namespace: str, items: int = ITEMS) -> str:
-    name, obj = workflow(items)
+def underway(node: Node, namespace: str, items: int = ITEMS, delay: float = 0.4) -> str:
+    name, obj = workflow(items, delay)
     node.apply(obj, namespace=namespace)
 
     def some_done() -> bool:

@@ -92,8 +92,10 @@ def test_an_upgrade_from_an_earlier_commit_keeps_a_run_alive(node: Node, earlier
         "spec": {"replicas": 1, "workersPerReplica": 4},
     }
     node.apply(pool, namespace=namespace)
-    name = underway(node, namespace, items=150)
+    name = underway(node, namespace, items=120, delay=1.5)
     node.install()
-    assert node.phase(name, namespace) == "Running", "the run must still go on after the upgrade"
-    succeeded_once(node, name, namespace, items=150)
+    succeeded_once(node, name, namespace, items=120)
+    finished = node.get("workflow", name, namespace)["status"]["finishedAt"]
+    replaced = node.pods("engine")[0]["metadata"]["creationTimestamp"]
+    assert finished > replaced, "the run must have been underway when the engine was replaced"
     node.kubectl("delete", "namespace", namespace, "--wait=false")
