@@ -39,8 +39,12 @@ def workflow(
             "call": {"entry": "builtins:dict", "args": {"n": "${size(steps.sleep.output)}"}},
         },
     ]
-    spec = {"params": {"items": list(range(items))}, "steps": steps, "result": "steps.sleep.output"}
-    spec["parallelism"] = parallelism
+    spec = {
+        "params": {"items": list(range(items))},
+        "steps": steps,
+        "result": "steps.sleep.output",
+        "parallelism": parallelism,
+    }
     obj = {
         "apiVersion": "seedbed.dev/v1alpha1",
         "kind": "Workflow",

@@ -236,9 +236,13 @@ def executed(folder: Path) -> list[str]:
     return file.read_text().split() if file.exists() else []
 
 
+# A shell that starts the tests in the background lets them ignore SIGINT, and their children too.
+LISTEN = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+
+
 def start(folder: Path, manifests: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [SEEDBED, "run", str(manifests), "--keep", "kept"],
+        [sys.executable, "-c", LISTEN, SEEDBED, "run", str(manifests), "--keep", "kept"],
         env=environment(folder),
         cwd=folder,
         stdout=subprocess.PIPE,
