@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from seedbed.controllers.plan import Key, Raw
 from seedbed.crds.errors import RetryableError
 from seedbed.crds.kinds import BY_NAME
 from seedbed.crds.pool import STANDARD_POOLS
+from seedbed.operator.registration import REGISTRATIONS
 
 if TYPE_CHECKING:
     from seedbed.cli.cluster import ClusterSource
@@ -66,10 +67,5 @@ async def _create(source: ClusterSource, pool: Raw) -> bool:
 
 
 def _pools_of(obj: Raw) -> Iterator[Key]:
-    spec = obj.get("spec") or {}
-    bodies: Iterable[Raw] = {"Workflow": (spec, *(spec.get("steps") or ())), "Agent": (spec,)}.get(
-        obj["kind"], ()
-    )
-    for body in bodies:
-        if body.get("pool"):
-            yield Key(_POOL.name, obj["metadata"]["namespace"], body["pool"]["name"])
+    known = REGISTRATIONS.get(obj["kind"])
+    return (key for key in known.references(obj) if key.kind == _POOL.name) if known else iter(())
