@@ -21,7 +21,8 @@ PYTHONS = ">=3.11,<3.15"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seedbed"
 LOCKS = {
     "runtime": ["operator", "worker", "gateway"],
-    "dev": ["operator", "worker", "gateway", "dev"],
+    "kernels": ["kernels"],
+    "dev": ["operator", "worker", "gateway", "kernels", "dev"],
 }
 
 
