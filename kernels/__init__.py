@@ -1,1 +1,33 @@
-"""Torch and Triton code of the seed layers, and nothing else."""
+"""Torch and Triton code of the seed layers, and nothing else.
+
+A seed is a small adaptation beside frozen columns of a model. All seeds of a layer act in one call:
+
+    y = x + alpha_s * f_s(x)
+
+`seed_tokens` lets each token (or sequence) carry the index of its seed; `seed_chunks` cuts the columns
+into as many chunks as there are seeds. Both return the new activations and, where asked, what each seed
+saw (`telemetry`). Which path computes them, `dispatch` says.
+"""
+
+from seedbed.kernels.blueprints import Blueprint, newborn
+from seedbed.kernels.layer import SeedTensors, chunk_width, seed_chunks, seed_tokens
+from seedbed.kernels.telemetry import Measure, correlation, dead_fraction, drift, variance
+
+__version__ = "1.0.0"
+FEATURES = ("token-routing", "chunk-routing", "telemetry", "autograd", "compile")
+
+__all__ = [
+    "FEATURES",
+    "Blueprint",
+    "Measure",
+    "SeedTensors",
+    "__version__",
+    "chunk_width",
+    "correlation",
+    "dead_fraction",
+    "drift",
+    "newborn",
+    "seed_chunks",
+    "seed_tokens",
+    "variance",
+]

@@ -1,0 +1,139 @@
+"""The two operators as torch knows them: shapes, gradients, and which path computes on which device.
+
+    seedbed::tokens, seedbed::chunks                 forward
+    seedbed::tokens_backward, seedbed::chunks_backward
+
+Registered with `torch.library`, they are opaque to `torch.compile`, which keeps them in one graph with
+the model around them. On CUDA the fused Triton kernels run; elsewhere, and where Triton is not installed,
+the batched torch operations of `eager`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seedbed.kernels import eager
+from seedbed.kernels.eager import State
+from seedbed.kernels.telemetry import Measure
+
+Three = tuple[Tensor, Tensor, Tensor]
+
+
+@torch.library.custom_op("seedbed::tokens", mutates_args=())
+def _tokens(
+    x: Tensor, seed_of: Tensor, down: Tensor, up: Tensor, alpha: Tensor, rank: Tensor,
+    blueprint: Tensor, telemetry: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return eager.tokens_forward(
+        x, seed_of, State(down, up, alpha, rank, blueprint), telemetry=telemetry
+    )
+
+
+@torch.library.custom_op("seedbed::tokens_backward", mutates_args=())
+def _tokens_backward(
+    grad: Tensor, x: Tensor, seed_of: Tensor, down: Tensor, up: Tensor, alpha: Tensor, rank: Tensor,
+    blueprint: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    got = eager.tokens_backward(grad, x, seed_of, State(down, up, alpha, rank, blueprint))
+    return got.x, got.down, got.up, got.alpha
+
+
+@torch.library.custom_op("seedbed::chunks", mutates_args=())
+def _chunks(
+    x: Tensor, down: Tensor, up: Tensor, alpha: Tensor, rank: Tensor, blueprint: Tensor,
+    telemetry: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return eager.chunks_forward(x, State(down, up, alpha, rank, blueprint), telemetry=telemetry)
+
+
+@torch.library.custom_op("seedbed::chunks_backward", mutates_args=())
+def _chunks_backward(
+    grad: Tensor, x: Tensor, down: Tensor, up: Tensor, alpha: Tensor, rank: Tensor, blueprint: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    got = eager.chunks_backward(grad, x, State(down, up, alpha, rank, blueprint))
+    return got.x, got.down, got.up, got.alpha
+
+
+def tokens(
+    x: Tensor, seed_of: Tensor, down: Tensor, up: Tensor, alpha: Tensor, rank: Tensor,
+    blueprint: Tensor, telemetry: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The operator `seedbed::tokens`: y, and the sums (S, 6), or (0, 6) where not asked."""
+    result: tuple[Tensor, Tensor] = _tokens(x, seed_of, down, up, alpha, rank, blueprint, telemetry)
+    return result
+
+
+def chunks(
+    x: Tensor, down: Tensor, up: Tensor, alpha: Tensor, rank: Tensor, blueprint: Tensor,
+    telemetry: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The operator `seedbed::chunks`: y, and the sums (S, 6), or (0, 6) where not asked."""
+    result: tuple[Tensor, Tensor] = _chunks(x, down, up, alpha, rank, blueprint, telemetry)
+    return result
+
+
+def _fake(x: Tensor, alpha: Tensor, telemetry: bool) -> tuple[Tensor, Tensor]:
+    sums = alpha.new_empty((len(alpha) if telemetry else 0, len(Measure)), dtype=torch.float32)
+    return x.new_empty(x.shape), sums
+
+
+@_tokens.register_fake
+def _(
+    x: Tensor, seed_of: Tensor, down: Tensor, up: Tensor, alpha: Tensor, rank: Tensor,
+    blueprint: Tensor, telemetry: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return _fake(x, alpha, telemetry)
+
+
+@_chunks.register_fake
+def _(
+    x: Tensor, down: Tensor, up: Tensor, alpha: Tensor, rank: Tensor, blueprint: Tensor,
+    telemetry: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return _fake(x, alpha, telemetry)
+
+
+def _like(x: Tensor, down: Tensor, up: Tensor, alpha: Tensor) -> tuple[Tensor, ...]:
+    return tuple(t.new_empty(t.shape) for t in (x, down, up, alpha))
+
+
+@_tokens_backward.register_fake
+def _(
+    grad: Tensor, x: Tensor, seed_of: Tensor, down: Tensor, up: Tensor, alpha: Tensor, rank: Tensor,
+    blueprint: Tensor,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    return _like(x, down, up, alpha)
+
+
+@_chunks_backward.register_fake
+def _(
+    grad: Tensor, x: Tensor, down: Tensor, up: Tensor, alpha: Tensor, rank: Tensor, blueprint: Tensor,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    return _like(x, down, up, alpha)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    """Keeps the inputs; nothing that the forward pass computed is needed again."""
+    ctx.save_for_backward(*inputs[:-1])
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _tokens_grad(ctx: Any, grad: Tensor | None, _sums: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 8
+    x, down, up, alpha = _tokens_backward(grad.contiguous(), *ctx.saved_tensors)
+    return x, None, down, up, alpha, None, None, None
+
+
+def _chunks_grad(ctx: Any, grad: Tensor | None, _sums: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 7
+    return (*_chunks_backward(grad.contiguous(), *ctx.saved_tensors), None, None, None)
+
+
+_tokens.register_autograd(_tokens_grad, setup_context=_save)
+_chunks.register_autograd(_chunks_grad, setup_context=_save)

@@ -1,0 +1,120 @@
+"""The two calls that a seed layer makes, over tensors that hold all its seeds.
+
+Shapes: S seeds, R rows (at least 2), w columns a seed, T tokens. `x` may have any leading dimensions.
+A call reads nothing of the tensors on the host, so it can stand in a CUDA graph, and another state, rank
+or blueprint of a seed is another number in a tensor.
+
+A seed acts while its alpha is not zero. With alpha zero its tokens pass bit for bit, it costs no
+arithmetic and has no gradient, not even of alpha. Alpha one is a seed whose ramp is over; a fossilised
+one stays there.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from seedbed.crds.errors import InvalidError
+from seedbed.kernels import dispatch
+
+MINIMUM_ROWS = 2
+
+
+class SeedTensors(NamedTuple):
+    """What the kernels need of all seeds of one layer; the entries past a seed's rank must be finite.
+
+    Attributes:
+        down: (S, R, w), floating. A row is a direction that the seed reads (peft's `lora_A.weight`).
+        up: (S, R, w), floating. A row is a direction that it writes (peft's `lora_B.weight` transposed).
+        alpha: (S,) fp32, the seed's share in the output; zero for a seed that does not act.
+        rank: (S,) int32, how many rows the seed uses.
+        blueprint: (S,) int32, see `blueprints.Blueprint`.
+    """
+
+    down: Tensor
+    up: Tensor
+    alpha: Tensor
+    rank: Tensor
+    blueprint: Tensor
+
+
+def chunk_width(columns: int, seeds: int) -> int:
+    """Columns of the widest chunk, which is `w` of the slabs of `seed_chunks`.
+
+    The cut is that of `torch.tensor_split`: widths differ by one at most, and every column has a seed.
+    """
+    return -(-columns // seeds)
+
+
+def seed_tokens(
+    x: Tensor,
+    seed_of: Tensor,
+    seeds: SeedTensors,
+    *,
+    telemetry: bool = False,
+    acting: bool = True,
+) -> tuple[Tensor, Tensor | None]:
+    """Each token through the seed that it names: y, shaped as x, and the sums (S, 6) where asked.
+
+    Args:
+        x: (..., w) of fp32, fp16 or bf16; sums are kept in fp32.
+        seed_of: integers whose shape is x's leading dimensions, or the first of them: one index a token,
+            or one a sequence. An index outside [0, S) means no seed.
+        seeds: of the layer.
+        telemetry: whether to return `telemetry.Measure` sums.
+        acting: False promises that every alpha is zero, which the host knows between two epochs; then
+            nothing is computed and x itself is returned.
+
+    Raises:
+        InvalidError: shapes do not fit together.
+    """
+    _check(seeds, x.shape[-1])
+    if tuple(seed_of.shape) != tuple(x.shape[: seed_of.dim()]) or seed_of.dim() >= x.dim():
+        raise InvalidError("seed_of", f"must have the leading shape of x, {tuple(x.shape[:-1])}")
+    if not acting and not telemetry:
+        return x, None
+    while seed_of.dim() < x.dim() - 1:
+        seed_of = seed_of.unsqueeze(-1)
+    index = seed_of.expand(x.shape[:-1]).reshape(-1)
+    flat = x.reshape(-1, x.shape[-1])
+    y, sums = dispatch.tokens(flat, index, *seeds, telemetry)
+    return y.view(x.shape), sums if telemetry else None
+
+
+def seed_chunks(
+    x: Tensor, seeds: SeedTensors, *, telemetry: bool = False, acting: bool = True
+) -> tuple[Tensor, Tensor | None]:
+    """Each chunk of columns through its own seed: y, shaped as x, and the sums (S, 6) where asked.
+
+    Args:
+        x: (..., columns). Seed s has the columns of the s-th part of `torch.tensor_split(x, S, -1)`;
+            seeds beyond the number of columns have none.
+        seeds: of the layer, with w = `chunk_width(columns, S)`.
+        telemetry: as for `seed_tokens`.
+        acting: as for `seed_tokens`.
+
+    Raises:
+        InvalidError: shapes do not fit together.
+    """
+    _check(seeds, chunk_width(x.shape[-1], seeds.alpha.shape[0]))
+    if not acting and not telemetry:
+        return x, None
+    y, sums = dispatch.chunks(x.reshape(-1, x.shape[-1]), *seeds, telemetry)
+    return y.view(x.shape), sums if telemetry else None
+
+
+def _check(seeds: SeedTensors, width: int) -> None:
+    """That all tensors speak of the same seeds and width."""
+    down = seeds.down
+    if down.dim() != 3 or down.shape[1] < MINIMUM_ROWS:  # noqa: PLR2004 - seeds, rows, width
+        raise InvalidError("seeds.down", f"must be (seeds, {MINIMUM_ROWS} or more rows, width)")
+    if down.shape[2] != width:
+        raise InvalidError("seeds.down", f"must have width {width}, not {down.shape[2]}")
+    if seeds.up.shape != down.shape or seeds.up.dtype != down.dtype:
+        raise InvalidError(
+            "seeds.up", f"must be like seeds.down: {tuple(down.shape)}, {down.dtype}"
+        )
+    for name, tensor in zip(seeds._fields[2:], seeds[2:], strict=True):
+        if tuple(tensor.shape) != (down.shape[0],):
+            raise InvalidError(f"seeds.{name}", f"must have one entry a seed, {down.shape[0]}")
