@@ -1,0 +1,1 @@
+"""Seed layers: a frozen torch model whose layers carry seeds, and the policy that lets them grow."""

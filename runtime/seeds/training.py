@@ -1,0 +1,178 @@
+"""One epoch of a model with seeds: steps in which only learning seeds change, then measurement.
+
+A training pass goes by the training alphas: seeds in TRAINING act fully there, and not at all in what
+users get. An epoch that concerns no seed makes no steps. Held-out data are passed through up to three
+times at the end: as served, with the seeds in training, and without those on trial; the differences are
+the seeds' scores.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from seedbed.kernels import telemetry as measured
+from seedbed.runtime.seeds import grafting
+from seedbed.runtime.seeds.layer import Pass, View
+from seedbed.runtime.seeds.stages import Stage
+from seedbed.runtime.seeds.state import Graft, Metric
+from seedbed.runtime.seeds.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from seedbed.runtime.seeds.model import SeededModel
+
+
+class Batch(NamedTuple):
+    """Some samples.
+
+    Attributes:
+        inputs: the model's positional arguments.
+        target: what `loss` and `correct` compare the answer with.
+        route: with routing by token, each token's or sequence's seed.
+    """
+
+    inputs: tuple[Tensor, ...]
+    target: Tensor
+    route: Tensor | None = None
+
+
+def correct(answer: Tensor, target: Tensor) -> Tensor:
+    """For classes: how many of the targets have the highest score."""
+    return (answer.argmax(dim=-1) == target).sum()
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What an epoch learns from and is judged by.
+
+    Attributes:
+        train: the batches of an epoch, by its number.
+        held_out: batches that no seed learns from.
+        loss: mean loss of an answer.
+        correct: how many targets the answer meets; accuracy is their share.
+        rate: learning rate of Adam.
+        fine_rate: the same while a seed is fine-tuned.
+    """
+
+    train: Callable[[int], Iterable[Batch]]
+    held_out: Sequence[Batch]
+    loss: Callable[[Tensor, Tensor], Tensor] = functional.cross_entropy
+    correct: Callable[[Tensor, Tensor], Tensor] = correct
+    rate: float = 1e-2
+    fine_rate: float = 1e-3
+
+
+def shuffled(
+    inputs: Tensor, target: Tensor, size: int, chance: int = 0
+) -> Callable[[int], Iterable[Batch]]:
+    """Batches of tensors that fit in memory, in an order that depends on the epoch and `chance` alone."""
+
+    def of(epoch: int) -> Iterable[Batch]:
+        generator = torch.Generator().manual_seed(chance * 1_000_003 + epoch)
+        for part in torch.randperm(len(inputs), generator=generator).split(size):
+            yield Batch((inputs[part],), target[part])
+
+    return of
+
+
+def whole(inputs: Tensor, target: Tensor, size: int = 1024) -> tuple[Batch, ...]:
+    """All of some tensors, in order, for judgement."""
+    return tuple(
+        Batch((x,), y) for x, y in zip(inputs.split(size), target.split(size), strict=True)
+    )
+
+
+def epoch(model: SeededModel, data: Data) -> Telemetry:
+    """Train what learns for one pass over the data, end the epoch, and measure."""
+    started = time.perf_counter()
+    model.refresh()
+    loss, samples = _train(model, data)
+    model.epoch += 1
+    model.state.end_epoch()
+    metrics = _judge(model, data)
+    return Telemetry(
+        epoch=model.epoch,
+        loss=loss,
+        accuracies=model.accuracies,
+        metrics=metrics,
+        layers=model.spans,
+        seconds=time.perf_counter() - started,
+        samples=samples,
+    )
+
+
+def _train(model: SeededModel, data: Data) -> tuple[float, int]:
+    """The steps of an epoch: mean loss and samples seen; NaN and 0 where no step was made."""
+    if not model.optimiser.stepping:
+        return float("nan"), 0
+    total, steps, samples = torch.zeros((), device=model.device), 0, 0
+    for batch in data.train(model.epoch):
+        grafting.step(model.state, model.grafting)
+        model.blend()
+        with torch.enable_grad(), model.passing(Pass(View.TRAINING, batch.route)):
+            loss = data.loss(model.module(*batch.inputs), batch.target)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch does not say
+        model.optimiser.step(model.state, model.spans, data.rate, data.fine_rate)
+        total += loss.detach()
+        steps += 1
+        samples += len(batch.target)
+    return float(total) / max(steps, 1), samples
+
+
+def accuracy(
+    model: SeededModel, data: Data, view: View, sums: dict[str, Tensor] | None = None
+) -> float:
+    """Share of the held-out targets that are met, by the alphas of a view."""
+    met, asked = torch.zeros((), device=model.device), 0
+    for batch in data.held_out:
+        with torch.inference_mode(), model.passing(Pass(view, batch.route, sums)):
+            met += data.correct(model.module(*batch.inputs), batch.target)
+        asked += batch.target.numel()
+    return float(met) / max(asked, 1)
+
+
+def _judge(model: SeededModel, data: Data) -> Tensor:
+    """Measure the model and what its seeds bring; the seeds' health, on the CPU."""
+    state = model.state
+    learning_unseen = state.stage == Stage.TRAINING
+    on_trial = state.members("acting") & (state.stage != Stage.FOSSILISED)
+    unseen, trial = bool(learning_unseen.any()), bool(on_trial.any())
+    sums: dict[str, Tensor] = {}
+    served = accuracy(model, data, View.SERVING, None if unseen else sums)
+    if unseen:
+        state.score(learning_unseen, accuracy(model, data, View.TRAINING, sums) - served)
+    if trial:
+        state.score(on_trial, served - accuracy(model, data, View.WITHOUT))
+    model.accuracies = (*model.accuracies, served)
+    _note_health(model, sums)
+    return state.metrics.cpu().clone()
+
+
+def _note_health(model: SeededModel, sums: dict[str, Tensor]) -> None:
+    """The kernels' sums as the state's metrics; NaN for seeds that saw nothing."""
+    state = model.state
+    for layer, span in model.placed():
+        here = slice(span.first, span.first + span.count)
+        found = sums.get(layer.name)
+        if found is None:
+            state.metrics[here] = torch.nan
+            continue
+        widths = layer.widths().to(found)
+        alpha = state.training_alpha()[here]
+        effect = measured.drift(found) / alpha.clamp(min=1e-6)
+        before = state.graft[here, Graft.EFFECT]
+        drift = (effect - before).abs() / torch.maximum(effect, before).clamp(min=1e-6)
+        acted = alpha > 0
+        metrics = state.metrics[here]
+        metrics[:, Metric.VARIANCE] = measured.variance(found)
+        metrics[:, Metric.DEAD] = measured.dead_fraction(found)
+        metrics[:, Metric.CORRELATION] = measured.correlation(found, widths)
+        metrics[:, Metric.DRIFT] = torch.where(acted, drift, 0.0)
+        metrics.masked_fill_((found[:, measured.Measure.COUNT] == 0)[:, None], torch.nan)
+        state.graft[here, Graft.EFFECT] = torch.where(acted, effect, 0.0)
