@@ -9,7 +9,7 @@ of the answer is sent.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -63,9 +63,9 @@ async def _free(model: str, worst: int | None) -> None:
     """Where no budget pays."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Call:
-    """One request on its way.
+    """One request on its way; equal only to itself.
 
     Attributes:
         deadline: of the event loop's clock.
@@ -74,8 +74,10 @@ class Call:
         spent: what it has cost so far.
         refusal: set where no model may be asked any more; a cache may still answer.
         served_by: the model that answered, or `cache`.
+        origin: the model that once gave an answer which the cache serves.
         task: class of tasks that routing learns for; empty for the Agent's name.
         floor: quality that routing has to meet; None for the models file's.
+        headers: what the caller sent along; a stage reads its own.
         notes: what other stages tell the caller, by header name without `X-Seedbed-`.
         afford: awaited before each attempt with the model's name and the most that it can cost, None
             where nobody knows; raises where that may not be spent.
@@ -90,10 +92,17 @@ class Call:
     spent: list[Spent] = field(default_factory=list)
     refusal: SeedbedError | None = None
     served_by: str = ""
+    origin: str = ""
     notes: dict[str, str] = field(default_factory=dict)
     task: str = ""
     floor: float | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
     afford: Afford = _free
+
+    @property
+    def model(self) -> str:
+        """The model whose answer it is, also where the cache kept it."""
+        return self.origin or self.served_by
 
     @property
     def cost(self) -> int:

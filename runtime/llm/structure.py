@@ -50,23 +50,36 @@ async def structured(call: Call, rest: Rest) -> Reply:
     try:
         for _ in range(MOST_ANSWERS):
             reply = await rest(call)
-            text = _text(reply.whole or {})
-            wrong = "" if text is None else _wrong(text, held)
-            if not wrong:
+            for text in _texts(reply.whole or {}):
+                if wrong := _wrong(text, held):
+                    break
+            else:
                 return reply
             call.attempts[-1] = replace(call.attempts[-1], outcome=StructureError.code)
-            call.request = _again(asked, text or "", wrong)
+            call.request = _again(asked, text, wrong)
     finally:
         call.request = asked
     raise StructureError(call.served_by, f"{MOST_ANSWERS} answers missed the schema: {wrong}")
 
 
-def _text(answer: Json) -> str | None:
-    """What the model said; None where it calls a tool or was cut off, which is no matter of form."""
-    choice = answer["choices"][0]
-    if choice.get("finish_reason") in ("length", "tool_calls", "content_filter"):
-        return None
-    return str(choice["message"].get("content") or "")
+def misses_schema(request: ChatRequest, answer: Json) -> bool:
+    """Whether an answer does not fit the JSON schema of the request; never where there is none."""
+    schema = request.answer_schema
+    if schema is None:
+        return False
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError:
+        return True
+    held = Draft202012Validator(schema)
+    return any(_wrong(text, held) for text in _texts(answer))
+
+
+def _texts(answer: Json) -> list[str]:
+    """What the model said, without what calls a tool or was cut off, which is no matter of form."""
+    other = ("length", "tool_calls", "content_filter")
+    choices = [each for each in answer["choices"] if each.get("finish_reason") not in other]
+    return [str(choice["message"].get("content") or "") for choice in choices]
 
 
 def _wrong(text: str, held: Draft202012Validator) -> str:
