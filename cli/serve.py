@@ -146,6 +146,7 @@ def _operator_options(settings: Settings) -> Options:
         image=settings.worker_image,
         image_pull_policy=settings.worker_image_pull_policy,
         environment=worker_environment(servers),
+        seeds_image=settings.seeds_image,
     )
     webhook = Place(
         settings.pod_namespace,

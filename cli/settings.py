@@ -54,6 +54,7 @@ class Settings(BaseModel):
     drain: Annotated[float, Field(ge=0)] = 30.0
     models: Path | None = None
     identity: Literal["headers", "kubernetes"] = "headers"
+    service_account: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount")
     port: int = Field(default=8000, ge=0, le=65535)
     health_port: int = Field(default=8080, ge=0, le=65535)
     checkpoint_keys: Path | None = None
@@ -65,6 +66,11 @@ class Settings(BaseModel):
     lease_seconds: float = Field(default=8.0, ge=1, le=120)
     worker_image: str = "seedbed"
     worker_image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    seeds_image: str = "seedbed-kernels"
+    seed_layer: str = ""
+    seed_layer_uid: str = ""
+    seed_checkpoints: str = ""
+    seed_token: str = ""
     webhook_enabled: bool = True
     webhook_port: int = Field(default=9443, ge=0, le=65535)
     webhook_service: str = "seedbed-webhook"

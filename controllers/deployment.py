@@ -101,10 +101,11 @@ def _pod(metadata: Raw, spec: PoolSpec, defaults: Defaults) -> dict[str, Any]:
         "containers": [_container(metadata, spec, defaults)],
         "volumes": [SCRATCH_VOLUME, _TOKEN_VOLUME],
     }
-    return pod | _passed_through(template)
+    return pod | passed_through(template)
 
 
-def _passed_through(template: PodSettings) -> dict[str, Any]:
+def passed_through(template: PodSettings) -> dict[str, Any]:
+    """The fields of a pod that are the user's own."""
     said = {
         "nodeSelector": template.node_selector,
         "tolerations": list(template.tolerations),
@@ -124,9 +125,9 @@ def _container(metadata: Raw, spec: PoolSpec, defaults: Defaults) -> dict[str, A
         "args": ["serve", "worker"],
         "env": _environment(metadata, spec, defaults),
         "ports": [{"name": "health", "containerPort": HEALTH_PORT, "protocol": "TCP"}],
-        "startupProbe": _probe("/healthz", period=2, failures=60),
-        "livenessProbe": _probe("/healthz", period=10, failures=3),
-        "readinessProbe": _probe("/readyz", period=2, failures=2),
+        "startupProbe": probe("/healthz", period=2, failures=60),
+        "livenessProbe": probe("/healthz", period=10, failures=3),
+        "readinessProbe": probe("/readyz", period=2, failures=2),
         "securityContext": CONTAINER_SECURITY,
         "volumeMounts": [SCRATCH_MOUNT, _TOKEN_MOUNT],
     }
@@ -150,7 +151,8 @@ def _environment(metadata: Raw, spec: PoolSpec, defaults: Defaults) -> list[dict
     return [*mine, *(dict(one) for one in spec.template.env if one.get("name") not in taken)]
 
 
-def _probe(path: str, *, period: int, failures: int) -> dict[str, Any]:
+def probe(path: str, *, period: int, failures: int) -> dict[str, Any]:
+    """A probe of the port that tells a pod's health."""
     return {
         "httpGet": {"path": path, "port": "health", "scheme": "HTTP"},
         "periodSeconds": period,

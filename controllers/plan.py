@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from seedbed.crds.messages import Decision, RunRequest, RunSummary, StepResult
+from seedbed.crds.seed_messages import SeedReport
 from seedbed.crds.spending import Spending
 
 Raw = Mapping[str, Any]
@@ -38,6 +39,7 @@ class Observed:
         run: what the engine last told of the Workflow's current run; None where it told nothing.
         workers: healthy workers registered for the Pool that concerns it.
         spending: what model calls on its behalf have cost.
+        seeds: what the pods of the SeedLayer told last.
     """
 
     key: Key
@@ -48,6 +50,7 @@ class Observed:
     run: RunSummary | None = None
     workers: int = 0
     spending: Spending = field(default_factory=Spending)
+    seeds: tuple[SeedReport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +60,14 @@ class Defaults:
     Attributes:
         image: the product's own image.
         environment: variables that connect a worker to the bus, the coordinator and the model service.
+        seeds_image: the image with torch, of which the pods of SeedLayers are made.
     """
 
     image: str = "seedbed"
     image_pull_policy: str = "IfNotPresent"
     environment: tuple[Mapping[str, Any], ...] = ()
     worker_service_account: str = "default"
+    seeds_image: str = "seedbed-kernels"
 
 
 @dataclass(frozen=True, slots=True)

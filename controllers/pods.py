@@ -10,6 +10,7 @@ from seedbed.crds.base import API_VERSION, GROUP
 USER = 65532
 POOL_LABEL = f"{GROUP}/pool"
 WORKFLOW_LABEL = f"{GROUP}/workflow"
+SEEDS_LABEL = f"{GROUP}/seed-layer"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 MANAGED_BY = {"app.kubernetes.io/managed-by": "seedbed", "app.kubernetes.io/part-of": "seedbed"}
 

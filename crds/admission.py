@@ -23,6 +23,8 @@ from seedbed.crds.graph import Graph
 from seedbed.crds.graph_checks import check_retry
 from seedbed.crds.kinds import BY_NAME, Kind
 from seedbed.crds.pool import PoolSpec
+from seedbed.crds.seed_checks import check_seed_layer
+from seedbed.crds.seed_layer import NAME_LIMIT, SEED_IMMUTABLE, SeedLayerSpec
 from seedbed.crds.signature import Signature
 from seedbed.crds.steps_source import PUSHED
 from seedbed.crds.sub_workflow import check_params
@@ -54,15 +56,18 @@ def validate(obj: Manifest, old: Manifest | None = None) -> list[InvalidError]:
         metadata.get("deletionTimestamp") or obj.get("spec") == old.get("spec")
     ):
         return []
-    return [*_check_name(metadata), *_check_spec(kind, obj.get("spec", {}), old)]
+    return [*_check_name(metadata, kind), *_check_spec(kind, obj.get("spec", {}), old)]
 
 
-def _check_name(metadata: dict[str, Any]) -> list[InvalidError]:
+def _check_name(metadata: dict[str, Any], kind: Kind) -> list[InvalidError]:
     name = metadata.get("name")
     if name is None and metadata.get("generateName"):
         return []  # the API server checks the name it makes
     if not isinstance(name, str) or not re.fullmatch(NAME_PATTERN, name):
         expected = "must have 1 to 63 lower-case letters, digits and hyphens, and no dot"
+        return [InvalidError("metadata.name", expected)]
+    if kind.spec is SeedLayerSpec and len(name) > NAME_LIMIT:
+        expected = f"the name of a SeedLayer has at most {NAME_LIMIT} characters"
         return [InvalidError("metadata.name", expected)]
     return []
 
@@ -74,11 +79,22 @@ def _check_spec(kind: Kind, raw: Any, old: Manifest | None) -> list[InvalidError
     except ValidationError as error:
         return [_from_pydantic(each) for each in error.errors()]
     found = _CHECKS[kind.spec](spec) if kind.spec in _CHECKS else []
-    if old is not None and isinstance(spec, PoolSpec):
-        before = (old.get("spec") or {}).get("class", "general")
-        if before != spec.worker_class:
-            found.append(InvalidError("spec.class", "is immutable: make another Pool"))
+    if old is not None and kind.spec in _IMMUTABLE:
+        found += _check_immutable(kind, spec, old)
     return found
+
+
+def _check_immutable(kind: Kind, spec: Model, old: Manifest) -> list[InvalidError]:
+    try:
+        before = kind.spec.model_validate(old.get("spec") or {})
+    except ValidationError:
+        return []  # it was stored by another version, and nothing can be compared
+    was, now = before.model_dump(by_alias=True), spec.model_dump(by_alias=True)
+    return [
+        InvalidError(f"spec.{field}", f"is immutable: make another {kind.name}")
+        for field in _IMMUTABLE[kind.spec]
+        if was[field] != now[field]
+    ]
 
 
 def _from_pydantic(error: Any) -> InvalidError:
@@ -174,4 +190,9 @@ _CHECKS: dict[type[Model], Callable[[Any], list[InvalidError]]] = {
     AgentSpec: _check_agent,
     WorkflowSpec: _check_workflow,
     FeatureFlagSpec: _check_flag,
+    SeedLayerSpec: check_seed_layer,
+}
+_IMMUTABLE: dict[type[Model], tuple[str, ...]] = {
+    PoolSpec: ("class",),
+    SeedLayerSpec: SEED_IMMUTABLE,
 }

@@ -9,7 +9,13 @@ from seedbed.crds.agent import Agent, AgentSpec, AgentStatus
 from seedbed.crds.base import API_VERSION, Model, Observation, Status
 from seedbed.crds.feature_flag import FeatureFlag, FeatureFlagSpec, FeatureFlagStatus
 from seedbed.crds.pool import Pool, PoolSpec, PoolStatus
-from seedbed.crds.seed_layer import SeedLayer, SeedLayerSpec, SeedLayerStatus
+from seedbed.crds.seed_layer import (
+    NAME_LIMIT,
+    SEED_IMMUTABLE,
+    SeedLayer,
+    SeedLayerSpec,
+    SeedLayerStatus,
+)
 from seedbed.crds.workflow import BODIES, Workflow, WorkflowSpec, WorkflowStatus, listed
 
 
@@ -255,8 +261,87 @@ SEED_LAYER = Kind(
     SeedLayer,
     SeedLayerSpec,
     SeedLayerStatus,
-    (_READY, _AGE),
-    installed=False,
+    (
+        Column("Stages", ".status.stages"),
+        Column("Accuracy", ".status.accuracy"),
+        Column("P99", ".status.forward.p99"),
+        _READY,
+        _REASON,
+        Column("Epoch", ".status.epoch", "integer", priority=1),
+        Column("Throughput", ".status.throughput", priority=1),
+        Column("Checkpoint", ".status.lastCheckpoint.time", "date", priority=1),
+        _AGE,
+    ),
+    rules=(
+        Rule(
+            f"self.metadata.name.size() <= {NAME_LIMIT}",
+            f"metadata.name of a SeedLayer has at most {NAME_LIMIT} characters",
+            path="",
+        ),
+        *(
+            Rule(
+                "self == oldSelf",
+                f"spec.{field} is immutable: make another SeedLayer",
+                path=f"spec.{field}",
+            )
+            for field in SEED_IMMUTABLE
+        ),
+        Rule(
+            "self.reads == 'output' || self.routing == 'token'",
+            "reading the input needs the routing token",
+            field="reads",
+        ),
+        Rule(
+            "has(self.entry) != has(self.folder)",
+            "a model has exactly one of entry and folder",
+            path="spec.model",
+        ),
+        Rule(
+            "has(self.entry) || (!has(self.weights) && !has(self.arguments))",
+            "weights and arguments belong to an entry",
+            path="spec.model",
+        ),
+        Rule(
+            "has(self.entry) != has(self.url)",
+            "data have exactly one of entry and url",
+            path="spec.data",
+        ),
+        Rule(
+            "[has(self.volume), has(self.claim), has(self.url)].filter(b, b).size() <= 1",
+            "checkpoints stand in at most one of volume, claim and url",
+            path="spec.checkpoint",
+        ),
+        Rule(
+            "has(self.volume) == has(oldSelf.volume) && "
+            "(!has(self.volume) || self.volume == oldSelf.volume)",
+            "spec.checkpoint.volume is immutable: make another SeedLayer",
+            path="spec.checkpoint",
+            field="volume",
+        ),
+        Rule(
+            "self.replicas <= 1 || has(self.checkpoint.claim) || has(self.checkpoint.url)",
+            "several pods share their checkpoints: replicas above 1 need checkpoint.claim or "
+            "checkpoint.url",
+            field="replicas",
+        ),
+        Rule(
+            "self.gpus == 0 || !has(self.template) || !has(self.template.resourceClaims) || "
+            "size(self.template.resourceClaims) == 0",
+            "devices come from gpus or from template.resourceClaims, not from both",
+            field="gpus",
+        ),
+    ),
+    conditions=(
+        ("Progressing", "True while seeds are trained; the reason says what goes on."),
+        ("Degraded", "Whether it serves worse than it should: late, silent or with fewer pods."),
+        _SUSPENDED,
+    ),
+    scale={
+        "specReplicasPath": ".spec.replicas",
+        "statusReplicasPath": ".status.replicas",
+        "labelSelectorPath": ".status.selector",
+    },
+    needs_spec=True,
 )
 
 KINDS: tuple[Kind, ...] = (AGENT, WORKFLOW, POOL, FEATURE_FLAG, SEED_LAYER)

@@ -82,8 +82,8 @@ def summaries_topic(partition: int) -> str:
     return f"runs.{partition}"
 
 
-SETTING_PREFIXES = ("agents/", "flags/", "pools/", "templates/", "workflows/")
-"""Where the live settings of Agents, FeatureFlags, Pools, templates and Workflows stand."""
+SETTING_PREFIXES = ("agents/", "flags/", "pools/", "seedlayers/", "templates/", "workflows/")
+"""Where the live settings of Agents, FeatureFlags, Pools, SeedLayers, templates and Workflows stand."""
 
 
 def agent_setting(namespace: str, name: str = "") -> str:

@@ -1,38 +1,431 @@
-"""`SeedLayer`: a frozen torch model whose layers carry seeds.
-
-The model fixes the form of the kind. Its behaviour is not built yet, so its CRD is generated
-but not installed.
-"""
+"""`SeedLayer`: a frozen torch model whose layers carry seeds, served while they train."""
 
 from __future__ import annotations
 
+from typing import Annotated, Any, Literal
+
 from pydantic import Field
 
-from seedbed.crds.base import FieldName, Model, ObjectMeta, Observation, Status
+from seedbed.crds.base import (
+    ENTRY_POINT,
+    OPEN,
+    Duration,
+    Model,
+    Name,
+    ObjectMeta,
+    Observation,
+    Status,
+)
+from seedbed.crds.pod import PodSettings
+from seedbed.crds.seed_features import Features
+from seedbed.crds.seed_policy import Grafting, LifecyclePolicy, Training
+from seedbed.crds.seed_status import Checkpointed, Forward, LastDecision
+
+NAME_LIMIT = 46
+"""Characters of a SeedLayer's name: what is made of it has to fit into a label."""
+SEED_IMMUTABLE = ("model", "layers", "seedsPerLayer", "routing", "reads", "blueprints")
+"""Fields of the spec that give the seeds' state its shape."""
+LayerPattern = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9_.*?\[\]!-]+$", min_length=1, max_length=256)
+]
+_URL = r"^([a-z][a-z0-9+]*://.+|/.+)$"
+
+
+class ModelSource(Model):
+    """Where the frozen model comes from: an entry point, with weights or without, or a folder."""
+
+    entry: str | None = Field(
+        default=None,
+        description="`package.module:function`; called with `arguments`, it gives the torch module.",
+        pattern=ENTRY_POINT,
+        max_length=256,
+        examples=["examples.digits:model"],
+    )
+    arguments: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Arguments of the entry point, by name.",
+        max_length=64,
+        examples=[{"width": 64}],
+        json_schema_extra=OPEN,
+    )
+    weights: str | None = Field(
+        default=None,
+        description=(
+            "A safetensors file whose tensors are loaded into what `entry` gives: a path on one of "
+            "`spec.volumes`, or a URL that fsspec knows. No pickle is ever read."
+        ),
+        pattern=_URL,
+        max_length=1024,
+        examples=["/volumes/models/encoder.safetensors"],
+    )
+    folder: str | None = Field(
+        default=None,
+        description=(
+            "A folder in the form of Hugging Face, with config.json and safetensors files, on one of "
+            "`spec.volumes`; the image needs the package transformers."
+        ),
+        pattern=r"^/.+$",
+        max_length=1024,
+        examples=["/volumes/models/bert-base"],
+    )
+
+
+class Blueprint(Model):
+    """A form that a germinated seed may take."""
+
+    type: Literal["lowRank", "mlp", "norm"] = Field(
+        description=(
+            "`lowRank` adds a low-rank map, `mlp` a small network with one hidden layer, `norm` what is "
+            "normalised, scaled and shifted."
+        ),
+        examples=["lowRank"],
+    )
+    rank: int = Field(
+        default=8,
+        description="Inner width of `lowRank` and `mlp`.",
+        ge=1,
+        le=256,
+        examples=[8],
+    )
+
+
+class DataSource(Model):
+    """What the seeds are trained on and measured by."""
+
+    entry: str | None = Field(
+        default=None,
+        description=(
+            "`package.module:function`; called with `arguments`, it gives four tensors: inputs and "
+            "targets to train on, inputs and targets to measure by."
+        ),
+        pattern=ENTRY_POINT,
+        max_length=256,
+        examples=["examples.digits:data"],
+    )
+    arguments: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Arguments of the entry point, by name.",
+        max_length=64,
+        examples=[{"shift": 0.5}],
+        json_schema_extra=OPEN,
+    )
+    url: str | None = Field(
+        default=None,
+        description=(
+            "A safetensors or npz file with the arrays `inputs`, `targets`, `test_inputs` and "
+            "`test_targets`: a path on one of `spec.volumes`, or a URL that fsspec knows."
+        ),
+        pattern=_URL,
+        max_length=1024,
+        examples=["s3://team/digits.safetensors"],
+    )
+
+
+class CheckpointVolume(Model):
+    """A volume that each pod gets for its checkpoints; it stays when the pod goes."""
+
+    size: str = Field(
+        default="1Gi",
+        description="Size of the volume.",
+        pattern=r"^[1-9][0-9]*(Mi|Gi|Ti)$",
+        max_length=16,
+        examples=["10Gi"],
+    )
+    class_name: str | None = Field(
+        default=None,
+        description="Storage class; the cluster's own where none is given.",
+        max_length=253,
+        examples=["fast"],
+    )
+
+
+class SeedCheckpoint(Model):
+    """Where the seeds' state is kept, and how often. At most one of volume, claim and url."""
+
+    interval: Duration = Field(
+        default="60s",
+        description="Longest time between two checkpoints while seeds train; one is also taken at the end "
+        "of each epoch in which a seed has moved, and when the pod ends.",
+        examples=["30s"],
+    )
+    keep: int = Field(
+        default=3, description="Checkpoints that are kept.", ge=1, le=100, examples=[3]
+    )
+    volume: CheckpointVolume | None = Field(
+        default=None,
+        description="A volume for each pod. Without any place a pod's checkpoints go with the pod.",
+        examples=[{"size": "10Gi"}],
+    )
+    claim: str | None = Field(
+        default=None,
+        description="A PersistentVolumeClaim of yours; several pods need one that can be shared.",
+        max_length=253,
+        examples=["seed-checkpoints"],
+    )
+    url: str | None = Field(
+        default=None,
+        description="A place that fsspec knows, such as an object store; its package has to be in the "
+        "image and its credentials in `template.env`.",
+        pattern=r"^[a-z][a-z0-9+]*://.+$",
+        max_length=1024,
+        examples=["s3://team/seeds/encoder"],
+    )
+
+
+class Volume(Model):
+    """A PersistentVolumeClaim that the pods read, at `/volumes/NAME`."""
+
+    name: Name = Field(description="Name of the folder below /volumes.", examples=["models"])
+    claim: str = Field(
+        description="Name of the PersistentVolumeClaim.",
+        min_length=1,
+        max_length=253,
+        examples=["models"],
+    )
+
+
+class TokenSecret(Model):
+    """A Secret with the token that callers of the pods must show."""
+
+    name: str = Field(
+        description="Name of the Secret.", min_length=1, max_length=253, examples=["encoder-token"]
+    )
+    key: str = Field(
+        default="token",
+        description="Its key.",
+        min_length=1,
+        max_length=253,
+        examples=["token"],
+    )
 
 
 class SeedLayerSpec(Model):
     """What a user wants of a SeedLayer."""
 
-    model: str = Field(
-        description="Where the frozen model comes from: `package.module:function`, or a folder.",
-        min_length=1,
-        max_length=512,
-        examples=["team.models:load"],
+    model: ModelSource = Field(
+        description="The frozen model; it cannot be changed.",
+        examples=[{"entry": "examples.digits:model"}],
     )
-    layers: tuple[FieldName, ...] = Field(
-        description="Patterns of the names of the layers that carry seeds.",
+    layers: tuple[LayerPattern, ...] = Field(
+        description=(
+            "Names of the modules that carry seeds, `*` for any text: as `named_modules` tells them. "
+            "They cannot be changed."
+        ),
         min_length=1,
         max_length=256,
         examples=[["encoder.*.mlp"]],
     )
     seeds_per_layer: int = Field(
-        default=1024, description="Seeds on each layer.", ge=1, le=100_000, examples=[1024]
+        default=1024,
+        description="Seeds on each layer; the number cannot be changed.",
+        ge=1,
+        le=100_000,
+        examples=[1024],
+    )
+    routing: Literal["chunk", "token"] = Field(
+        default="chunk",
+        description=(
+            "`chunk` cuts the layer's width into as many chunks as there are seeds, one for each; `token` "
+            "gives each row of a batch to the seed that the caller names. It cannot be changed."
+        ),
+        examples=["chunk"],
+    )
+    reads: Literal["output", "input"] = Field(
+        default="output",
+        description=(
+            "Whether a seed adapts what its layer gives, or reads the layer's input as LoRA does, which "
+            "needs the routing `token`. It cannot be changed."
+        ),
+        examples=["output"],
+    )
+    blueprints: tuple[Blueprint, ...] = Field(
+        default=(Blueprint(type="lowRank"),),
+        description="Forms that a seed may take; they cannot be changed.",
+        min_length=1,
+        max_length=16,
+        examples=[[{"type": "lowRank", "rank": 8}, {"type": "norm"}]],
+    )
+    lifecycle: LifecyclePolicy = Field(
+        default_factory=LifecyclePolicy,
+        description="When seeds germinate, advance and are given up. A change holds from the next epoch on.",
+        examples=[{"patience": 3, "accuracyTarget": 0.97}],
+    )
+    grafting: Grafting = Field(
+        default_factory=Grafting,
+        description="How seeds blend in. A change holds from the next epoch on.",
+        examples=[{"strategy": "drift", "steps": 60}],
+    )
+    training: Training = Field(
+        default_factory=Training,
+        description="How seeds are trained. A change holds from the next epoch on.",
+        examples=[{"epochs": 60, "batchSize": 64}],
+    )
+    data: DataSource | None = Field(
+        default=None,
+        description="What seeds are trained on; without it only on what callers send to `/v1/train`.",
+        examples=[{"entry": "examples.digits:data"}],
+    )
+    features: Features = Field(
+        default_factory=Features,
+        description="The FeatureFlags that switch the parts of the product on for this SeedLayer.",
+        examples=[{"neuralController": "seed-networks"}],
+    )
+    checkpoint: SeedCheckpoint = Field(
+        default_factory=SeedCheckpoint,
+        description="Where the state is kept and how often.",
+        examples=[{"interval": "30s", "volume": {"size": "10Gi"}}],
+    )
+    replicas: int = Field(
+        default=1,
+        description=(
+            "Pods. The first one trains; the others serve what it has checkpointed, which has to stand "
+            "in `checkpoint.url` or on a shared `checkpoint.claim`."
+        ),
+        ge=0,
+        le=1000,
+        examples=[1],
+    )
+    gpus: int = Field(
+        default=0,
+        description="GPUs of each pod, as nvidia.com/gpu; 0 computes on the CPU, or on devices that "
+        "`template.resourceClaims` brings.",
+        ge=0,
+        le=16,
+        examples=[1],
+    )
+    drain: Duration = Field(
+        default="110s",
+        description="How long a pod that ends may take to save its state; at most 2m, which spot nodes give.",
+        examples=["60s"],
+    )
+    token_secret: TokenSecret | None = Field(
+        default=None,
+        description="The token that callers must show; without one the pods serve whoever reaches them.",
+        examples=[{"name": "encoder-token"}],
+    )
+    volumes: tuple[Volume, ...] = Field(
+        default=(),
+        description="PersistentVolumeClaims with models and data.",
+        max_length=16,
+        examples=[[{"name": "models", "claim": "models"}]],
+        json_schema_extra={
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["name"],
+        },
+    )
+    suspend: bool = Field(
+        default=False,
+        description="Takes the pods away and keeps the checkpoints.",
+        examples=[False],
+    )
+    template: PodSettings = Field(
+        default_factory=PodSettings,
+        description="Settings of the pods; the image is the chart's `seeds.image` where none is given.",
+        examples=[{"resources": {"requests": {"cpu": "2", "memory": "4Gi"}}}],
     )
 
 
 class SeedLayerStatus(Status):
     """What the operator reports of a SeedLayer."""
+
+    replicas: int = Field(default=0, description="Pods that exist.", ge=0, examples=[1])
+    ready_replicas: int = Field(default=0, description="Pods that are ready.", ge=0, examples=[1])
+    selector: str = Field(
+        default="",
+        description="Label selector of the pods, for autoscalers.",
+        max_length=512,
+        examples=["seedbed.dev/seed-layer=encoder"],
+    )
+    address: str = Field(
+        default="",
+        description="Where the model is served inside the cluster.",
+        max_length=512,
+        examples=["http://encoder-seeds.team.svc:8000"],
+    )
+    stages: str = Field(
+        default="",
+        description="Seeds by stage in one line, dormant ones last.",
+        max_length=512,
+        examples=["3 training/1021 dormant"],
+    )
+    seeds: dict[str, int] = Field(
+        default_factory=dict,
+        description="Seeds of all layers, by stage.",
+        max_length=16,
+        examples=[{"dormant": 1021, "training": 3}],
+        json_schema_extra={
+            "additionalProperties": {"type": "integer", "format": "int64", "minimum": 0}
+        },
+    )
+    layers: int = Field(
+        default=0, description="Layers that carry seeds.", ge=0, le=100_000, examples=[4]
+    )
+    active: tuple[str, ...] = Field(
+        default=(),
+        description="Features that are on.",
+        max_length=16,
+        examples=[["chunked_architecture", "extended_lifecycle"]],
+        json_schema_extra={"items": {"type": "string", "maxLength": 64}},
+    )
+    epoch: int = Field(default=0, description="Epochs that have ended.", ge=0, examples=[12])
+    step: int = Field(default=0, description="Training steps so far.", ge=0, examples=[480])
+    accuracy: str = Field(
+        default="",
+        description="Accuracy on the data to measure by, at the end of the last epoch.",
+        max_length=16,
+        examples=["0.9121"],
+    )
+    base_accuracy: str = Field(
+        default="",
+        description="The same of the model without seeds.",
+        max_length=16,
+        examples=["0.7402"],
+    )
+    new_parameters: str = Field(
+        default="",
+        description="Parameters of the seeds that act, as a share of the model's.",
+        max_length=16,
+        examples=["1.2%"],
+    )
+    forward: Forward = Field(
+        default_factory=Forward,
+        description="How long requests took to compute.",
+        examples=[{"p50": "1.1ms", "p95": "1.9ms", "p99": "2.4ms"}],
+    )
+    throughput: str = Field(
+        default="",
+        description="Examples that were served a second, of all pods.",
+        max_length=32,
+        examples=["1200/s"],
+    )
+    memory: str = Field(
+        default="",
+        description="Memory of the largest pod: of its GPU where it has one, else of its process.",
+        max_length=32,
+        examples=["412Mi"],
+    )
+    gpu_utilisation: str = Field(
+        default="",
+        description="Mean utilisation of the GPUs; absent where there is none.",
+        max_length=16,
+        examples=["84%"],
+    )
+    last_decision: LastDecision | None = Field(
+        default=None,
+        description="What the controller of the seeds decided last, and why.",
+        examples=[{"action": "germinate", "layer": "fc1", "seed": 17, "epoch": 12}],
+    )
+    decisions: int = Field(
+        default=0,
+        description="Decisions so far; `seedbed seeds decisions` shows them.",
+        ge=0,
+        examples=[31],
+    )
+    last_checkpoint: Checkpointed | None = Field(
+        default=None,
+        description="The newest checkpoint.",
+        examples=[{"time": "2026-11-21T10:00:00Z", "epoch": 12, "sizeBytes": 120_000}],
+    )
 
 
 class SeedLayer(Observation):

@@ -34,6 +34,7 @@ from seedbed.crds.messages import (
     encode,
     engine_address,
 )
+from seedbed.crds.seed_messages import SEEDS_TOPICS
 from seedbed.crds.spending import (
     SPENDING_PREFIX,
     Spending,
@@ -48,6 +49,7 @@ from seedbed.operator.fencing import largest_token, status_token
 from seedbed.operator.metrics import Metrics
 from seedbed.operator.queue import WorkQueue
 from seedbed.operator.registration import REGISTRATIONS
+from seedbed.operator.seed_reports import SeedReports
 from seedbed.runtime.bus.port import Bus, Message
 from seedbed.runtime.coordination.port import Change, Coordinator, Ownership
 
@@ -57,6 +59,7 @@ _OWNERS = {
     "agents": "Agent",
     "flags": "FeatureFlag",
     "pools": "Pool",
+    "seedlayers": "SeedLayer",
     "templates": "Workflow",
     "workflows": "Workflow",
 }
@@ -102,6 +105,9 @@ class Reconciler:
         self._spending: dict[str, Spending] = {}
         self._workers: dict[str, tuple[str, str]] = {}
         self._runs: dict[tuple[str, str], RunSummary] = {}
+        self._seeds = SeedReports(
+            self.queue.add, lambda key: self.queue.add_after(key, PROGRESS_SECONDS)
+        )
         self._echoes = Echoes(self.notice)
         self._executor = Executor(
             cluster,
@@ -165,7 +171,11 @@ class Reconciler:
         Raises:
             FencedError: another process leads.
         """
-        async with self._coordinator.watch("") as changes, self._bus.hear("runs.*") as summaries:
+        async with (
+            self._coordinator.watch("") as changes,
+            self._bus.hear("runs.*") as summaries,
+            self._bus.hear(SEEDS_TOPICS) as reports,
+        ):
             self._settings.update(
                 {
                     key: value
@@ -179,6 +189,7 @@ class Reconciler:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._follow_settings(changes))
                     tasks.create_task(self._follow_runs(summaries))
+                    tasks.create_task(self._seeds.follow(reports))
                     tasks.create_task(self._look_again())
                     for _ in range(self._concurrency):
                         tasks.create_task(self._work())
@@ -309,6 +320,8 @@ class Reconciler:
         await self._executor.execute(observed, plan)
         if observed.object is None and key.kind == "Workflow":
             self._runs.pop((key.namespace, key.name), None)
+        if observed.object is None and key.kind == "SeedLayer":
+            self._seeds.forget(key)
         return plan.requeue_after
 
     def _observe(self, key: Key) -> Observed:
@@ -327,6 +340,7 @@ class Reconciler:
             run=self._runs.get((key.namespace, key.name)) if key.kind == "Workflow" else None,
             workers=self._workers_for(key, obj),
             spending=self._spending.get(_account(key), Spending()),
+            seeds=self._seeds.of(key) if key.kind == "SeedLayer" else (),
         )
 
     def _workers_for(self, key: Key, obj: Raw | None) -> int:

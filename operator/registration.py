@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from seedbed.controllers import agent, feature_flag, pool, workflow
+from seedbed.controllers import agent, feature_flag, pool, seed_layer, workflow
 from seedbed.controllers.budget import with_budget
 from seedbed.controllers.plan import Defaults, Key, Observed, Plan, Raw
-from seedbed.controllers.pods import POOL_LABEL, WORKFLOW_LABEL
+from seedbed.controllers.pods import POOL_LABEL, SEEDS_LABEL, WORKFLOW_LABEL
 from seedbed.crds.base import API_VERSION
 from seedbed.crds.messages import agent_setting, flag_setting, pool_setting, template_setting
+from seedbed.crds.seed_messages import seed_setting
 from seedbed.crds.spending import workflow_setting
 from seedbed.crds.steps_source import PLAN_LABEL
 
@@ -66,6 +67,7 @@ REGISTRATIONS: dict[str, Registration] = {
             (template_setting, workflow_setting),
         ),
         Registration("FeatureFlag", feature_flag.reconcile, settings=(flag_setting,)),
+        Registration("SeedLayer", seed_layer.reconcile, settings=(seed_setting,)),
     )
 }
 CHILDREN: dict[str, ChildKind] = {
@@ -73,6 +75,8 @@ CHILDREN: dict[str, ChildKind] = {
     for each in (
         ChildKind("Deployment", "apps/v1", "deployments", POOL_LABEL),
         ChildKind("Pod", "v1", "pods", WORKFLOW_LABEL),
+        ChildKind("StatefulSet", "apps/v1", "statefulsets", SEEDS_LABEL),
+        ChildKind("Service", "v1", "services", SEEDS_LABEL),
     )
 }
 """Objects that Seedbed makes and owns."""

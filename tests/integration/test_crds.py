@@ -14,8 +14,7 @@ import yaml
 
 from hack.cluster import ClusterError, ControlPlane
 from seedbed.crds.base import API_VERSION
-from seedbed.crds.kinds import INSTALLED, KINDS, Kind
-from seedbed.crds.schema import definition
+from seedbed.crds.kinds import INSTALLED, Kind
 from tests.clusters import apply, read, refusal
 from tests.invalid import Invalid, invalid
 
@@ -38,14 +37,10 @@ def example(kind: Kind) -> Path:
 
 
 def test_every_crd_is_structural_and_established(control_plane: ControlPlane) -> None:
-    # SeedLayer's is not installed for users; the server must take it all the same.
-    seed_layer = next(kind for kind in KINDS if not kind.installed)
-    apply(control_plane, definition(seed_layer), "--server-side")
     control_plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
     for crd in read(control_plane, "crd")["items"]:
         conditions = {each["type"]: each["status"] for each in crd["status"]["conditions"]}
         assert conditions == {"NamesAccepted": "True", "Established": "True"}, crd["metadata"]
-    control_plane.kubectl("delete", "crd", "seedlayers.seedbed.dev", "--wait=false")
 
 
 @pytest.mark.parametrize("kind", INSTALLED, ids=lambda kind: kind.name)
@@ -120,6 +115,52 @@ def test_the_class_of_a_pool_is_immutable(control_plane: ControlPlane, namespace
     said = refusal(control_plane, pool("fixed", **{"class": "neural"}), "-n", namespace)
     assert "spec.class: Invalid value" in said
     assert "spec.class is immutable: make another Pool" in said
+
+
+SEED_SPEC: dict[str, Any] = {"model": {"entry": "team.models:load"}, "layers": ["fc*"]}
+
+
+def seed_layer(name: str, **spec: Any) -> dict[str, Any]:
+    metadata = {"name": name}
+    kind = {"apiVersion": API_VERSION, "kind": "SeedLayer"}
+    return {**kind, "metadata": metadata, "spec": {**SEED_SPEC, **spec}}
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("model", {"model": {"entry": "team.models:other"}}),
+        ("layers", {"layers": ["fc*", "head"]}),
+        ("seedsPerLayer", {"seedsPerLayer": 7}),
+        ("routing", {"routing": "token"}),
+        ("reads", {"reads": "input", "routing": "token"}),
+        ("blueprints", {"blueprints": [{"type": "norm"}]}),
+        ("checkpoint.volume", {"checkpoint": {"volume": {"size": "2Gi"}}}),
+    ],
+)
+def test_what_gives_seeds_their_shape_is_immutable(
+    control_plane: ControlPlane, namespace: str, field: str, change: dict[str, Any]
+) -> None:
+    apply(control_plane, seed_layer("fixed"), "-n", namespace)
+    said = refusal(control_plane, seed_layer("fixed", **change), "-n", namespace)
+    assert f"spec.{field} is immutable: make another SeedLayer" in said
+    free = {"lifecycle": {"patience": 2}, "training": {"epochs": 5}, "replicas": 0}
+    apply(control_plane, seed_layer("fixed", **free), "-n", namespace)
+
+
+def test_a_seed_layer_tells_its_story_in_one_line(
+    control_plane: ControlPlane, namespace: str
+) -> None:
+    apply(control_plane, seed_layer("digits"), "-n", namespace)
+    status = {
+        "stages": "3 training/1021 dormant",
+        "accuracy": "0.9121",
+        "forward": {"p99": "2.4ms"},
+    }
+    patch_status(control_plane, namespace, "seedlayer/digits", status)
+    head, row = control_plane.kubectl("get", "sbseed", "-n", namespace).splitlines()
+    assert head.split()[:4] == ["NAME", "STAGES", "ACCURACY", "P99"]
+    assert row.split()[:6] == ["digits", "3", "training/1021", "dormant", "0.9121", "2.4ms"]
 
 
 def test_status_is_written_only_through_its_subresource(

@@ -152,6 +152,7 @@ def test_the_kinds_stay_when_the_release_goes() -> None:
         "Agent",
         "Workflow",
         "FeatureFlag",
+        "SeedLayer",
     }
     assert all(crd["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep" for crd in crds)
     without = render("--set", "crds.install=false")

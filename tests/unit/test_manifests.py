@@ -61,7 +61,10 @@ def test_the_quickstart_is_valid() -> None:
         (POOL.replace("}}", "}, spec: {replicas: -1}}"), ["Pool general", "spec.replicas"]),
         (POOL.replace("}}", "}, spec: {replica: 1}}"), ["Pool general", "spec.replica"]),
         (POOL.replace("Pool", "Pond"), ["kind", "Pond"]),
-        (POOL.replace("Pool", "SeedLayer"), ["SeedLayer"]),
+        (
+            POOL.replace("}}", "}, spec: {layers: [x]}}").replace("Pool", "SeedLayer"),
+            ["spec.model"],
+        ),
         (POOL.replace("v1alpha1", "v9"), ["apiVersion"]),
         (POOL.replace("{name: general}", "5"), ["metadata"]),
         (POOL.replace("general", "Not.Valid"), ["metadata.name"]),

@@ -17,6 +17,11 @@ app.kubernetes.io/component: {{ .component }}
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end }}
 
+{{/* The image of SeedLayers' pods: the product with torch. */}}
+{{- define "seedbed.seedsImage" -}}
+{{ .Values.seeds.image.repository }}:{{ .Values.seeds.image.tag | default .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+
 {{- define "seedbed.host" -}}
 {{ .root.Release.Name }}-{{ .component }}.{{ .root.Release.Namespace }}.svc
 {{- end }}
