@@ -1,19 +1,22 @@
 """How likely a model's answer is good, learnt from outcomes. Pure.
 
-Beta-binomial with one prior behind another: what is believed of a model at one level of a task leans
-on what is known of it in the whole task, that on all tasks, and that on the quality its entry states.
-So a new task begins with a sensible guess, and evidence takes over as it comes in. Across the levels
-the estimates are made to fall, never to rise, by pooling neighbours that disagree (isotonic
-regression by adjacent violators): harder requests are never predicted to be answered better.
+Of a model with many outcomes whose texts' marks are known, `fitting` says it. Of others: beta-binomial
+with one prior behind another. What is believed of a model at one level of a task leans on what is
+known of it in the whole task, that on all tasks, and that on the quality its entry states. So a new
+task begins with a sensible guess, and evidence takes over as it comes in. Across the levels the
+estimates are made to fall, never to rise, by pooling neighbours that disagree (isotonic regression by
+adjacent violators): harder requests are never predicted to be answered better.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from seedbed.runtime.llm.routing.fitting import ENOUGH, Fitted
 from seedbed.runtime.llm.routing.hardness import LEVELS
+from seedbed.runtime.llm.routing.marks import Marks
 
 PRIOR = 0.7
 """Quality of a model of which nothing is known or stated."""
@@ -49,9 +52,23 @@ class Prediction:
 class Predictor:
     """Predictions from a set of outcomes; made anew when they change."""
 
-    def __init__(self, outcomes: Iterable[Outcomes], stated: Mapping[str, float]) -> None:
-        """`stated`: quality by model, as the models file says."""
+    def __init__(
+        self,
+        outcomes: Iterable[Outcomes],
+        stated: Mapping[str, float],
+        fitted: Mapping[str, Fitted] | None = None,
+    ) -> None:
+        """What is known.
+
+        Args:
+            outcomes: counts.
+            stated: quality by model, as the models file says.
+            fitted: what was learnt from single answers, by model.
+        """
         self._stated = stated
+        self._fitted = {
+            model: found for model, found in (fitted or {}).items() if found.examples >= ENOUGH
+        }
         self._levels: dict[tuple[str, str], list[tuple[float, float]]] = {}
         self._models: dict[str, tuple[float, float]] = {}
         for each in outcomes:
@@ -63,12 +80,16 @@ class Predictor:
             self._models[each.model] = (asked + each.asked, good + each.good)
         self._known: dict[tuple[str, str], tuple[Prediction, ...]] = {}
 
-    def of(self, task: str, model: str, level: int) -> Prediction:
-        """What to expect of a model's answer."""
+    def of(self, task: str, model: str, level: int, marks: Marks | None = None) -> Prediction:
+        """What to expect of a model's answer to a text of this level, with these marks."""
         key = (task, model)
         if key not in self._known:
             self._known[key] = self._all_levels(task, model)
-        return self._known[key][level]
+        by_level = self._known[key][level]
+        fitted = self._fitted.get(model)
+        if fitted is None or marks is None:
+            return by_level
+        return replace(by_level, quality=fitted.quality(task, marks))
 
     def _all_levels(self, task: str, model: str) -> tuple[Prediction, ...]:
         everywhere = _leaning(self._models.get(model, (0.0, 0.0)), self._stated.get(model, PRIOR))

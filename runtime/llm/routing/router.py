@@ -1,7 +1,9 @@
 """Chooses the model for a request that leaves the choice to the service. Pure.
 
-The cheapest model whose predicted quality meets the floor; where none does, the best. Now and then,
-and only where little is known, a cheaper one that may well be good enough is tried instead.
+The cheapest model whose predicted quality meets the floor, or is hardly below the best one's; where
+none is, the best. The second rule is the one that saves most for a given loss: it spends money where
+the dear model is expected to be better, and not where both fail or neither does. Now and then, and
+only where little is known, a cheaper one that may well be good enough is tried instead.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from seedbed.runtime.llm.routing.marks import Marks
 from seedbed.runtime.llm.routing.predictor import Prediction, Predictor
 
 ENOUGH = 50
@@ -23,11 +26,15 @@ class Wanted:
         task: class of tasks that outcomes are learnt for.
         level: of hardness.
         floor: quality that is to be met.
+        loss: quality that may be missed against the best model, whatever the floor.
+        marks: of the text, where they are known.
     """
 
     task: str
     level: int
     floor: float
+    loss: float = 0.0
+    marks: Marks | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +58,17 @@ def route(
         explore: share of requests, at most, that may try out a model.
         chance: a random number from 0 to 1.
     """
-    predicted = {name: predictor.of(wanted.task, name, wanted.level) for name in costs}
+    predicted = {
+        name: predictor.of(wanted.task, name, wanted.level, wanted.marks) for name in costs
+    }
     cheapest = sorted(costs, key=lambda name: (costs[name], -predicted[name].quality, name))
     best = sorted(costs, key=lambda name: (-predicted[name].quality, costs[name], name))
-    good = [name for name in cheapest if predicted[name].quality >= wanted.floor]
-    chosen, reason = (good[0], "meets_floor") if good else (best[0], "best_there_is")
+    near = predicted[best[0]].quality - wanted.loss
+    good = [name for name in cheapest if predicted[name].quality >= min(wanted.floor, near)]
+    chosen = good[0]
+    reason = "best_there_is" if chosen == best[0] else "near_the_best"
+    if predicted[chosen].quality >= wanted.floor:
+        reason = "meets_floor"
     if chance < explore:
         tried = _worth_trying(cheapest, costs, predicted, wanted.floor, chosen)
         chosen, reason = (tried, "tried_out") if tried else (chosen, reason)
