@@ -112,7 +112,7 @@ def _step(
     np.add.at(across, task, weighed)
     held = 1.0 / (np.bincount(task, certainty, count) + TASK_PRIOR)
     curve = design.T @ weighed + np.diag(precision) - (across * held[:, None]).T @ across
-    by_weight: Array = np.linalg.solve(curve, slope - across.T @ (held * task_slope))
+    by_weight = np.linalg.solve(curve, slope - across.T @ (held * task_slope)).astype(np.float64)
     return by_weight, held * (task_slope - across @ by_weight)
 
 

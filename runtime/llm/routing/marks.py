@@ -201,6 +201,5 @@ def from_bytes(data: bytes) -> Marks:
 
 
 def _rounded(found: NDArray[np.floating]) -> Marks:
-    steps = np.clip(np.rint(found * _STEP), -128, 127)
-    found: Marks = (steps / _STEP).astype(np.float32)
-    return found
+    rounded: Marks = (np.clip(np.rint(found * _STEP), -128, 127) / _STEP).astype(np.float32)
+    return rounded
