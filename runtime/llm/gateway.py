@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from seedbed.crds.errors import NotFoundError
+from seedbed.runtime.llm.batch.batched import batched
+from seedbed.runtime.llm.batch.collapse import CollapseStage
 from seedbed.runtime.llm.call import Call, Reply, Rest, Stage, chained
 from seedbed.runtime.llm.litellm_provider import LiteLLMModel
 from seedbed.runtime.llm.local import LocalModel
@@ -73,7 +75,7 @@ class Gateway:
         self.targets = {
             entry.name: Target(
                 entry,
-                found[entry.name],
+                batched(entry, found[entry.name], models.batching, self.metrics.gathered),
                 self._clock,
                 breaker_changed=self.metrics.breaker_changed,
             )
@@ -81,8 +83,9 @@ class Gateway:
         }
         for target in self.targets.values():
             self.metrics.watch(target)
-            if isinstance(target.provider, OpenAIModel):
-                target.provider.heard = target.heard
+            asked = found[target.entry.name]
+            if isinstance(asked, OpenAIModel):
+                asked.heard = target.heard
         self._facts = {name: target.facts for name, target in self.targets.items()}
         stated = {e.name: e.quality for e in models.models if e.quality is not None}
         self.learning = Learning(stated)
@@ -96,7 +99,9 @@ class Gateway:
             self.models.routing, self.targets, self.learning, self._clock.chance
         )
         cascade = self._router.cascade
-        self._answer = chained((self._planned, structured, cascade, *self.stages), self._last)
+        shared = CollapseStage(self.models.batching, self._clock, self.metrics)
+        stages: Sequence[Stage] = (self._planned, structured, cascade, *self.stages, shared)
+        self._answer = chained(stages, self._last)
         async with AsyncExitStack() as started:
             for target in self.targets.values():
                 started.push_async_callback(target.provider.close)
@@ -105,6 +110,7 @@ class Gateway:
 
     @property
     def names(self) -> list[str]:
+            await started.enter_async_context(shared.running())
         """The names that callers may ask for."""
         return sorted({*self.targets, DEFAULT, *([AUTO] if len(self.targets) > 1 else [])})
 

@@ -1,7 +1,8 @@
-"""A model in this process: llama.cpp through xllamacpp, one request at a time.
+"""A model in this process: llama.cpp through xllamacpp, one request at a time or `parallel` ones.
 
-One request at a time because a small machine computes one prompt as fast as two halves of it, and
-because an answer must not depend on who else asks. llama.cpp runs in a thread of its own and hands
+One request at a time is the default, because an answer must not depend on who else asks. With more
+slots llama.cpp computes the next token of all that are under way in one pass, which shares the reading
+of the weights: more tokens a second, each answer slower. llama.cpp runs in a thread of its own and hands
 over each token through a callback that also tells it to stop, so a caller who goes away ends the
 work at the next token.
 """
@@ -59,7 +60,9 @@ class LocalModel:
         self.waiting = 0
         self._entry = entry
         self._server: Any = None
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"model-{entry.name}")
+        self._thread = ThreadPoolExecutor(
+            max_workers=entry.parallel, thread_name_prefix=f"model-{entry.name}"
+        )
 
     async def start(self) -> None:
         """Load the model; a second or two.
@@ -80,8 +83,9 @@ class LocalModel:
 
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
-        params.n_ctx = self._entry.facts().context
-        params.n_parallel = 1
+        # llama.cpp divides its context among the slots.
+        params.n_ctx = self._entry.facts().context * self._entry.parallel
+        params.n_parallel = self._entry.parallel
         params.cpuparams.n_threads = self._entry.threads
         params.cpuparams_batch.n_threads = self._entry.threads
         # What it has computed of other prompts, so that callers with different beginnings, such as
@@ -137,7 +141,7 @@ class LocalModel:
         loop: asyncio.AbstractEventLoop,
         found: asyncio.Queue[Any],
     ) -> None:
-        """Runs in the model's thread; every outcome ends in `found`."""
+        """Runs in a thread of the model's; every outcome ends in `found`."""
 
         def hand_over(item: Any) -> None:
             if not loop.is_closed():

@@ -16,6 +16,8 @@ _CHECK_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.
 _STATES = {"closed": 0, "half-open": 1, "open": 2}
 
 
+_WAIT_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 class ModelMetrics:
     """One registry per service, so that two services in one process do not mix."""
 
@@ -59,6 +61,31 @@ class ModelMetrics:
         )
         self.budget_check = Histogram(
             "seedbed_model_budget_check_seconds",
+        self.collapsed = self._counter(
+            "collapsed",
+            "Requests that shared an equal one's answer while it was under way.",
+            "model",
+        )
+        self.batch_size = Histogram(
+            "seedbed_model_batch_size",
+            "Requests that went to the provider as one.",
+            ["model"],
+            buckets=_SIZES,
+            registry=self.registry,
+        )
+        self.batch_wait = Histogram(
+            "seedbed_model_batch_wait_seconds",
+            "Time that the first of a batch waited for others.",
+            ["model"],
+            buckets=_WAIT_SECONDS,
+            registry=self.registry,
+        )
+        self.budget_used = self._gauge(
+            "budget_used_ratio", "Spent share of a budget that was used since the start.", "account"
+        )
+        self.budget_state = self._gauge(
+            "budget_state", "0 fine, 1 runs out (from alertAt on), 2 halted.", "account"
+        )
             "Time that reserving money took.",
             buckets=_CHECK_SECONDS,
             registry=self.registry,
@@ -73,10 +100,22 @@ class ModelMetrics:
             self.quota_alert.labels(name, unit).set_function(partial(_alert, target, unit))
         self.breaker.labels(name).set(0)
 
-    def breaker_changed(self, model: str, state: str) -> None:
-        """A model's breaker is in another state now."""
-        self.breaker.labels(model).set(_STATES[state])
-        self.transitions.labels(model, state).inc()
+    def gathered(self, model: str, size: int, waited: float) -> None:
+        """Requests go to a provider as one."""
+        self.batch_size.labels(model).observe(size)
+        self.batch_wait.labels(model).observe(waited)
+
+    def noticed(self, notice: Notice) -> None:
+        """Count a model's breaker that is in another state now."""
+        if notice.kind == "model.breaker":
+            state = str(notice.facts["state"])
+            self.breaker.labels(notice.of).set(_STATES[state])
+            self.transitions.labels(notice.of, state).inc()
+
+    def budget_stands(self, account: str, used: float, state: BudgetState) -> None:
+        """A budget that pays is spent so far."""
+        self.budget_used.labels(account).set(used)
+        self.budget_state.labels(account).set(_BUDGET_STATES[state])
 
     def count(self, model: str, outcome: str, seconds: float, call: Call | None) -> None:
         """Count one request that has ended."""

@@ -25,6 +25,9 @@ from seedbed.crds.base import Model
 from seedbed.crds.budget import Budget
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.money import AMOUNT_PATTERN
+from seedbed.runtime.llm.batch.prompt_form import PromptForm
+from seedbed.runtime.llm.batch.settings import Batching
+from seedbed.runtime.llm.cache.settings import CacheSettings
 from seedbed.runtime.llm.prices import Price, known
 
 Capability = Literal["streaming", "structured", "tools", "embeddings"]
@@ -86,6 +89,9 @@ class ModelEntry(Model):
         default=None, description="Environment variable that holds the key."
     )
     threads: int = Field(default=1, ge=1, le=256, description="local: threads that compute.")
+    parallel: int = Field(
+        default=1, ge=1, le=64, description="local: requests that are computed at the same time."
+    )
     context_length: int | None = Field(
         default=None,
         ge=256,
@@ -124,9 +130,28 @@ class ModelEntry(Model):
         le=1,
         description="Share of its answers that are good, before anything has been learnt.",
     )
+    batch: Literal["off", "prompts"] = Field(
+        default="off",
+        description=(
+            "openai: `prompts` where it takes lists of prompts (`/completions`), as vLLM does; chats "
+            "that go together are sent so."
+        ),
+    )
+    prompt_form: PromptForm = Field(
+        default="plain",
+        description=(
+            "Template that chats are put into where prompts are sent; `plain` is for single texts."
+        ),
+    )
     failover: bool = Field(
         default=True, description="Whether others answer where it cannot, and it for others."
     )
+
+    @model_validator(mode="after")
+    def _can_batch(self) -> ModelEntry:
+        if self.batch == "prompts" and self.provider != "openai":
+            raise ValueError("batch: prompts needs provider: openai")
+        return self
 
     def facts(self) -> ModelFacts:
         """What holds of it, from this entry and else from the table."""
@@ -194,6 +219,8 @@ class Models(Model):
     budgets: dict[str, Budget] = Field(
         default_factory=dict, description="By namespace; `*` is for each that is not named."
     )
+    batching: Batching = Batching()
+    cache: CacheSettings = CacheSettings()
 
     @model_validator(mode="after")
     def _names_fit(self) -> Models:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -82,6 +82,13 @@ class OpenAIModel:
         """See `Provider`."""
         answer = await self._json("/chat/completions", request.parameters())
         if not isinstance(answer.get("choices"), list) or not answer["choices"]:
+            raise MalformedError(self.name, "the answer has no choices")
+        return answer
+
+    async def complete_all(self, prompts: Sequence[str], parameters: Json) -> Json:
+        """See `ListsPrompts`."""
+        answer = await self._json("/completions", {**parameters, "prompt": list(prompts)})
+        if not isinstance(answer.get("choices"), list):
             raise MalformedError(self.name, "the answer has no choices")
         return answer
 

@@ -146,6 +146,7 @@ class _Service:
                     call.task = http.headers.get(_TASK, "")[:_LONGEST_TASK]
                     call.floor = _share(http)
                     answer = await self._sent(http, call, form)
+                    call.headers = http.headers
                 if isinstance(answer, web.StreamResponse):
                     await answer.write(b"data: [DONE]\n\n")
                     await answer.write_eof()
