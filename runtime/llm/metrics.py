@@ -80,6 +80,30 @@ class ModelMetrics:
             buckets=_WAIT_SECONDS,
             registry=self.registry,
         )
+        self.budget_refused = self._counter(
+            "budget_refusals", "Calls that a budget did not allow.", "namespace"
+        )
+        self.budget_check = Histogram(
+            "seedbed_model_budget_check_seconds",
+        self.collapsed = self._counter(
+            "collapsed",
+            "Requests that shared an equal one's answer while it was under way.",
+            "model",
+        )
+        self.batch_size = Histogram(
+            "seedbed_model_batch_size",
+            "Requests that went to the provider as one.",
+            ["model"],
+            buckets=_SIZES,
+            registry=self.registry,
+        )
+        self.batch_wait = Histogram(
+            "seedbed_model_batch_wait_seconds",
+            "Time that the first of a batch waited for others.",
+            ["model"],
+            buckets=_WAIT_SECONDS,
+            registry=self.registry,
+        )
         self.budget_used = self._gauge(
             "budget_used_ratio", "Spent share of a budget that was used since the start.", "account"
         )
@@ -105,17 +129,10 @@ class ModelMetrics:
         self.batch_size.labels(model).observe(size)
         self.batch_wait.labels(model).observe(waited)
 
-    def noticed(self, notice: Notice) -> None:
-        """Count a model's breaker that is in another state now."""
-        if notice.kind == "model.breaker":
-            state = str(notice.facts["state"])
-            self.breaker.labels(notice.of).set(_STATES[state])
-            self.transitions.labels(notice.of, state).inc()
-
-    def budget_stands(self, account: str, used: float, state: BudgetState) -> None:
-        """A budget that pays is spent so far."""
-        self.budget_used.labels(account).set(used)
-        self.budget_state.labels(account).set(_BUDGET_STATES[state])
+    def breaker_changed(self, model: str, state: str) -> None:
+        """A model's breaker is in another state now."""
+        self.breaker.labels(model).set(_STATES[state])
+        self.transitions.labels(model, state).inc()
 
     def count(self, model: str, outcome: str, seconds: float, call: Call | None) -> None:
         """Count one request that has ended."""
