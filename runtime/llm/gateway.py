@@ -106,11 +106,11 @@ class Gateway:
             for target in self.targets.values():
                 started.push_async_callback(target.provider.close)
                 await target.provider.start()
+            await started.enter_async_context(shared.running())
             yield
 
     @property
     def names(self) -> list[str]:
-            await started.enter_async_context(shared.running())
         """The names that callers may ask for."""
         return sorted({*self.targets, DEFAULT, *([AUTO] if len(self.targets) > 1 else [])})
 

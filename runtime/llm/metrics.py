@@ -13,11 +13,11 @@ from seedbed.runtime.llm.resilience.targets import Target
 
 _SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _CHECK_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1)
+_WAIT_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _STATES = {"closed": 0, "half-open": 1, "open": 2}
 
 
-_WAIT_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25)
-_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 class ModelMetrics:
     """One registry per service, so that two services in one process do not mix."""
 
@@ -56,35 +56,6 @@ class ModelMetrics:
         self.quota_alert = self._gauge(
             "quota_alert", f"1 from {ALERT_AT:.0%} of a rate limit on.", "model", "unit"
         )
-        self.budget_refused = self._counter(
-            "budget_refusals", "Calls that a budget did not allow.", "namespace"
-        )
-        self.budget_check = Histogram(
-            "seedbed_model_budget_check_seconds",
-        self.collapsed = self._counter(
-            "collapsed",
-            "Requests that shared an equal one's answer while it was under way.",
-            "model",
-        )
-        self.batch_size = Histogram(
-            "seedbed_model_batch_size",
-            "Requests that went to the provider as one.",
-            ["model"],
-            buckets=_SIZES,
-            registry=self.registry,
-        )
-        self.batch_wait = Histogram(
-            "seedbed_model_batch_wait_seconds",
-            "Time that the first of a batch waited for others.",
-            ["model"],
-            buckets=_WAIT_SECONDS,
-            registry=self.registry,
-        )
-        self.budget_refused = self._counter(
-            "budget_refusals", "Calls that a budget did not allow.", "namespace"
-        )
-        self.budget_check = Histogram(
-            "seedbed_model_budget_check_seconds",
         self.collapsed = self._counter(
             "collapsed",
             "Requests that shared an equal one's answer while it was under way.",
@@ -110,6 +81,11 @@ class ModelMetrics:
         self.budget_state = self._gauge(
             "budget_state", "0 fine, 1 runs out (from alertAt on), 2 halted.", "account"
         )
+        self.budget_refused = self._counter(
+            "budget_refusals", "Calls that a budget did not allow.", "namespace"
+        )
+        self.budget_check = Histogram(
+            "seedbed_model_budget_check_seconds",
             "Time that reserving money took.",
             buckets=_CHECK_SECONDS,
             registry=self.registry,
@@ -123,11 +99,6 @@ class ModelMetrics:
             self.quota_used.labels(name, unit).set_function(partial(_used, target, unit))
             self.quota_alert.labels(name, unit).set_function(partial(_alert, target, unit))
         self.breaker.labels(name).set(0)
-
-    def gathered(self, model: str, size: int, waited: float) -> None:
-        """Requests go to a provider as one."""
-        self.batch_size.labels(model).observe(size)
-        self.batch_wait.labels(model).observe(waited)
 
     def breaker_changed(self, model: str, state: str) -> None:
         """A model's breaker is in another state now."""

@@ -216,11 +216,11 @@ class Models(Model):
     models: tuple[ModelEntry, ...] = Field(min_length=1)
     default: str
     routing: Routing = Routing()
+    batching: Batching = Batching()
+    cache: CacheSettings = CacheSettings()
     budgets: dict[str, Budget] = Field(
         default_factory=dict, description="By namespace; `*` is for each that is not named."
     )
-    batching: Batching = Batching()
-    cache: CacheSettings = CacheSettings()
 
     @model_validator(mode="after")
     def _names_fit(self) -> Models:

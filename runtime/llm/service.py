@@ -145,8 +145,8 @@ class _Service:
                     call = Call(request, identity, began + limit, closing)
                     call.task = http.headers.get(_TASK, "")[:_LONGEST_TASK]
                     call.floor = _share(http)
-                    answer = await self._sent(http, call, form)
                     call.headers = http.headers
+                    answer = await self._sent(http, call, form)
                 if isinstance(answer, web.StreamResponse):
                     await answer.write(b"data: [DONE]\n\n")
                     await answer.write_eof()
