@@ -10,7 +10,7 @@ saw (`telemetry`). Which path computes them, `dispatch` says.
 """
 
 from seedbed.kernels.blueprints import Blueprint, newborn
-from seedbed.kernels.layer import SeedTensors, chunk_width, seed_chunks, seed_tokens
+from seedbed.kernels.layer import SeedTensors, chunk_width, plan_route, seed_chunks, seed_tokens
 from seedbed.kernels.telemetry import Measure, correlation, dead_fraction, drift, variance
 
 __version__ = "1.0.0"
@@ -27,6 +27,7 @@ __all__ = [
     "dead_fraction",
     "drift",
     "newborn",
+    "plan_route",
     "seed_chunks",
     "seed_tokens",
     "variance",

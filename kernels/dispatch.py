@@ -10,6 +10,10 @@ the batched torch operations of `eager`.
 
 from __future__ import annotations
 
+import functools
+import importlib
+import importlib.util
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -19,25 +23,45 @@ from seedbed.kernels import eager
 from seedbed.kernels.eager import State
 from seedbed.kernels.telemetry import Measure
 
-Three = tuple[Tensor, Tensor, Tensor]
+
+@functools.cache
+def _triton() -> ModuleType | None:
+    """The launches of the Triton kernels, or None where Triton is not installed."""
+    if importlib.util.find_spec("triton") is None:
+        return None
+    return importlib.import_module("seedbed.kernels.fused")
+
+
+def _fused(x: Tensor, state: State) -> Any:
+    """The fused path where it can run: `fused` on CUDA, else None."""
+    module = _triton() if x.is_cuda else None
+    return module if module is not None and module.supports(x, state) else None
 
 
 @torch.library.custom_op("seedbed::tokens", mutates_args=())
 def _tokens(
     x: Tensor, seed_of: Tensor, down: Tensor, up: Tensor, alpha: Tensor, rank: Tensor,
-    blueprint: Tensor, telemetry: bool,
+    blueprint: Tensor, plan: Tensor | None, telemetry: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    return eager.tokens_forward(
-        x, seed_of, State(down, up, alpha, rank, blueprint), telemetry=telemetry
-    )
+    state = State(down, up, alpha, rank, blueprint)
+    fused = _fused(x, state)
+    if fused is None:
+        return eager.tokens_forward(x, seed_of, state, telemetry=telemetry)
+    y, sums = fused.tokens_forward(x, seed_of, plan, state, telemetry=telemetry)
+    return y, sums
 
 
 @torch.library.custom_op("seedbed::tokens_backward", mutates_args=())
 def _tokens_backward(
     grad: Tensor, x: Tensor, seed_of: Tensor, down: Tensor, up: Tensor, alpha: Tensor, rank: Tensor,
-    blueprint: Tensor,
+    blueprint: Tensor, plan: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    got = eager.tokens_backward(grad, x, seed_of, State(down, up, alpha, rank, blueprint))
+    state = State(down, up, alpha, rank, blueprint)
+    fused = _fused(x, state)
+    if fused is None:
+        got = eager.tokens_backward(grad, x, seed_of, state)
+    else:
+        got = fused.tokens_backward(grad, x, seed_of, plan, state)
     return got.x, got.down, got.up, got.alpha
 
 
@@ -46,44 +70,43 @@ def _chunks(
     x: Tensor, down: Tensor, up: Tensor, alpha: Tensor, rank: Tensor, blueprint: Tensor,
     telemetry: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    return eager.chunks_forward(x, State(down, up, alpha, rank, blueprint), telemetry=telemetry)
+    state = State(down, up, alpha, rank, blueprint)
+    y, sums = (_fused(x, state) or eager).chunks_forward(x, state, telemetry=telemetry)
+    return y, sums
 
 
 @torch.library.custom_op("seedbed::chunks_backward", mutates_args=())
 def _chunks_backward(
     grad: Tensor, x: Tensor, down: Tensor, up: Tensor, alpha: Tensor, rank: Tensor, blueprint: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    got = eager.chunks_backward(grad, x, State(down, up, alpha, rank, blueprint))
+    state = State(down, up, alpha, rank, blueprint)
+    got = (_fused(x, state) or eager).chunks_backward(grad, x, state)
     return got.x, got.down, got.up, got.alpha
 
 
 def tokens(
-    x: Tensor, seed_of: Tensor, down: Tensor, up: Tensor, alpha: Tensor, rank: Tensor,
-    blueprint: Tensor, telemetry: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    x: Tensor, seed_of: Tensor, state: State, plan: Tensor | None, telemetry: bool
+) -> tuple[Tensor, Tensor]:
     """The operator `seedbed::tokens`: y, and the sums (S, 6), or (0, 6) where not asked."""
-    result: tuple[Tensor, Tensor] = _tokens(x, seed_of, down, up, alpha, rank, blueprint, telemetry)
+    result: tuple[Tensor, Tensor] = _tokens(x, seed_of, *state, plan, telemetry)
     return result
 
 
-def chunks(
-    x: Tensor, down: Tensor, up: Tensor, alpha: Tensor, rank: Tensor, blueprint: Tensor,
-    telemetry: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+def chunks(x: Tensor, state: State, telemetry: bool) -> tuple[Tensor, Tensor]:
     """The operator `seedbed::chunks`: y, and the sums (S, 6), or (0, 6) where not asked."""
-    result: tuple[Tensor, Tensor] = _chunks(x, down, up, alpha, rank, blueprint, telemetry)
+    result: tuple[Tensor, Tensor] = _chunks(x, *state, telemetry)
     return result
 
 
 def _fake(x: Tensor, alpha: Tensor, telemetry: bool) -> tuple[Tensor, Tensor]:
-    sums = alpha.new_empty((len(alpha) if telemetry else 0, len(Measure)), dtype=torch.float32)
+    sums = alpha.new_empty((alpha.shape[0] if telemetry else 0, len(Measure)), dtype=torch.float32)
     return x.new_empty(x.shape), sums
 
 
 @_tokens.register_fake
 def _(
     x: Tensor, seed_of: Tensor, down: Tensor, up: Tensor, alpha: Tensor, rank: Tensor,
-    blueprint: Tensor, telemetry: bool,
+    blueprint: Tensor, plan: Tensor | None, telemetry: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     return _fake(x, alpha, telemetry)
 
@@ -96,14 +119,14 @@ def _(
     return _fake(x, alpha, telemetry)
 
 
-def _like(x: Tensor, down: Tensor, up: Tensor, alpha: Tensor) -> tuple[Tensor, ...]:
-    return tuple(t.new_empty(t.shape) for t in (x, down, up, alpha))
+def _like(*inputs: Tensor) -> tuple[Tensor, ...]:
+    return tuple(tensor.new_empty(tensor.shape) for tensor in inputs)
 
 
 @_tokens_backward.register_fake
 def _(
     grad: Tensor, x: Tensor, seed_of: Tensor, down: Tensor, up: Tensor, alpha: Tensor, rank: Tensor,
-    blueprint: Tensor,
+    blueprint: Tensor, plan: Tensor | None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     return _like(x, down, up, alpha)
 
@@ -124,9 +147,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 def _tokens_grad(ctx: Any, grad: Tensor | None, _sums: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
-        return (None,) * 8
+        return (None,) * 9
     x, down, up, alpha = _tokens_backward(grad.contiguous(), *ctx.saved_tensors)
-    return x, None, down, up, alpha, None, None, None
+    return x, None, down, up, alpha, None, None, None, None
 
 
 def _chunks_grad(ctx: Any, grad: Tensor | None, _sums: Tensor | None) -> tuple[Tensor | None, ...]:

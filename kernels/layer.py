@@ -11,12 +11,14 @@ one stays there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
 from seedbed.crds.errors import InvalidError
-from seedbed.kernels import dispatch
+from seedbed.kernels import dispatch, route
+from seedbed.kernels.eager import State
 
 MINIMUM_ROWS = 2
 
@@ -47,11 +49,36 @@ def chunk_width(columns: int, seeds: int) -> int:
     return -(-columns // seeds)
 
 
+def plan_route(seed_of: Tensor, leading: Sequence[int], seeds: int) -> Tensor:
+    """What the fused kernels must know of an assignment, for `plan` of `seed_tokens`.
+
+    On a GPU tokens are sorted by seed. Layers that share one assignment, as those that serve one batch do,
+    sort once. On a CPU the plan is accepted and not needed.
+
+    Args:
+        seed_of: as for `seed_tokens`.
+        leading: the dimensions of x before its last.
+        seeds: S of the layers.
+    """
+    return route.plan_tokens(_index(seed_of, leading), seeds)
+
+
+def _index(seed_of: Tensor, leading: Sequence[int]) -> Tensor:
+    """One index a token, (T,)."""
+    missing = len(leading) - seed_of.dim()
+    return seed_of.view(*seed_of.shape, *(1 for _ in range(missing))).expand(*leading).reshape(-1)
+
+
+def _state(seeds: SeedTensors) -> State:
+    return State(seeds.down.contiguous(), seeds.up.contiguous(), *seeds[2:])
+
+
 def seed_tokens(
     x: Tensor,
     seed_of: Tensor,
     seeds: SeedTensors,
     *,
+    plan: Tensor | None = None,
     telemetry: bool = False,
     acting: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
@@ -62,6 +89,7 @@ def seed_tokens(
         seed_of: integers whose shape is x's leading dimensions, or the first of them: one index a token,
             or one a sequence. An index outside [0, S) means no seed.
         seeds: of the layer.
+        plan: of `plan_route` for this `seed_of`; found anew where None.
         telemetry: whether to return `telemetry.Measure` sums.
         acting: False promises that every alpha is zero, which the host knows between two epochs; then
             nothing is computed and x itself is returned.
@@ -74,11 +102,9 @@ def seed_tokens(
         raise InvalidError("seed_of", f"must have the leading shape of x, {tuple(x.shape[:-1])}")
     if not acting and not telemetry:
         return x, None
-    while seed_of.dim() < x.dim() - 1:
-        seed_of = seed_of.unsqueeze(-1)
-    index = seed_of.expand(x.shape[:-1]).reshape(-1)
-    flat = x.reshape(-1, x.shape[-1])
-    y, sums = dispatch.tokens(flat, index, *seeds, telemetry)
+    flat = x.reshape(-1, x.shape[-1]).contiguous()
+    index = _index(seed_of, x.shape[:-1])
+    y, sums = dispatch.tokens(flat, index, _state(seeds), plan, telemetry)
     return y.view(x.shape), sums if telemetry else None
 
 
@@ -100,7 +126,8 @@ def seed_chunks(
     _check(seeds, chunk_width(x.shape[-1], seeds.alpha.shape[0]))
     if not acting and not telemetry:
         return x, None
-    y, sums = dispatch.chunks(x.reshape(-1, x.shape[-1]), *seeds, telemetry)
+    flat = x.reshape(-1, x.shape[-1]).contiguous()
+    y, sums = dispatch.chunks(flat, _state(seeds), telemetry)
     return y.view(x.shape), sums if telemetry else None
 
 
