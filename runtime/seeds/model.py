@@ -42,6 +42,7 @@ class SeededModel:
         blueprints: what may grow; the state's blueprint column counts them from 1.
         state: of all seeds.
         epoch: epochs behind us.
+        blending: whether any seed is being grafted; known to the host.
         accuracies: on the held-out data after each of them.
     """
 
@@ -68,6 +69,7 @@ class SeededModel:
         for layer, span in self.placed():
             layer.alphas = self.alphas[:, span.first : span.first + span.count]
         self.optimiser = SeedAdam(layers)
+        self.blending = False
         self.epoch = 0
         self.accuracies: tuple[float, ...] = ()
         self.checkpoints = 0
@@ -168,6 +170,7 @@ class SeededModel:
     def refresh(self) -> None:
         """Tell the layers what the state says. Waits for the device; done between epochs."""
         self.blend()
+        self.blending = bool(self.state.at(Stage.GRAFTING).any())
         planted = self.state.core[:, Core.BLUEPRINT].long()
         kinds = torch.tensor([0, *(int(g.blueprint) for g in self.blueprints)])
         ranks = torch.tensor([0, *(g.rank for g in self.blueprints)])

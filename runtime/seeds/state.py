@@ -235,8 +235,8 @@ class SeedState:
 
     def to(self, device: torch.device | str) -> SeedState:
         """The same state on another device."""
-        moved = {name: tensor.to(device) for name, tensor in self.tensors().items()}
-        return SeedState(**moved, table=self.table)
+        core, metrics, graft, moves = (tensor.to(device) for tensor in self.tensors().values())
+        return SeedState(core, metrics, graft, moves, self.table)
 
 
 _GROUPS: Mapping[str, Iterable[Stage]] = {

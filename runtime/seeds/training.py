@@ -75,7 +75,7 @@ def shuffled(
 
     def of(epoch: int) -> Iterable[Batch]:
         generator = torch.Generator().manual_seed(chance * 1_000_003 + epoch)
-        for part in torch.randperm(len(inputs), generator=generator).split(size):
+        for part in torch.split(torch.randperm(len(inputs), generator=generator), size):
             yield Batch((inputs[part],), target[part])
 
     return of
@@ -84,7 +84,8 @@ def shuffled(
 def whole(inputs: Tensor, target: Tensor, size: int = 1024) -> tuple[Batch, ...]:
     """All of some tensors, in order, for judgement."""
     return tuple(
-        Batch((x,), y) for x, y in zip(inputs.split(size), target.split(size), strict=True)
+        Batch((x,), y)
+        for x, y in zip(torch.split(inputs, size), torch.split(target, size), strict=True)
     )
 
 
@@ -113,11 +114,12 @@ def _train(model: SeededModel, data: Data) -> tuple[float, int]:
         return float("nan"), 0
     total, steps, samples = torch.zeros((), device=model.device), 0, 0
     for batch in data.train(model.epoch):
-        grafting.step(model.state, model.grafting)
-        model.blend()
+        if model.blending:
+            grafting.step(model.state, model.grafting)
+            model.blend()
         with torch.enable_grad(), model.passing(Pass(View.TRAINING, batch.route)):
             loss = data.loss(model.module(*batch.inputs), batch.target)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch does not say
+        torch.autograd.backward(loss)
         model.optimiser.step(model.state, model.spans, data.rate, data.fine_rate)
         total += loss.detach()
         steps += 1
