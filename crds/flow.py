@@ -160,6 +160,34 @@ class Approval(Model):
     )
 
 
+class Stragglers(Model):
+    """Starts an item a second time when it takes much longer than the others.
+
+    The first result counts. Both get the same idempotency key; what they do outside happens twice
+    where the outside does not look at it.
+    """
+
+    slower_than: float = Field(
+        default=3.0,
+        description="Times the median of the items that have ended; waiting for a worker counts.",
+        ge=2,
+        le=1000,
+        examples=[3],
+    )
+    at_least: Duration = Field(
+        default="10s",
+        description="No item straggles before it has taken this long.",
+        examples=["30s"],
+    )
+    after: int = Field(
+        default=5,
+        description="Items that must have ended before the median counts.",
+        ge=3,
+        le=1000,
+        examples=[20],
+    )
+
+
 class Repeat(Model):
     """Runs the step again until a condition over its output holds.
 

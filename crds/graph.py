@@ -133,6 +133,13 @@ class Graph:
         return tuple(name for name, node in self.nodes.items() if node.early)
 
     @cached_property
+    def raced(self) -> frozenset[str]:
+        """Steps whose stragglers are started a second time."""
+        return frozenset(
+            name for name, node in self.nodes.items() if node.step.stragglers is not None
+        )
+
+    @cached_property
     def exit_roots(self) -> tuple[str, ...]:
         """Steps of onExit that need no other."""
         return tuple(name for name in self.exits if not self.nodes[name].needs)

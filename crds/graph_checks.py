@@ -111,6 +111,10 @@ def check_step(step: Step, field: str, refuse: Refuse) -> None:
         _check_on_error(step, step.on_error, field, refuse)
     if step.retry is not None:
         check_retry(step.retry, f"{field}.retry", refuse)
+    if step.stragglers is not None and not (step.for_each and (step.agent or step.call)):
+        refuse(
+            f"{field}.stragglers", "only a step with forEach and an agent or a call has stragglers"
+        )
     if step.alternatives:
         _check_alternatives(step, f"{field}.alternatives", refuse)
 

@@ -25,7 +25,17 @@ from seedbed.crds.base import (
 from seedbed.crds.budget import Budget
 from seedbed.crds.checkpoint import CheckpointPolicy, ForkedFrom, ForkFrom, LastCheckpoint
 from seedbed.crds.failure import OnError, Retry
-from seedbed.crds.flow import Approval, Approve, Branch, Join, Names, Priority, Repeat, Wait
+from seedbed.crds.flow import (
+    Approval,
+    Approve,
+    Branch,
+    Join,
+    Names,
+    Priority,
+    Repeat,
+    Stragglers,
+    Wait,
+)
 from seedbed.crds.goal import GoalCall
 from seedbed.crds.replan import MAX_ALTERNATIVES, Alternative, Replan
 from seedbed.crds.steps_source import StepsFrom
@@ -250,6 +260,14 @@ class Step(Model):
             "once; a branch may start it before it has decided."
         ),
         examples=[True],
+    )
+    stragglers: Stragglers | None = Field(
+        default=None,
+        description=(
+            "Starts items a second time that take much longer than the others. For steps with forEach "
+            "whose items may run twice at a time."
+        ),
+        examples=[{"slowerThan": 3, "atLeast": "30s"}],
     )
     estimate: Duration | None = Field(
         default=None,

@@ -31,6 +31,17 @@ def flaky(folder: str, idempotency_key: str, failures: int) -> int:
     return calls
 
 
+async def stuck_once(folder: str, item: int, stuck: int) -> int:
+    """The first call for one of the items never ends; all others do at once."""
+    trace = Path(folder) / f"item-{item}"
+    calls = trace.stat().st_size if trace.exists() else 0
+    with trace.open("a") as file:
+        file.write("x")
+    if item == stuck and calls == 0:
+        await asyncio.Event().wait()
+    return item
+
+
 def broken() -> None:
     raise RuntimeError("it is broken")
 

@@ -42,6 +42,11 @@ class _Puller:
         self.got: asyncio.Future[list[_Item]] = asyncio.get_running_loop().create_future()
         self.most = most
 
+    def give_up(self) -> None:
+        """It has waited long enough."""
+        if not self.got.done():
+            self.got.set_result([])
+
 
 class _Queue:
     """Items that wait, items in hands, and those who wait for items, each in order of arrival."""
@@ -124,15 +129,14 @@ class _Queue:
             return self._first(most)
         puller = _Puller(most)
         self.pullers.append(puller)
+        alarm = asyncio.get_running_loop().call_later(wait, puller.give_up)
         try:
-            async with asyncio.timeout(wait):
-                return await puller.got
-        except TimeoutError:
-            return _left(puller)
+            return await puller.got
         except asyncio.CancelledError:
             self.back(*_left(puller))
             raise
         finally:
+            alarm.cancel()
             if puller in self.pullers:
                 self.pullers.remove(puller)
 

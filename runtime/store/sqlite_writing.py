@@ -1,29 +1,40 @@
-"""Writing group commits to SQLite: one thread, one connection, and all that waits in one transaction.
+"""Writing group commits to SQLite: one thread, and all that waits in one transaction.
 
 Partitions commit side by side, SQLite has one writer. Commits that arrive while another is being
 written go together in the next transaction, each behind a savepoint of its own: one that is refused
 takes nothing of the others with it. A commit is few statements, each compiled once.
+
+To wake a thread and to be woken by it takes longer than a small commit on a fast disk. So one that
+comes alone is written where it stands, as long as the last ones were written at once: a chain of
+steps goes twice as fast, and a slow disk never holds the event loop up for more than one commit.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from seedbed.crds.errors import ConflictError, FencedError, SeedbedError, UnavailableError
-from seedbed.runtime.store.database import passes
+from seedbed.runtime.store.database import STATEMENT_SECONDS, passes
 from seedbed.runtime.store.port import Commit
 
 MOST_AT_ONCE = 256
 """Commits in one transaction."""
+SWIFT_SECONDS = 0.0005
+"""A disk that usually takes less than this for a small commit need not be waited for by a thread."""
+SMALL_BYTES = 16 * 1024
+_USUAL_OF = 8
+"""Over about so many commits it is told what is usual."""
 
-_FENCE = "UPDATE partitions SET token = ? WHERE partition = ? AND token <= ?"
+_RAISE = "UPDATE partitions SET token = ? WHERE partition = ?"
 _NEWEST = "SELECT token FROM partitions WHERE partition = ?"
 _START = (
     "INSERT INTO runs (run, partition, namespace, workflow, request, summary, finished)"
@@ -53,7 +64,7 @@ class SqliteWriter:
     """Writes commits through one connection.
 
     Args:
-        connect: opens the connection, in the writer's thread.
+        connect: opens the connection, which waits for other processes that write for so many seconds.
         lock: held by whoever writes to the database in this process.
     """
 
@@ -62,6 +73,8 @@ class SqliteWriter:
         self._lock = lock
         self._jobs: list[_Job] = []
         self._connection: sqlite3.Connection | None = None
+        self._usual = math.inf
+        self._wait = STATEMENT_SECONDS
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -89,8 +102,15 @@ class SqliteWriter:
                 self._thread = None
 
     async def _write_waiting(self) -> None:
+        if self._usual < SWIFT_SECONDS:
+            # Those that are about to commit join, and then a thread is worth it.
+            await asyncio.sleep(0)
         jobs, self._jobs = self._jobs[:MOST_AT_ONCE], self._jobs[MOST_AT_ONCE:]
-        await self._in_thread(partial(self._write, jobs))
+        if self._usual < SWIFT_SECONDS and len(jobs) == 1 and _is_small(jobs[0].commit):
+            # Where another process writes this is refused at once, and tried again in the thread.
+            self._write(jobs, wait=0)
+        else:
+            await self._in_thread(partial(self._write, jobs, wait=STATEMENT_SECONDS))
 
     async def _in_thread(self, work: Callable[[], None]) -> None:
         if self._thread is None:
@@ -116,18 +136,40 @@ class SqliteWriter:
         while (work := self._work.get()) is not None:
             work()
 
-    def _write(self, jobs: Sequence[_Job]) -> None:
-        """Runs in the thread; whatever goes wrong is told to those who wait."""
+    def _write(self, jobs: Sequence[_Job], wait: int) -> None:
+        """Write in one transaction; whatever goes wrong is told to those who wait.
+
+        Args:
+            jobs: what to write.
+            wait: seconds for which other processes may keep it from beginning.
+        """
+        began = time.perf_counter()
         try:
-            if self._connection is None:
-                self._connection = self._connect()
-            _transaction(self._connection, jobs)
+            _transaction(self._waiting_for(wait), jobs)
         except Exception as error:  # noqa: BLE001  # handed over to the waiting tasks
             self._disconnect()
+            self._usual = math.inf
             for job in jobs:
                 job.error = _translated(error)
+        else:
+            if len(jobs) == 1 and _is_small(jobs[0].commit):
+                self._note(time.perf_counter() - began)
         for job in jobs:
             job.done = True
+
+    def _note(self, seconds: float) -> None:
+        """A small commit has taken so long."""
+        known = seconds if self._usual == math.inf else self._usual
+        self._usual = known + (seconds - known) / _USUAL_OF
+
+    def _waiting_for(self, wait: int) -> sqlite3.Connection:
+        """The connection, which waits for other processes for so many seconds."""
+        if self._connection is None:
+            self._connection, self._wait = self._connect(), STATEMENT_SECONDS
+        if self._wait != wait:
+            self._connection.execute(f"PRAGMA busy_timeout={wait * 1000}")
+            self._wait = wait
+        return self._connection
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -162,9 +204,13 @@ def _transaction(connection: sqlite3.Connection, jobs: Sequence[_Job]) -> None:
 
 def _apply(connection: sqlite3.Connection, job: _Job) -> None:
     run, commit = connection.execute, job.commit
-    if run(_FENCE, (job.token, job.partition, job.token)).rowcount == 0:
-        newest = run(_NEWEST, (job.partition,)).fetchone()
+    # Nobody else writes while this transaction is open. A token that stands there already is not
+    # written again, which would be a page more on disk for each commit.
+    newest = run(_NEWEST, (job.partition,)).fetchone()
+    if newest is None or newest[0] > job.token:
         raise FencedError(f"partition/{job.partition}", job.token, newest and newest[0])
+    if newest[0] < job.token:
+        run(_RAISE, (job.token, job.partition))
     for statement, rows in _statements(commit):
         for row in rows:
             run(statement, row)
@@ -192,6 +238,13 @@ def _statements(commit: Commit) -> Iterable[tuple[str, Iterable[tuple[Any, ...]]
     yield _KEEP, (commit.values or {}).items()
     yield _USE, commit.uses
     yield _SNAPSHOT, ((each.run, each.seq, each.records) for each in commit.snapshots)
+
+
+def _is_small(commit: Commit) -> bool:
+    """Whether it is a few rows of one run."""
+    if commit.values or commit.snapshots or len(commit.entries) > 1 or len(commit.runs) > 1:
+        return False
+    return all(len(entry.records) < SMALL_BYTES for entry in commit.entries)
 
 
 def _translated(error: Exception) -> Exception:

@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterable
 from seedbed.crds.errors import QueueFullError, UnavailableError
 from seedbed.crds.messages import encode, work_queue
 from seedbed.runtime.bus.port import Bus
+from seedbed.runtime.workflow import metrics
 from seedbed.runtime.workflow.journal import LiveRun
 from seedbed.runtime.workflow.records import Record, StepFailed, StepScheduled, StepSucceeded
+from seedbed.runtime.workflow.stragglers import learn, stragglers
 from seedbed.runtime.workflow.units import Unit
 
 log = logging.getLogger(__name__)
@@ -46,18 +48,32 @@ class Dispatch:
     def follow(self, run: LiveRun, records: Iterable[Record], now: float) -> None:
         """Hand out what these records, now durable, have scheduled."""
         handed, awaits, scheduled = run.handed, run.state.awaits, run.state.scheduled
+        raced = run.state.graph.raced
         for record in records:
             if isinstance(record, StepScheduled):
                 if record.kind in _OF_WORKERS and awaits(record.key, record.attempt):
                     self._put(run, scheduled[record.key], now)
             elif isinstance(record, StepSucceeded | StepFailed):
-                handed.pop(record.key, None)
+                put = handed.pop(record.key, None)
+                if put and raced and record.key.step in raced:
+                    learn(run, record.key, now - put[1])
+        if raced:
+            self._race(run, now)
 
     def look(self, run: LiveRun, now: float) -> None:
         """Hand out every scheduled step that no worker can know of, or that got no answer for long."""
         for unit in run.state.scheduled.values():
             if _is_due(run, unit, now):
                 self._put(run, unit, now)
+        if run.state.graph.raced:
+            self._race(run, now)
+
+    def _race(self, run: LiveRun, now: float) -> None:
+        """Start what straggles a second time."""
+        for unit in stragglers(run, now):
+            log.info("%s of %s straggles: started again", unit.key, run.state.request.run)
+            metrics.DOUBLED.inc()
+            self._put(run, unit, now)
 
     async def run(self) -> None:
         """Put what is scheduled, until cancelled."""
@@ -86,7 +102,8 @@ class Dispatch:
         items = []
         for run, unit, attempt in puts:
             task = run.state.task(unit)
-            items.append((f"{task.idempotency_key}/{attempt}", encode(task)))
+            again = "/again" if run.doubled.get(unit.key) == attempt else ""
+            items.append((f"{task.idempotency_key}/{attempt}{again}", encode(task)))
         try:
             await self._bus.put_all(queue, items)
         except (UnavailableError, QueueFullError) as error:

@@ -56,6 +56,8 @@ class LiveRun:
         due: Unix time at which it is looked at again, however little happens.
         told: Unix time of the last summary.
         handed: attempt and Unix time of what was put into a work queue and is not decided.
+        times: seconds that items of steps with `stragglers` took, sorted, by step.
+        doubled: attempts that were started a second time.
     """
 
     state: RunState
@@ -69,6 +71,8 @@ class LiveRun:
     due: float | None = None
     told: float = 0.0
     handed: dict[StepKey, tuple[int, float]] = field(default_factory=dict)
+    times: dict[str, list[float]] = field(default_factory=dict)
+    doubled: dict[StepKey, int] = field(default_factory=dict)
 
     @property
     def changed(self) -> bool:

@@ -10,10 +10,14 @@ from prometheus_client import Counter, Gauge, Histogram
 from seedbed.crds.errors import SeedbedError
 
 STEPS = Counter("seedbed_engine_steps_total", "Attempts that ended, by result.", ["result"])
+SUCCEEDED = STEPS.labels("succeeded")
 REJECTED = Counter(
     "seedbed_engine_rejected_steps_total",
     "Steps that a full queue failed, by code: queue_full, queue_timeout.",
     ["code"],
+)
+DOUBLED = Counter(
+    "seedbed_engine_doubled_steps_total", "Items that were started a second time: stragglers."
 )
 REPLANS = Counter(
     "seedbed_engine_replans_total",

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from seedbed.crds.errors import ConflictError, FencedError, UnavailableError
-from seedbed.runtime.store import database
+from seedbed.runtime.store import database, sqlite_writing
 from seedbed.runtime.store.database import connect_sqlite
 from seedbed.runtime.store.port import Commit, Entry
 from seedbed.runtime.store.sql import SqlStore
@@ -111,6 +112,64 @@ def test_a_database_that_somebody_else_holds_is_unavailable_and_usable_again(
             finally:
                 other.close()
             await store.commit(1, 10, entry("a"))
+            assert len(await store.journal("a")) == 1
+
+    run_async(body())
+
+
+def test_a_small_commit_alone_on_a_fast_disk_wakes_no_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body() -> None:
+        async with a_store(tmp_path) as store:
+            await store.claim(1, 10)
+            await store.commit(1, 10, entry("first"))
+            writer = store._commits
+            assert writer is not None
+            threads: list[str] = []
+            transaction = sqlite_writing._transaction
+
+            def watched(connection: sqlite3.Connection, jobs: Sequence[object]) -> None:
+                threads.append(threading.current_thread().name)
+                transaction(connection, jobs)  # type: ignore[arg-type]  # as it was given
+
+            monkeypatch.setattr(sqlite_writing, "_transaction", watched)
+            writer._usual = 0.0
+            await store.commit(1, 10, entry("alone"))
+            assert threads == [threading.current_thread().name]
+            writer._usual = 0.0
+            await asyncio.gather(*(store.commit(1, 10, entry(f"many-{n}")) for n in range(4)))
+            big = Commit(entries=[Entry("big", 1, b"x" * sqlite_writing.SMALL_BYTES)])
+            writer._usual = 0.0
+            await store.commit(1, 10, big)
+            writer._usual = 1.0
+            await store.commit(1, 10, entry("slow"))
+            assert set(threads[1:]) == {"seedbed-sqlite"}
+            for name in ("alone", "many-0", "many-3", "big", "slow"):
+                assert len(await store.journal(name)) == 1
+
+    run_async(body())
+
+
+def test_where_another_process_writes_the_loop_does_not_wait_for_it(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with a_store(tmp_path) as store:
+            await store.claim(1, 10)
+            await store.commit(1, 10, entry("first"))
+            assert store._commits is not None
+            store._commits._usual = 0.0
+            other = sqlite3.connect(tmp_path / "store", isolation_level=None)
+            try:
+                other.execute("BEGIN IMMEDIATE")
+                with pytest.raises(UnavailableError):
+                    await store.commit(1, 10, entry("a"))
+                assert store._commits._usual > sqlite_writing.SWIFT_SECONDS
+                waiting = asyncio.create_task(store.commit(1, 10, entry("a")))
+                await asyncio.sleep(0)
+                other.execute("ROLLBACK")
+                await waiting
+            finally:
+                other.close()
             assert len(await store.journal("a")) == 1
 
     run_async(body())

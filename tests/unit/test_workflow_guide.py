@@ -37,6 +37,7 @@ RUNS: dict[str, tuple[dict[str, StepError], str, Any, list[str]]] = {
     "loop": ({}, "Succeeded", "xxx", ["improve", "improve", "improve"]),
     "approve": ({}, "Succeeded", "kim@example.com", ["draft", "send"]),
     "wait": ({}, "Succeeded", None, []),
+    "stragglers": ({}, "Succeeded", 12, [f"each[{at}]" for at in range(12)]),
     "fallback": (
         {"ask-the-large-model": LATE},
         "Succeeded",
