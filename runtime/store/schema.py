@@ -13,8 +13,11 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    UniqueConstraint,
     false,
 )
+
+from seedbed.runtime.store.vectors import EMBEDDING
 
 metadata = MetaData()
 
@@ -191,4 +194,41 @@ goal_trees = Table(
     Column("tasks", Integer, nullable=False),
     Column("depth", Integer, nullable=False),
     Column("document", LargeBinary, nullable=False),
+)
+
+# Answers of models that may be given again. Where PostgreSQL has no pgvector, `embedding` is bytes.
+cached_answers = Table(
+    "cached_answers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("namespace", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("prompt_hash", Text, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("response", LargeBinary, nullable=False),
+    Column("cost_nanos", BigInteger, nullable=False),
+    Column("prompt_tokens", Integer, nullable=False),
+    Column("completion_tokens", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Column("hit_count", Integer, nullable=False),
+    Column("tags", Text, nullable=False),
+    Column("embedding", EMBEDDING),
+    Column("packed", LargeBinary, nullable=False),
+    Column("learnt", LargeBinary, nullable=False),
+    UniqueConstraint("namespace", "model", "prompt_hash", name="cached_answers_by_prompt"),
+)
+Index("cached_answers_newest", cached_answers.c.namespace, cached_answers.c.created_at)
+Index("cached_answers_by_scope", cached_answers.c.namespace, cached_answers.c.scope)
+Index("cached_answers_expiring", cached_answers.c.expires_at)
+
+# What the cache has counted, in sums by namespace and day.
+cache_counts = Table(
+    "cache_counts",
+    metadata,
+    Column("namespace", Text, primary_key=True),
+    Column("day", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("amount", Double, nullable=False),
 )

@@ -313,6 +313,11 @@ class SqlStore:
             async with asyncio.timeout(OPERATION_SECONDS), self._reading.connect() as connection:
                 return [tuple(row) for row in await connection.execute(statement, values)]
 
+    @property
+    def dialect(self) -> str:
+        """`sqlite` or `postgresql`."""
+        return str(self._engine.dialect.name)
+
     def insert(self, table: Table) -> Any:
         """An INSERT that can say what to do where the row exists."""
         dialect = sqlite if self._engine.dialect.name == "sqlite" else postgresql

@@ -252,7 +252,12 @@ def test_several_processes_migrate_at_once(url: str) -> None:
 
 def test_the_revisions_make_exactly_the_schema(url: str) -> None:
     def compare(connection: Connection) -> list:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        # An index on vectors is made only where the server knows them.
+        opts = {
+            "compare_type": True,
+            "include_object": lambda _, name, *__: name != "cached_answers_by_embedding",
+        }
+        context = MigrationContext.configure(connection, opts=opts)
         return list(compare_metadata(context, metadata))
 
     async def body() -> None:
