@@ -28,6 +28,7 @@ from seedbed.runtime.agents.errors import AnswerMalformedError, BudgetExceededEr
 log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
+_CACHE = "cache"
 _MALFORMED = ("provider_malformed", "answer_malformed")
 _FINISH = {"length": "length", "content_filter": "content_filter"}
 
@@ -92,13 +93,15 @@ class ModelServiceEngine:
         Nobody depends on it: where the service does not take it, nothing is learnt.
         """
         last = self.told[-1] if self.told else {}
-        if "route" not in last:
+        # What the cache gives again was told when a model gave it.
+        if "route" not in last or last.get("model") == _CACHE:
             return
         outcome = {
             "task": last["task"],
             "model": last["model"],
             "hardness": int(last["hardness"]),
             "good": float(good),
+            "marks": last.get("marks"),
         }
         try:
             async with self.session.post(

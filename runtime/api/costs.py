@@ -22,6 +22,7 @@ from seedbed.crds.money import dollars
 from seedbed.runtime.api.access import Action
 from seedbed.runtime.api.answers import answer, require
 from seedbed.runtime.llm.report import report
+from seedbed.runtime.llm.routing.marks import as_bytes, unpacked
 from seedbed.runtime.llm.routing.predictor import Outcomes
 from seedbed.runtime.store.ledger import DIMENSIONS, Ledger
 from seedbed.runtime.store.outcomes import OutcomeRow, OutcomeStore
@@ -35,6 +36,7 @@ class Outcome(Model):
     model: str = Field(min_length=1, max_length=128)
     hardness: int = Field(ge=0, le=4)
     good: float = Field(ge=0, le=1)
+    marks: str | None = Field(default=None, max_length=256)
 
 
 class CostPages:
@@ -85,7 +87,8 @@ class CostPages:
             raise InvalidError(where, first["msg"]) from error
         await require(request, Action("create", "workflows", found.namespace))
         row = OutcomeRow(found.namespace, found.task, found.model, found.hardness, 1.0, found.good)
-        await self._outcomes.add(row)
+        shown = b"" if found.marks is None else as_bytes(unpacked(found.marks))
+        await self._outcomes.add(row, shown)
         return answer({}, status=201)
 
 

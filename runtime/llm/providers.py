@@ -24,6 +24,8 @@ from seedbed.crds.errors import InvalidError, TerminalError, UnavailableError
 Json = dict[str, Any]
 _TEMPLATE_BYTES = 32
 """What a chat template puts around one message, at most; tokens have at least one byte each."""
+_NOT_ASKED = {"model", "stream", "stream_options", "n", "user", "max_completion_tokens"}
+_UNCOMMON = ("logprobs", "top_logprobs", "logit_bias")
 
 
 class RefusedError(TerminalError):
@@ -82,21 +84,34 @@ def _joined(content: Any) -> Any:
 
 
 class ChatMessage(BaseModel):
-    """One message of the conversation."""
+    """One message of the conversation.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Clients send answers back as they got them, so what a provider put beside the text stays there.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Annotated[str | None, BeforeValidator(_joined)] = None
     name: str | None = None
     tool_calls: tuple[Json, ...] | None = None
     tool_call_id: str | None = None
+    # Sound and the older form of tools are not served; clients send them as null.
+    audio: None = None
+    function_call: None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> ChatMessage:
-        if self.content is None and not self.tool_calls:
+        if self.content is None and not self.tool_calls and not (self.model_extra or {}):
             raise ValueError("a message has content or tool_calls")
         return self
+
+    def size(self) -> int:
+        """Bytes that a model reads."""
+        size = len((self.content or "").encode())
+        for more in (self.tool_calls, self.model_extra):
+            size += len(orjson.dumps(more)) if more else 0
+        return size
 
 
 class StreamOptions(BaseModel):
@@ -108,9 +123,10 @@ class StreamOptions(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """A chat completion request: the part of OpenAI's form that every provider here honours.
+    """A chat completion request: the part of OpenAI's form that providers here honour.
 
-    A field that is not here is refused rather than dropped, so that nobody relies on it.
+    A field that is not here is refused rather than dropped, so that nobody relies on it, nor passed
+    on, because nobody knows what it would cost.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -131,16 +147,32 @@ class ChatRequest(BaseModel):
     parallel_tool_calls: bool | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
-    n: Literal[1] = 1
+    n: int = Field(default=1, ge=1, le=128)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    logit_bias: dict[str, float] | None = None
+    reasoning_effort: str | None = None
+    verbosity: str | None = None
+    store: bool | None = None
+    metadata: dict[str, str] | None = None
+    prompt_cache_key: str | None = None
+    safety_identifier: str | None = None
     user: str | None = None
 
     def parameters(self) -> Json:
         """What a provider is asked, without model, streaming and what was not set."""
-        left_out = {"model", "stream", "stream_options", "n", "user", "max_completion_tokens"}
-        found = self.model_dump(mode="json", exclude=left_out, exclude_none=True)
-        if limit := self.max_completion_tokens or self.max_tokens:
+        found = self.model_dump(mode="json", exclude=_NOT_ASKED, exclude_none=True)
+        if limit := self.limit:
             found["max_tokens"] = limit
+        if self.n > 1:
+            found["n"] = self.n
         return found
+
+    @property
+    def uncommon(self) -> frozenset[str]:
+        """Fields it sets that change the answer and that not every kind of provider knows."""
+        several = {"n"} if self.n > 1 else set()
+        return frozenset(several | {name for name in _UNCOMMON if getattr(self, name) is not None})
 
     @property
     def limit(self) -> int | None:
@@ -158,8 +190,7 @@ class ChatRequest(BaseModel):
         """Bytes of all that a model reads, with what a chat template adds."""
         size = 0
         for message in self.messages:
-            size += _TEMPLATE_BYTES + len((message.content or "").encode())
-            size += len(orjson.dumps(message.tool_calls)) if message.tool_calls else 0
+            size += _TEMPLATE_BYTES + message.size()
         for extra in (self.tools, self.response_format):
             size += len(orjson.dumps(extra)) if extra else 0
         return size
@@ -171,7 +202,9 @@ class CompletionRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
-    prompt: str
+    prompt: Annotated[
+        str, BeforeValidator(lambda v: v[0] if isinstance(v, list) and len(v) == 1 else v)
+    ]
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     max_tokens: int | None = Field(default=None, ge=1)
@@ -181,7 +214,7 @@ class CompletionRequest(BaseModel):
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     stream: bool = False
     stream_options: StreamOptions | None = None
-    n: Literal[1] = 1
+    n: int = Field(default=1, ge=1, le=128)
     user: str | None = None
 
     def as_chat(self) -> ChatRequest:
@@ -217,6 +250,7 @@ class Outcome(BaseModel):
     model: str
     hardness: int = Field(ge=0, le=4)
     good: float = Field(ge=0, le=1)
+    marks: str | None = Field(default=None, max_length=256)
 
 
 _Form = TypeVar("_Form", bound=BaseModel)

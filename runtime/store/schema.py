@@ -183,6 +183,20 @@ outcomes = Table(
     Column("good", Double, nullable=False),
 )
 
+# Single answers that somebody has judged, with the marks of what was asked: routing is fitted to them.
+judged_answers = Table(
+    "judged_answers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("namespace", Text, nullable=False),
+    Column("task", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("good", Double, nullable=False),
+    Column("marks", LargeBinary, nullable=False),
+)
+Index("judged_answers_by_time", judged_answers.c.at)
+
 # What goals were taken apart into, by namespace and content hash.
 goal_trees = Table(
     "goal_trees",

@@ -14,7 +14,7 @@ from seedbed.crds.budget import Budget
 from seedbed.crds.errors import TerminalError
 from seedbed.runtime.llm.budget.limits import Limits, accounts_of
 from seedbed.runtime.llm.budget.teller import BudgetExceededError, Teller
-from seedbed.runtime.llm.call import Call, Reply, Rest
+from seedbed.runtime.llm.call import Call, Identity, Reply, Rest
 from seedbed.runtime.llm.metrics import ModelMetrics
 from seedbed.runtime.store.ledger import LedgerEntry
 
@@ -69,6 +69,16 @@ class BudgetStage:
         if reply.chunks is None:
             await bill.settle()
         return reply
+
+    def short(self, identity: Identity) -> float:
+        """How far the budgets that pay for a caller have run out: 0 up to `alertAt`, 1 at `haltAt`."""
+        found = 0.0
+        for account, budget in self._limits.of(identity).items():
+            beyond = self._teller.spent(account) - budget.alert_nanos
+            room = budget.halt_nanos - budget.alert_nanos
+            if beyond >= 0:
+                found = max(found, min(1.0, beyond / room) if room > 0 else 1.0)
+        return found
 
     def _runs_out(self, budgets: Mapping[str, Budget]) -> bool:
         return any(
