@@ -219,6 +219,18 @@ class ClusterSource:
         told: Mapping[str, Any] = await self._from_api(f"/api/v3/routing/report?{query}")
         return told
 
+    async def cache_stats(self, namespace: str, days: int) -> Mapping[str, Any]:
+        """From Seedbed's API."""
+        query = urlencode({"namespace": namespace, "days": days})
+        told: Mapping[str, Any] = await self._from_api(f"/api/v3/cache/stats?{query}")
+        return told
+
+    async def cache_invalidate(self, namespace: str, tag: str, model: str) -> int:
+        """Through Seedbed's API, which tells every gateway."""
+        data = json.dumps({"namespace": namespace, "tag": tag, "model": model}).encode()
+        told = json.loads(await self.text_from_api("/api/v3/cache/invalidate", "POST", data))
+        return int(told["forgotten"])
+
     async def analysis(self, namespace: str, workflow: str, page: str) -> Mapping[str, Any]:
         """From Seedbed's API."""
         told: Mapping[str, Any] = await self._from_api(

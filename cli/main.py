@@ -11,6 +11,8 @@ from typing import Annotated
 import typer
 
 from seedbed.cli import (
+    baseline,
+    cache,
     checkpoints,
     costs,
     deciding,
@@ -52,6 +54,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Runs autonomous agents and long workflows, on Kubernetes or in this one process.",
 )
+app.add_typer(baseline.app)
 app.add_typer(checkpoints.app)
 app.add_typer(costs.app)
 app.add_typer(deciding.app)
@@ -60,6 +63,7 @@ app.add_typer(record_of_runs.app)
 app.add_typer(rendering.app)
 app.add_typer(plans.app, name="plan")
 app.add_typer(events.app, name="events")
+app.add_typer(cache.app, name="cache")
 
 
 @app.command()

@@ -64,6 +64,12 @@ class Source(Protocol):
     async def routing_report(self, namespace: str) -> Mapping[str, Any]:
         """Cost and quality of models, by task; see `seedbed.runtime.llm.report`."""
 
+    async def cache_stats(self, namespace: str, days: int) -> Mapping[str, Any]:
+        """What the cache of answers has counted; see `seedbed.runtime.llm.cache.stats.summary`."""
+
+    async def cache_invalidate(self, namespace: str, tag: str, model: str) -> int:
+        """Forget cached answers of a namespace, of a tag or model where named; how many there were."""
+
     async def picture(self, namespace: str, workflow: str, form: str) -> str:
         """A picture of the Workflow's newest run as SVG; forms as in `runtime.workflow.planning.picture`."""
 

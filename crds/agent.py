@@ -49,6 +49,14 @@ class AgentModel(Model):
         le=2_147_483_647,
         examples=[1],
     )
+    cache: Literal["Allowed", "ExactOnly", "Off"] = Field(
+        default="Allowed",
+        description=(
+            "Whether answers may come from the model service's cache and be kept there: as the "
+            "service is set up; to equal requests only, never to similar ones; or not at all."
+        ),
+        examples=["ExactOnly"],
+    )
 
 
 class AgentSpec(Model):

@@ -227,6 +227,23 @@ class FolderSource:
         async with self._store() as store:
             return await curves(SqlLedger(store), SqlOutcomes(store), namespace)
 
+    async def cache_stats(self, namespace: str, days: int) -> Mapping[str, Any]:
+        """From the state folder's store."""
+        from seedbed.runtime.api.cache import counted  # noqa: PLC0415  # as below
+        from seedbed.runtime.store.answers import SqlAnswers  # noqa: PLC0415
+
+        async with self._store() as store:
+            return await counted(await SqlAnswers.open(store), namespace, days)
+
+    async def cache_invalidate(self, namespace: str, tag: str, model: str) -> int:
+        """From the state folder's store, which no process uses meanwhile."""
+        from seedbed.runtime.llm.cache.invalidation import invalidate  # noqa: PLC0415  # as below
+        from seedbed.runtime.store.answers import Selection, SqlAnswers  # noqa: PLC0415
+
+        async with self._store() as store:
+            chosen = Selection(namespace, tag, model)
+            return await invalidate(await SqlAnswers.open(store), None, chosen)
+
     async def analysis(self, namespace: str, workflow: str, page: str) -> Mapping[str, Any]:
         """From the journals."""
         from seedbed.runtime.workflow.planning import insight  # noqa: PLC0415  # as below

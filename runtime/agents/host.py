@@ -25,6 +25,7 @@ from seedbed.runtime.llm.token import bearer
 
 _PROGRAMS_KEPT = 256
 _CONNECT_WITHIN = 10.0
+_CACHE = {"Allowed": "", "ExactOnly": "exact", "Off": "bypass"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,7 @@ class AgentHost:
             "Idempotency-Key": idempotency_key,
             "Authorization": bearer(),
             "X-Seedbed-Timeout": f"{timeout:g}",
+            "X-Seedbed-Cache": _CACHE[agent.spec.model.cache],
             **(behalf.headers(agent.name) if behalf is not None else {}),
         }
         engine = ModelServiceEngine(self._session, {k: v for k, v in headers.items() if v})

@@ -5,6 +5,7 @@
                                    and checkpoints (checkpoints.py), approvals and events (inbox.py)
     /api/v3/plans/...              plans too large for an object (plans.py)
     /api/v3/costs, routing, outcomes    money and quality of models (costs.py)
+    /api/v3/cache/...              answers that are kept, and what they saved (cache.py)
     /api/v3/tasks/...              goals and their trees of tasks (goals.py)
     GET /api/v3/services           the live services, of `?namespace=` or of all
     /api/v3/dead-letters           events that could not be handled (dead_letters.py)
@@ -24,6 +25,7 @@ from aiohttp import web
 from seedbed.crds.errors import RetryableError
 from seedbed.runtime.api.access import Access, Action
 from seedbed.runtime.api.answers import ACCESS, answer, errors_as_answers, require, with_caller
+from seedbed.runtime.api.cache import CachePages
 from seedbed.runtime.api.checkpoints import CheckpointPages
 from seedbed.runtime.api.costs import CostPages
 from seedbed.runtime.api.dead_letters import DeadLetterPages
@@ -64,6 +66,7 @@ def create_app(
     inbox: InboxPages | None = None,
     goals: GoalPages | None = None,
     costs: CostPages | None = None,
+    cache: CachePages | None = None,
 ) -> web.Application:
     """The application; `flags` is kept up to date by whoever calls."""
 
@@ -109,6 +112,7 @@ def create_app(
             *(inbox.routes() if inbox else ()),
             *(goals.routes() if goals else ()),
             *(costs.routes() if costs else ()),
+            *(cache.routes() if cache else ()),
         ]
     )
     return app
@@ -130,6 +134,7 @@ async def serve(
     inbox: InboxPages | None = None,
     goals: GoalPages | None = None,
     costs: CostPages | None = None,
+    cache: CachePages | None = None,
     started: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Serve until cancelled.
@@ -149,6 +154,7 @@ async def serve(
         inbox: the pages by which people and other systems tell runs something.
         goals: the pages about goals and their trees.
         costs: the pages about money.
+        cache: the pages about cached answers.
         started: told the port once it serves.
     """
     known = flags or LiveFlags()
@@ -168,6 +174,7 @@ async def serve(
             inbox=inbox,
             goals=goals,
             costs=costs,
+            cache=cache,
         )
         started(await stack.enter_async_context(serving_app(app, host, port)))
         while True:

@@ -118,6 +118,10 @@ class Gateway:
         """The clock that deadlines are told in."""
         return self._clock.now()
 
+    def reachable(self, name: str) -> bool:
+        """Whether a model would be asked now: its breaker lets it be."""
+        return self.targets[name].breaker.wait(self._clock.now()) <= 0
+
     def named(self, asked: str) -> str:
         """The model that a caller means.
 

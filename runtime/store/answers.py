@@ -31,6 +31,8 @@ AnswerKey = tuple[str, str, str]
 Sums = Mapping[tuple[str, str], float]
 """Amounts by namespace and name."""
 _AT_ONCE = 500
+_PLAIN = 13
+"""Columns that are the row's first fields as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +360,6 @@ def _values(row: AnswerRow) -> dict[str, Any]:
 
 
 def _row(row: tuple[Any, ...]) -> AnswerRow:
-    *head, tags, embedding, packed, learnt = row
+    tags, embedding, packed, learnt = row[_PLAIN:]
     told = tuple(tag for tag in tags.split("\n") if tag)
-    return AnswerRow(*head, told, bytes(embedding or b""), bytes(packed), bytes(learnt))
+    return AnswerRow(*row[:_PLAIN], told, bytes(embedding or b""), bytes(packed), bytes(learnt))  # type: ignore[call-arg]  # mypy takes the row to be longer

@@ -4,37 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from seedbed.runtime.store.answers import AnswerKey, AnswerRow
+from seedbed.runtime.store.answers import AnswerKey, AnswerRow, Selection
 
 OVERHEAD = 600
 """Bytes that a row takes beside its texts."""
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which answers of a namespace are meant; all of them where nothing is said.
-
-    Attributes:
-        tag: only those that carry it.
-        model: only those that it gave.
-        before: only those created until this Unix time.
-    """
-
-    namespace: str
-    tag: str = ""
-    model: str = ""
-    before: float = float("inf")
-
-    def holds(self, row: AnswerRow) -> bool:
-        """Whether a row is meant."""
-        return (
-            row.namespace == self.namespace
-            and (not self.tag or self.tag in row.tags)
-            and (not self.model or row.model == self.model)
-            and row.created_at <= self.before
-        )
+COMPARED, MOST_COMPARED = 200, 200_000
+"""Bytes by which a character is compared, and a whole text at most."""
 
 
 class Memory:
@@ -56,7 +32,6 @@ class Memory:
         self._rows: OrderedDict[AnswerKey, AnswerRow] = OrderedDict()
         self._spaces: dict[str, OrderedDict[AnswerKey, None]] = {}
         self.size = 0
-        self.evicted: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -83,9 +58,18 @@ class Memory:
         self._spaces.setdefault(row.namespace, OrderedDict())[row.key] = None
         self.size += _size(row)
         while self.count(row.namespace) > self._entries:
-            self._evict(next(iter(self._spaces[row.namespace])))
+            self.remove(next(iter(self._spaces[row.namespace])))
         while self.size > self._size:
-            self._evict(next(iter(self._rows)))
+            self.remove(next(iter(self._rows)))
+
+    def add_oldest(self, row: AnswerRow) -> bool:
+        """Add a row as the first to go; False where it does not fit."""
+        full = self.count(row.namespace) >= self._entries or self.size + _size(row) > self._size
+        if not full and row.key not in self._rows:
+            self.put(row)
+            self._rows.move_to_end(row.key, last=False)
+            self._spaces[row.namespace].move_to_end(row.key, last=False)
+        return not full
 
     def remove(self, key: AnswerKey) -> None:
         """Let go of a row; nothing happens where there is none."""
@@ -108,11 +92,7 @@ class Memory:
             self.remove(key)
         return len(found)
 
-    def _evict(self, key: AnswerKey) -> None:
-        namespace = key[0]
-        self.evicted[namespace] = self.evicted.get(namespace, 0) + 1
-        self.remove(key)
-
 
 def _size(row: AnswerRow) -> int:
-    return OVERHEAD + len(row.answer) + 2 * len(row.text) + len(row.embedding) + len(row.learnt)
+    compared = min(len(row.text) * COMPARED, MOST_COMPARED) if row.scope else 0
+    return OVERHEAD + len(row.answer) + len(row.text) + compared

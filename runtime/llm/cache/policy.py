@@ -93,7 +93,7 @@ def keeps(request: ChatRequest | EmbeddingRequest, answer: Json) -> bool:
     """Whether an answer is worth keeping."""
     if isinstance(request, EmbeddingRequest):
         return bool(answer.get("data"))
-    choices = answer.get("choices") or ()
+    choices: list[Json] = answer.get("choices") or []
     if len(choices) != 1:
         return False
     message = choices[0].get("message") or {}

@@ -59,11 +59,10 @@ class CacheSettings(Model):
         default=256,
         ge=1,
         le=1_048_576,
-        alias="memoryMiB",
         description="Of all answers that one process holds.",
     )
     accepted_wrong_hits: float = Field(
-        default=0.01,
+        default=0.02,
         gt=0,
         le=0.5,
         description="Share of semantic hits that may be wrong; it decides what is similar enough.",

@@ -6,11 +6,13 @@ is kept is better than none, also of another candidate and also one that has jus
 
 What became of a request stands in `X-Seedbed-Cache`: `exact` and `semantic` were served from the
 cache, `stale` was served because no model could be asked, `miss` went to the model, `withheld` would
-have been served if the settings let it, `bypass` was not looked up.
+have been served if the settings let it, `verify` would have been and was asked anyway, to measure how
+often such answers are wrong, `bypass` was not looked up.
 """
 
 from __future__ import annotations
 
+import random
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -26,10 +28,12 @@ from seedbed.runtime.llm.cache.policy import (
     LARGEST_ANSWER,
     TAGS,
     Wish,
+    calls_tools,
     keeps,
     tags_of,
     wish_of,
 )
+from seedbed.runtime.llm.cache.semantic import Compared, Semantic
 from seedbed.runtime.llm.cache.settings import CacheSettings
 from seedbed.runtime.llm.cache.shelf import Shelf
 from seedbed.runtime.llm.cache.stats import Result
@@ -42,7 +46,7 @@ from seedbed.runtime.store.answers import AnswerRow
 CACHE = "cache"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Lookup:
     """One request as the cache sees it.
 
@@ -50,6 +54,9 @@ class Lookup:
         began: of the performance counter.
         at: Unix time.
         may_serve: whether it may be given a kept answer at all.
+        model: whose answers are looked for.
+        is_kept: whether the answer to an equal request is there and fresh.
+        compared: what comes closest, where similar requests count and no equal one was found.
     """
 
     call: Call
@@ -59,6 +66,14 @@ class Lookup:
     began: float
     at: float
     may_serve: bool
+    model: str
+    is_kept: bool = False
+    compared: Compared | None = None
+
+    @property
+    def namespace(self) -> str:
+        """The tenant."""
+        return self.call.identity.namespace
 
 
 class CacheStage:
@@ -66,8 +81,10 @@ class CacheStage:
 
     Args:
         shelf: where answers are kept.
+        semantic: finds similar requests; None where only equal ones count.
         reachable: whether a model would be asked now.
         wall: gives Unix time.
+        chance: a random number from 0 to 1.
     """
 
     def __init__(
@@ -75,15 +92,19 @@ class CacheStage:
         settings: CacheSettings,
         shelf: Shelf,
         counting: Counting,
+        semantic: Semantic | None = None,
         *,
         reachable: Callable[[str], bool] = lambda _: True,
         wall: Callable[[], float] = time.time,
+        chance: Callable[[], float] = random.random,
     ) -> None:
+        self.shelf = shelf
         self._settings = settings
-        self._shelf = shelf
         self._counting = counting
+        self._semantic = semantic
         self._reachable = reachable
         self._wall = wall
+        self._chance = chance
 
     async def __call__(self, call: Call, rest: Rest) -> Reply:
         """The stage."""
@@ -95,26 +116,39 @@ class CacheStage:
             self._counting.result(call.identity.namespace, "bypass")
             return await rest(call)
         lookup = self._lookup(call, wish, tags)
-        row = await self._equal(lookup) if wish.read else None
-        self._counting.looked(lookup.call.identity.namespace, time.perf_counter() - lookup.began)
-        if row is not None and lookup.may_serve:
-            return self._served(lookup, row, "exact")
-        call.notes["Cache"] = "miss" if row is None else "withheld"
-        if row is not None:
-            self._counting.withheld(call.identity.namespace, "exact")
-        return await self._asked(lookup, rest)
+        reply = await self._kept(lookup)
+        self._counting.looked(lookup.namespace, time.perf_counter() - lookup.began)
+        return reply or await self._asked(lookup, rest)
 
     def _lookup(self, call: Call, wish: Wish, tags: tuple[str, ...]) -> Lookup:
         began = time.perf_counter()
         prompt = prompt_hash(call.request)
         may_serve = self._settings.mode == "on" and bucket(prompt) < self._settings.traffic
-        return Lookup(call, wish, prompt, tags, began, self._wall(), may_serve)
+        model = self._first(call)
+        return Lookup(call, wish, prompt, tags, began, self._wall(), may_serve, model)
 
-    async def _equal(self, lookup: Lookup) -> AnswerRow | None:
-        """A fresh answer of the model that would be asked."""
-        model = self._first(lookup.call)
-        row = await self._shelf.find((lookup.call.identity.namespace, model, lookup.prompt))
-        return row if row is not None and lookup.at < row.expires_at else None
+    async def _kept(self, lookup: Lookup) -> Reply | None:
+        """A kept answer; None where the model is asked, and the notes tell why."""
+        call, model = lookup.call, lookup.model
+        call.notes["Cache"] = "miss"
+        if lookup.wish.read:
+            row = await self.shelf.find((lookup.namespace, model, lookup.prompt))
+            if row is not None and lookup.at < row.expires_at:
+                lookup.is_kept = True
+                return self._served(lookup, row, "exact")
+        if self._semantic is None or not lookup.wish.similar:
+            return None
+        lookup.compared = await self._semantic.compare(
+            lookup.namespace, model, call.request, lookup.at
+        )
+        found = lookup.compared.serves if lookup.compared is not None else None
+        if found is None or not lookup.wish.read:
+            return None
+        serves = self._settings.semantic == "on" and lookup.may_serve
+        if serves and self._chance() < self._settings.verify:
+            call.notes["Cache"] = "verify"
+            return None
+        return self._served(lookup, found, "semantic")
 
     def _first(self, call: Call) -> str:
         names = call.candidates
@@ -130,7 +164,7 @@ class CacheStage:
             if row is None:
                 raise
             call.notes["Degraded"] = error.code
-            return self._served(lookup, row, "stale")
+            return self._reply(lookup, row, "stale")
         if reply.chunks is not None:
             chunks = self._collected(lookup, reply.chunks, before)
             call.closing.push_async_callback(chunks.aclose)
@@ -143,14 +177,22 @@ class CacheStage:
         """An answer of any candidate that is not too old, where models fail or may not be paid."""
         if not lookup.may_serve or not lookup.wish.read or classify(error) == "caller":
             return None
-        namespace = lookup.call.identity.namespace
         for model in lookup.call.candidates:
-            row = await self._shelf.find((namespace, model, lookup.prompt))
+            row = await self.shelf.find((lookup.namespace, model, lookup.prompt))
             if row is not None and lookup.at < row.expires_at + self._settings.stale_seconds:
                 return row
         return None
 
-    def _served(self, lookup: Lookup, row: AnswerRow, tier: Result) -> Reply:
+    def _served(self, lookup: Lookup, row: AnswerRow, tier: Result) -> Reply | None:
+        """The answer, where the settings let it be served."""
+        allowed = tier == "exact" or self._settings.semantic == "on"
+        if lookup.may_serve and allowed:
+            return self._reply(lookup, row, tier)
+        lookup.call.notes["Cache"] = "withheld"
+        self._counting.withheld(lookup.namespace, tier)
+        return None
+
+    def _reply(self, lookup: Lookup, row: AnswerRow, tier: Result) -> Reply:
         call = lookup.call
         call.served_by, call.origin = CACHE, row.model
         call.attempts.append(Attempt(CACHE, tier))
@@ -160,7 +202,9 @@ class CacheStage:
             "Cache_Age": f"{max(0.0, lookup.at - row.created_at):.0f}",
             "Cache_Saved": dollars(row.nanos),
         }
-        self._shelf.used(row)
+        if tier == "semantic" and lookup.compared is not None and lookup.compared.candidate:
+            call.notes["Cache_Similarity"] = f"{lookup.compared.candidate.similarity:.4f}"
+        self.shelf.used(row)
         whole: Json = orjson.loads(row.answer)
         if "id" in whole:
             whole["id"] = f"cached-{secrets.token_hex(12)}"
@@ -183,25 +227,32 @@ class CacheStage:
             self._answered(lookup, whole, before)
 
     def _answered(self, lookup: Lookup, whole: Json, before: int) -> None:
-        """Count what a model's answer took, and keep it where it is worth it."""
+        """Count what a model's answer took, learn from it, and keep it where it is worth it."""
         call = lookup.call
-        spent = call.spent[before:]
-        cost = sum(each.nanos for each in spent)
-        self._counting.result(call.identity.namespace, "miss", time.perf_counter() - lookup.began)
-        self._counting.spent(call.identity.namespace, cost)
-        if not lookup.wish.write or not keeps(call.request, whole):
+        cost = sum(each.nanos for each in call.spent[before:])
+        self._counting.result(lookup.namespace, "miss", time.perf_counter() - lookup.began)
+        self._counting.spent(lookup.namespace, cost)
+        if not keeps(call.request, whole) or not call.served_by:
             return
+        if self._semantic is not None and lookup.compared is not None:
+            self._semantic.told(lookup.compared, lookup.prompt, whole)
         data = orjson.dumps(whole)
-        if len(data) > LARGEST_ANSWER:
-            return
+        if lookup.wish.write and not lookup.is_kept and len(data) <= LARGEST_ANSWER:
+            row = self._row(lookup, whole, data, cost)
+            if self.shelf.keep(row):
+                self._counting.stored(row.namespace)
+
+    def _row(self, lookup: Lookup, whole: Json, data: bytes, cost: int) -> AnswerRow:
         usage = whole.get("usage") or {}
-        row = AnswerRow(
+        own = lookup.call.served_by == lookup.model and not calls_tools(whole)
+        near = lookup.compared if own else None
+        return AnswerRow(
             id=secrets.token_hex(16),
-            namespace=call.identity.namespace,
-            model=call.served_by,
+            namespace=lookup.namespace,
+            model=lookup.call.served_by,
             prompt_hash=lookup.prompt,
-            scope="",
-            text="",
+            scope=near.scope if near else "",
+            text=near.prompt.text if near else "",
             answer=data,
             nanos=cost,
             prompt_tokens=_whole(usage.get("prompt_tokens")),
@@ -209,9 +260,9 @@ class CacheStage:
             created_at=lookup.at,
             expires_at=lookup.at + self._settings.ttl_seconds,
             tags=lookup.tags,
+            embedding=near.prompt.vector.tobytes() if near else b"",
+            packed=near.prompt.packed() if near else b"",
         )
-        if self._shelf.keep(row):
-            self._counting.stored(row.namespace)
 
 
 def _whole(value: object) -> int:
