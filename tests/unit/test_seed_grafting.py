@@ -93,7 +93,10 @@ def test_thousands_of_seeds_step_each_by_its_own_strategy() -> None:
     many.graft[:, Graft.ALPHA] = torch.rand(2000)
     ones = []
     for seed in range(0, 2000, 40):
-        one = SeedState(*(part[seed : seed + 1].clone() for part in many.tensors().values()))
+        core, metrics, graft, moves = (
+            part[seed : seed + 1].clone() for part in many.tensors().values()
+        )
+        one = SeedState(core, metrics, graft, moves)
         step(one)
         ones.append(one.graft)
     before = many.graft.clone()
