@@ -6,6 +6,7 @@ Streams are not held to it here: what has been sent cannot be taken back.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -41,11 +42,7 @@ async def structured(call: Call, rest: Rest) -> Reply:
     asked = call.request
     if not isinstance(asked, ChatRequest) or asked.stream or asked.answer_schema is None:
         return await rest(call)
-    try:
-        Draft202012Validator.check_schema(asked.answer_schema)
-    except SchemaError as error:
-        raise InvalidError("response_format.json_schema.schema", error.message) from None
-    held = Draft202012Validator(asked.answer_schema)
+    held = _held(asked.answer_schema)
     wrong = ""
     try:
         for _ in range(MOST_ANSWERS):
@@ -68,11 +65,29 @@ def misses_schema(request: ChatRequest, answer: Json) -> bool:
     if schema is None:
         return False
     try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError:
+        held = _held(schema)
+    except InvalidError:
         return True
-    held = Draft202012Validator(schema)
     return any(_wrong(text, held) for text in _texts(answer))
+
+
+def _held(schema: Json) -> Draft202012Validator:
+    return _validator(orjson.dumps(schema))
+
+
+@lru_cache(maxsize=256)
+def _validator(schema: bytes) -> Draft202012Validator:
+    """What holds answers to a schema; to check one takes longer than to check many answers by it.
+
+    Raises:
+        InvalidError: where the schema is none.
+    """
+    read = orjson.loads(schema)
+    try:
+        Draft202012Validator.check_schema(read)
+    except SchemaError as error:
+        raise InvalidError("response_format.json_schema.schema", error.message) from None
+    return Draft202012Validator(read)
 
 
 def _texts(answer: Json) -> list[str]:

@@ -145,6 +145,23 @@ def test_what_is_asked_carries_the_schema_the_trace_and_the_key() -> None:
     run_async(body())
 
 
+@pytest.mark.req("COG-5.1.2")
+def test_an_agent_says_how_far_its_answers_may_be_cached() -> None:
+    seen: list[str] = []
+
+    def answer(_: Json, request: web.Request) -> Json:
+        seen.append(request.headers.get("X-Seedbed-Cache", ""))
+        return said('{"kind": "copyleft", "demands": "much"}')
+
+    async def body() -> None:
+        async with fake_host(answer) as host:
+            for cache in ("Allowed", "ExactOnly", "Off"):
+                await ask(host, READER | {"model": {"cache": cache}}, document=LICENCE)
+        assert seen == ["", "exact", "bypass"]
+
+    run_async(body())
+
+
 @pytest.mark.req("DSX-07")
 @pytest.mark.parametrize(
     "value",
