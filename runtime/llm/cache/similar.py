@@ -19,6 +19,7 @@ import math
 from dataclasses import dataclass
 
 from seedbed.runtime.llm.cache.embedder import Embedded
+from seedbed.runtime.llm.cache.facts import Facts, facts
 from seedbed.runtime.llm.cache.guard import difference
 from seedbed.runtime.llm.cache.index import Index
 from seedbed.runtime.llm.cache.threshold import Learnt, judged, proven_wrong
@@ -59,6 +60,7 @@ class Candidate:
 class _Entry:
     id: str
     prompt: Embedded
+    facts: Facts
     learnt: Learnt
 
 
@@ -85,7 +87,7 @@ class Similar:
         key = self._next
         self._next += 1
         self._keys[entry] = key
-        self._entries[key] = _Entry(entry, prompt, learnt or Learnt())
+        self._entries[key] = _Entry(entry, prompt, facts(prompt.text), learnt or Learnt())
         self._index.add(key, prompt.vector)
 
     def remove(self, entry: str) -> None:
@@ -97,8 +99,9 @@ class Similar:
 
     def look(self, prompt: Embedded) -> Candidate | None:
         """The entry whose answer most likely fits, None where there is no entry."""
+        stated = facts(prompt.text)
         found = [
-            self._judged(self._entries[key], prompt, cosine)
+            self._judged(self._entries[key], stated, cosine)
             for key, cosine in self._index.nearest(prompt.vector, NEAREST)
         ]
         return max(found, key=lambda each: (each.serve, each.confidence), default=None)
@@ -112,8 +115,8 @@ class Similar:
         entry.learnt = entry.learnt.with_outcome(candidate.score, correct=correct)
         return entry.learnt
 
-    def _judged(self, entry: _Entry, prompt: Embedded, cosine: float) -> Candidate:
-        differs = difference(prompt.text, entry.prompt.text)
+    def _judged(self, entry: _Entry, stated: Facts, cosine: float) -> Candidate:
+        differs = difference(stated, entry.facts)
         if differs is not None:
             return Candidate(entry.id, cosine, -30.0, 0.0, serve=False, reason=f"guard: {differs}")
         score = 40 * (cosine - 0.95) + math.log((1 - self.accepted.per_hit) / self.accepted.per_hit)
