@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+import orjson
+
+from seedbed.crds.errors import SeedbedError
 from seedbed.runtime.api.access import (
+    ACCOUNT,
     Access,
     Action,
     Caller,
@@ -15,7 +22,10 @@ from seedbed.runtime.api.access import (
     UnauthenticatedError,
     kubernetes_access,
 )
+from seedbed.runtime.bus.events import Event, Priority
+from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.coordination.port import Coordinator
+from seedbed.runtime.llm.cache.cached import cached
 from seedbed.runtime.llm.funded import funded
 from seedbed.runtime.llm.gateway import Gateway
 from seedbed.runtime.llm.identity import (
@@ -27,10 +37,14 @@ from seedbed.runtime.llm.identity import (
     reviewed,
 )
 from seedbed.runtime.llm.models import Models
+from seedbed.runtime.llm.notices import Notice, Tell
 from seedbed.runtime.llm.service import serving
+from seedbed.runtime.store.answers import SqlAnswers
 from seedbed.runtime.store.ledger import SqlLedger
 from seedbed.runtime.store.outcomes import SqlOutcomes
 from seedbed.runtime.store.sql import SqlStore
+
+log = logging.getLogger(__name__)
 
 AUDIENCE = "seedbed-gateway"
 """Tokens of workers are made for the model service alone; others are the API server's own."""
@@ -59,13 +73,34 @@ class KubernetesReview:
 
 
 @asynccontextmanager
-async def identities(kind: str) -> AsyncIterator[Identify]:
-    """How callers are known: `kubernetes`, or `headers` where whoever can call owns everything."""
+async def identities(kind: str, account: Path = ACCOUNT) -> AsyncIterator[Identify]:
+    """How callers are known: `kubernetes`, or `headers` where whoever can call owns everything.
+
+    `account` is the folder with the service account's `token` and `ca.crt`.
+    """
     if kind == "headers":
         yield anybody
         return
-    async with kubernetes_access(audience=AUDIENCE) as access:
+    async with kubernetes_access(account=account, audience=AUDIENCE) as access:
         yield reviewed(KubernetesReview(access))
+
+
+class EventLogNotices:
+    """Puts notices into the event log; without a bus, or without room there, they are only logged."""
+
+    def __init__(self, bus: Bus | None = None) -> None:
+        self.bus = bus
+
+    def __call__(self, notice: Notice) -> None:
+        """Put one."""
+        if self.bus is None:
+            return
+        payload = orjson.dumps({"of": notice.of, **notice.facts})
+        priority: Priority = "critical" if notice.bad else "normal"
+        try:
+            self.bus.events.put(Event(notice.of, notice.kind, time.time(), payload, priority))
+        except SeedbedError as error:
+            log.warning("a notice is not in the event log: %s", error)
 
 
 @asynccontextmanager
@@ -78,15 +113,24 @@ async def serving_models(
     identify: Identify = anybody,
     store: SqlStore | None = None,
     coordinator: Coordinator | None = None,
+    tell: Tell | None = None,
 ) -> AsyncIterator[int]:
-    """The model service while the context is open, with budgets where there is a store for them."""
+    """The model service while the context is open, with budgets where there is a store for them.
+
+    `tell` hears its notices.
+    """
     gateway = Gateway(models)
+    if tell is not None:
+        gateway.notices.also(tell)
     async with AsyncExitStack() as stack:
         if store is not None and coordinator is not None:
             # A replica that starts anew is another holder: what the old one held ends by itself.
             name = f"{holder}-{secrets.token_hex(4)}"
             await stack.enter_async_context(funded(gateway, SqlLedger(store), coordinator, name))
             await stack.enter_async_context(gateway.learning.following(SqlOutcomes(store)))
+        if models.cache.mode != "off":
+            answers = await SqlAnswers.open(store) if store is not None else None
+            await stack.enter_async_context(cached(gateway, answers, coordinator))
         yield await stack.enter_async_context(
             serving(models, host, port, gateway=gateway, identify=identify)
         )

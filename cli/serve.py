@@ -23,6 +23,7 @@ from seedbed.cli.settings import Settings
 from seedbed.crds.errors import InvalidError, RetryableError, SeedbedError, UnavailableError
 
 if TYPE_CHECKING:
+    from seedbed.cli.gateway import EventLogNotices
     from seedbed.operator.process import Options
     from seedbed.runtime.bus.nats import NatsBus
     from seedbed.runtime.coordination.etcd import EtcdCoordinator
@@ -119,6 +120,13 @@ def worker() -> None:
     _serve("worker", _worker, *needed, loop=fast_loop())
 
 
+@app.command()
+def seeds() -> None:
+    """Serve the model of one SeedLayer and train its seeds."""
+    needed = ("nats_url", "etcd_endpoint", "namespace", "seed_layer", "seed_checkpoints")
+    _serve("seeds", _seeds, *needed, loop=fast_loop())
+
+
 async def _operator(process: Process) -> None:
     from seedbed.operator.process import run_operator
 
@@ -196,37 +204,63 @@ async def _engine(process: Process) -> None:
 
 
 async def _gateway(process: Process) -> None:
-    from seedbed.cli.gateway import identities, serving_models
+    from seedbed.cli.gateway import EventLogNotices, identities, serving_models
     from seedbed.runtime.llm.models import load
 
     settings = process.settings
     models = load(settings.models)
     async with AsyncExitStack() as stack:
         budgets = bool(settings.database_url and settings.etcd_endpoint)
+        notices = EventLogNotices()
         await stack.enter_async_context(
             serving_models(
                 models,
                 _EVERYWHERE,
                 settings.port,
                 holder=settings.holder,
-                identify=await stack.enter_async_context(identities(settings.identity)),
+                identify=await stack.enter_async_context(
+                    identities(settings.identity, settings.service_account)
+                ),
                 store=await _store(process, stack) if budgets else None,
                 coordinator=await _coordinator(process, stack) if budgets else None,
+                tell=notices,
             )
         )
         process.started()
-        await process.stopping.wait()
+        # Answers do not depend on NATS, which may come later or never.
+        async with asyncio.TaskGroup() as tasks:
+            reaching = tasks.create_task(_reached(process, stack, notices))
+            await process.stopping.wait()
+            reaching.cancel()
+
+
+async def _reached(process: Process, stack: AsyncExitStack, notices: EventLogNotices) -> None:
+    """Give the notices their bus once it is there."""
+    from seedbed.runtime.bus.nats import NatsBus
+
+    settings = process.settings
+    events = settings.events.settings(governs=False)
+    while settings.nats_url and notices.bus is None:
+        try:
+            bus = await NatsBus.open(settings.nats_url, name="gateway", wait=10.0, events=events)
+        except UnavailableError as error:
+            _log.warning("notices stay in the log: %s", error)
+        else:
+            stack.push_async_callback(bus.close)
+            notices.bus = bus
 
 
 async def _api(process: Process) -> None:
     from seedbed.runtime.api.access import kubernetes_access
     from seedbed.runtime.api.app import serve
+    from seedbed.runtime.api.cache import CachePages
     from seedbed.runtime.api.checkpoints import Acting, CheckpointPages
     from seedbed.runtime.api.costs import CostPages
     from seedbed.runtime.api.flags import LiveFlags
     from seedbed.runtime.api.goals import GoalPages
     from seedbed.runtime.api.inbox import InboxPages
     from seedbed.runtime.api.objects import kubernetes_workflows
+    from seedbed.runtime.store.answers import SqlAnswers
     from seedbed.runtime.store.checkpoints import SqlCheckpoints
     from seedbed.runtime.store.goals import SqlGoals
     from seedbed.runtime.store.ledger import SqlLedger
@@ -244,10 +278,11 @@ async def _api(process: Process) -> None:
         process.waiting.pop("NATS", None)
         workflows = await stack.enter_async_context(kubernetes_workflows())
         acting = Acting(bus, workflows) if bus else None
+        coordinator = await _coordinator(process, stack)
         await serve(
             store=store,
             history=StoredHistory(store),
-            coordinator=await _coordinator(process, stack),
+            coordinator=coordinator,
             access=await stack.enter_async_context(kubernetes_access()),
             host=_EVERYWHERE,
             port=process.settings.port,
@@ -259,6 +294,7 @@ async def _api(process: Process) -> None:
             inbox=InboxPages(store, bus) if bus else None,
             goals=GoalPages(SqlGoals(store), process.settings.gateway_url),
             costs=CostPages(SqlLedger(store), SqlOutcomes(store)),
+            cache=CachePages(await SqlAnswers.open(store), coordinator),
             started=lambda _: process.started(),
         )
 
@@ -287,6 +323,37 @@ async def _worker(process: Process) -> None:
             node=settings.holder,
             stopping=process.stopping,
         )
+
+
+async def _seeds(process: Process) -> None:
+    from prometheus_client import REGISTRY
+
+    try:
+        from seedbed.runtime.seeds.reporting import Pod
+        from seedbed.runtime.seeds.server import SeedServer
+    except ModuleNotFoundError as error:
+        raise InvalidError("image", f"lacks {error.name}: SeedLayers need `seeds.image`") from error
+
+    settings = process.settings
+    process.drain = settings.drain + END_SECONDS / 2
+    async with AsyncExitStack() as stack:
+        bus = await _bus(process, stack, f"seeds {settings.namespace}/{settings.seed_layer}")
+        server = SeedServer(
+            pod=Pod(
+                settings.namespace, settings.seed_layer, settings.seed_layer_uid, settings.holder
+            ),
+            bus=bus,
+            coordinator=await _coordinator(process, stack),
+            checkpoints=settings.seed_checkpoints,
+            environment=os.environ,
+            drain=settings.drain,
+            token=settings.seed_token,
+            registry=REGISTRY,
+        )
+        process.waiting["the model"] = lambda: server.waiting
+        # Answers do not depend on NATS: a pod goes on serving while it is away.
+        process.waiting.pop("NATS", None)
+        await server.run(_EVERYWHERE, settings.port, process.stopping, lambda _: process.started())
 
 
 def _load_agents() -> None:

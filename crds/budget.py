@@ -43,6 +43,11 @@ class Budget(Model):
     )
 
     @property
+    def limit_nanos(self) -> int:
+        """The whole amount, in nano-dollars."""
+        return nanos(self.limit)
+
+    @property
     def halt_nanos(self) -> int:
         """The amount that is never passed, in nano-dollars."""
         return nanos(self.limit) * self.halt_at // 100

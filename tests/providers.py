@@ -30,6 +30,7 @@ class FakeProvider:
             error, `noise` one with an event that is no JSON.
         slow: seconds between two chunks of a stream.
         headers: sent with every answer.
+        cached: tokens of each prompt that it says it had kept.
         held: whether answers wait until `let_go`.
         held_after: words of a stream after which it waits until `let_go`; 0 for none.
         waiting: answers under way.
@@ -47,6 +48,7 @@ class FakeProvider:
     breaks: str = ""
     slow: float = 0.0
     headers: dict[str, str] = field(default_factory=dict)
+    cached: int = 0
     held: bool = False
     held_after: int = 0
     waiting: int = 0
@@ -105,11 +107,13 @@ class FakeProvider:
         words = _cut(self.say(body), body).split(" ")[: body.get("max_tokens") or 1000]
         prompt = sum(len((m.get("content") or "").split()) for m in body["messages"])
         answered = len(words) * body.get("n", 1)
-        usage = {
+        usage: Json = {
             "prompt_tokens": prompt,
             "completion_tokens": answered,
             "total_tokens": prompt + answered,
         }
+        if self.cached:
+            usage["prompt_tokens_details"] = {"cached_tokens": self.cached}
         self.billed.append((prompt, answered))
         head = {"id": "c-1", "created": 1, "model": body["model"]}
         if body.get("stream"):

@@ -47,6 +47,7 @@ class Spent:
     Attributes:
         nanos: nano-dollars.
         estimated: whether the provider did not say, so that the worst case is taken.
+        cached_tokens: of the prompt's, those that the provider had kept.
     """
 
     model: str
@@ -54,6 +55,7 @@ class Spent:
     completion_tokens: int
     nanos: int
     estimated: bool = False
+    cached_tokens: int = 0
 
 
 Afford = Callable[[str, int | None], Awaitable[None]]

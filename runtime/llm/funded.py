@@ -37,17 +37,24 @@ async def funded(
     limits = Limits(gateway.models.budgets)
     await limits.load(coordinator)
     teller = Teller(ledger, holder, lease=lease)
-    publisher = Publisher(teller, ledger, coordinator)
-    gateway.stages.append(
-        BudgetStage(
-            limits,
-            teller,
-            worst=lambda call, model: gateway.targets[model].worst_case(call.request),
-            prices=table_version(),
-            metrics=gateway.metrics,
-            refused=publisher.tell,
-        )
+    publisher = Publisher(
+        teller,
+        ledger,
+        coordinator,
+        limits=limits,
+        metrics=gateway.metrics,
+        tell=gateway.notices,
     )
+    stage = BudgetStage(
+        limits,
+        teller,
+        worst=lambda call, model: gateway.targets[model].worst_case(call.request),
+        prices=table_version(),
+        metrics=gateway.metrics,
+        refused=publisher.tell,
+    )
+    gateway.stages.append(stage)
+    gateway.short = stage.short
     async with teller.working(), asyncio.TaskGroup() as tasks:
         keeping_up = [
             tasks.create_task(limits.follow(coordinator)),

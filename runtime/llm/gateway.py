@@ -7,18 +7,22 @@ front of it (`service`), and nothing here knows of it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from seedbed.crds.errors import NotFoundError
 from seedbed.runtime.llm.batch.batched import batched
 from seedbed.runtime.llm.batch.collapse import CollapseStage
-from seedbed.runtime.llm.call import Call, Reply, Rest, Stage, chained
+from seedbed.runtime.llm.cache.embedder import EmbeddingService
+from seedbed.runtime.llm.call import Call, Identity, Reply, Rest, Stage, chained
 from seedbed.runtime.llm.litellm_provider import LiteLLMModel
 from seedbed.runtime.llm.local import LocalModel
 from seedbed.runtime.llm.metrics import ModelMetrics
+from seedbed.runtime.llm.minilm import MiniLmModel
 from seedbed.runtime.llm.models import AUTO, DEFAULT, ModelEntry, Models
+from seedbed.runtime.llm.notices import Notices
 from seedbed.runtime.llm.openai_provider import OpenAIModel
+from seedbed.runtime.llm.prompts.stage import PromptStage
 from seedbed.runtime.llm.providers import Provider
 from seedbed.runtime.llm.resilience.targets import Clock, Target, Targets
 from seedbed.runtime.llm.routing.learning import Learning
@@ -41,6 +45,8 @@ def provider_of(entry: ModelEntry) -> Provider:
     """What answers for an entry of the models file; not started yet."""
     if entry.provider == "local":
         return LocalModel(entry)
+    if entry.provider == "minilm":
+        return MiniLmModel(entry)
     return OpenAIModel(entry) if entry.provider == "openai" else LiteLLMModel(entry)
 
 
@@ -56,7 +62,9 @@ class Gateway:
     Attributes:
         targets: the models by name, each with its breaker and quota.
         metrics: what it counts.
+        notices: tells what people and programs are to know.
         learning: what is known of the models' answers.
+        short: how far the money that pays for a caller has run out, from 0 to 1.
         stages: what stands between the choice of models and asking them, the outermost first.
     """
 
@@ -69,7 +77,10 @@ class Gateway:
     ) -> None:
         self.models = models
         self.stages: list[Stage] = []
+        self.short: Callable[[Identity], float] = lambda _: 0.0
         self.metrics = ModelMetrics()
+        self.notices = Notices()
+        self.notices.also(self.metrics.noticed)
         self._clock = clock or Clock(asyncio.get_running_loop().time)
         found = providers or providers_of(models)
         self.targets = {
@@ -77,7 +88,7 @@ class Gateway:
                 entry,
                 batched(entry, found[entry.name], models.batching, self.metrics.gathered),
                 self._clock,
-                breaker_changed=self.metrics.breaker_changed,
+                tell=self.notices,
             )
             for entry in models.models
         }
@@ -91,22 +102,27 @@ class Gateway:
         self.learning = Learning(stated)
         self._last: Rest = Targets(self.targets, self._clock).answer
         self._answer: Rest = self._last
+        compressing = models.prompts.compression is not None
+        self._embedder = EmbeddingService() if compressing else None
+        self.prompts = PromptStage(models.prompts, self.targets, self.metrics, self._embedder)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """The models are ready while the context is open; `stages` stay as they are by now."""
         self._router = RoutingStage(
-            self.models.routing, self.targets, self.learning, self._clock.chance
+            self.models.routing, self.targets, self.learning, self._clock.chance, self.short
         )
         cascade = self._router.cascade
         shared = CollapseStage(self.models.batching, self._clock, self.metrics)
-        stages: Sequence[Stage] = (self._planned, structured, cascade, *self.stages, shared)
-        self._answer = chained(stages, self._last)
+        before = (self._planned, structured, cascade)
+        self._answer = chained((*before, *self.stages, self.prompts, shared), self._last)
         async with AsyncExitStack() as started:
             for target in self.targets.values():
                 started.push_async_callback(target.provider.close)
                 await target.provider.start()
             await started.enter_async_context(shared.running())
+            if self._embedder is not None:
+                await started.enter_async_context(self._embedder)
             yield
 
     @property

@@ -25,6 +25,8 @@ from seedbed.runtime.llm.providers import (
 )
 
 _LONGEST_REASON = 300
+_MARKS = [{"location": "message", "role": "system"}]
+"""Where a provider is told to keep the prompt up to, for requests that begin alike."""
 _KEY_REFUSED = (401, 403)
 _REQUEST_REFUSED = (400, 413, 422)
 _NOT_FOUND = 404
@@ -81,6 +83,8 @@ class LiteLLMModel:
         return {**answer.model_dump(mode="json", exclude_none=True), "model": self.name}
 
     async def _ask(self, request: ChatRequest, **options: Any) -> Any:
+        if self._entry.prompt_cache == "marks":
+            options["cache_control_injection_points"] = _MARKS
         return await self._call("acompletion", **request.parameters(), **options)
 
     async def _call(self, function: str, **options: Any) -> Any:

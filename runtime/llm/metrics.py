@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from seedbed.crds.money import NANOS
 from seedbed.runtime.llm.call import Call
+from seedbed.runtime.llm.notices import Notice
 from seedbed.runtime.llm.resilience.quota import ALERT_AT, UNITS, Unit
 from seedbed.runtime.llm.resilience.targets import Target
 
@@ -16,6 +19,8 @@ _CHECK_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.
 _WAIT_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _STATES = {"closed": 0, "half-open": 1, "open": 2}
+BudgetState = Literal["fine", "alert", "halted"]
+_BUDGET_STATES: Mapping[BudgetState, int] = {"fine": 0, "alert": 1, "halted": 2}
 
 
 class ModelMetrics:
@@ -34,7 +39,10 @@ class ModelMetrics:
             registry=self.registry,
         )
         self.tokens = self._counter(
-            "tokens", "Tokens by direction: prompt or completion.", "model", "direction"
+            "tokens",
+            "Tokens by direction: prompt, cached (of the prompt), completion.",
+            "model",
+            "direction",
         )
         self.attempts = self._counter(
             "attempts", "Times a model was asked, or why it was not.", "model", "outcome"
@@ -81,6 +89,18 @@ class ModelMetrics:
         self.budget_state = self._gauge(
             "budget_state", "0 fine, 1 runs out (from alertAt on), 2 halted.", "account"
         )
+        self.prompt_saved = self._counter(
+            "prompt_saved_bytes", "Of prompts, not sent: duplicate or compression.", "reason"
+        )
+        self.prompt_patterns = self._gauge(
+            "prompt_patterns", "Patterns that prompts were found to have.", "namespace"
+        )
+        self.prompt_seconds = Histogram(
+            "seedbed_model_prompt_match_seconds",
+            "Time of finding what a prompt has in common with others.",
+            buckets=_CHECK_SECONDS,
+            registry=self.registry,
+        )
         self.budget_refused = self._counter(
             "budget_refusals", "Calls that a budget did not allow.", "namespace"
         )
@@ -100,10 +120,22 @@ class ModelMetrics:
             self.quota_alert.labels(name, unit).set_function(partial(_alert, target, unit))
         self.breaker.labels(name).set(0)
 
-    def breaker_changed(self, model: str, state: str) -> None:
-        """A model's breaker is in another state now."""
-        self.breaker.labels(model).set(_STATES[state])
-        self.transitions.labels(model, state).inc()
+    def gathered(self, model: str, size: int, waited: float) -> None:
+        """Requests go to a provider as one."""
+        self.batch_size.labels(model).observe(size)
+        self.batch_wait.labels(model).observe(waited)
+
+    def noticed(self, notice: Notice) -> None:
+        """Count a model's breaker that is in another state now."""
+        if notice.kind == "model.breaker":
+            state = str(notice.facts["state"])
+            self.breaker.labels(notice.of).set(_STATES[state])
+            self.transitions.labels(notice.of, state).inc()
+
+    def budget_stands(self, account: str, used: float, state: BudgetState) -> None:
+        """A budget that pays is spent so far."""
+        self.budget_used.labels(account).set(used)
+        self.budget_state.labels(account).set(_BUDGET_STATES[state])
 
     def count(self, model: str, outcome: str, seconds: float, call: Call | None) -> None:
         """Count one request that has ended."""
@@ -113,6 +145,8 @@ class ModelMetrics:
             return
         for spent in call.spent:
             self.tokens.labels(spent.model, "prompt").inc(spent.prompt_tokens)
+            if spent.cached_tokens:
+                self.tokens.labels(spent.model, "cached").inc(spent.cached_tokens)
             self.tokens.labels(spent.model, "completion").inc(spent.completion_tokens)
             self.cost.labels(spent.model).inc(spent.nanos / NANOS)
         for attempt in call.attempts:

@@ -29,6 +29,7 @@ from seedbed.runtime.llm.batch.prompt_form import PromptForm
 from seedbed.runtime.llm.batch.settings import Batching
 from seedbed.runtime.llm.cache.settings import CacheSettings
 from seedbed.runtime.llm.prices import Price, known
+from seedbed.runtime.llm.prompts.settings import Prompts
 
 Capability = Literal["streaming", "structured", "tools", "embeddings"]
 CAPABILITIES: tuple[Capability, ...] = get_args(Capability)
@@ -48,6 +49,11 @@ class ModelPrice(Model):
 
     prompt: str = Field(pattern=AMOUNT_PATTERN, description="Of what is asked.")
     completion: str = Field(pattern=AMOUNT_PATTERN, description="Of what is answered.")
+    cached_prompt: str | None = Field(
+        default=None,
+        pattern=AMOUNT_PATTERN,
+        description="Of what is asked and the provider had kept from a request before.",
+    )
 
 
 class ModelQuota(Model):
@@ -70,10 +76,11 @@ class ModelEntry(Model):
     """One model."""
 
     name: str = Field(min_length=1, max_length=128, description="What callers ask for.")
-    provider: Literal["local", "openai", "litellm"] = Field(
+    provider: Literal["local", "minilm", "openai", "litellm"] = Field(
         default="local",
         description=(
-            "In this process; over HTTP by OpenAI's protocol; or any provider LiteLLM knows."
+            "In this process: a chat model (`local`) or embeddings (`minilm`); over HTTP by OpenAI's "
+            "protocol; or any provider LiteLLM knows."
         ),
     )
     model: str = Field(
@@ -88,7 +95,7 @@ class ModelEntry(Model):
     api_key_env: str | None = Field(
         default=None, description="Environment variable that holds the key."
     )
-    threads: int = Field(default=1, ge=1, le=256, description="local: threads that compute.")
+    threads: int = Field(default=1, ge=1, le=256, description="local, minilm: threads that compute.")
     parallel: int = Field(
         default=1, ge=1, le=64, description="local: requests that are computed at the same time."
     )
@@ -99,7 +106,7 @@ class ModelEntry(Model):
         description="Tokens of prompt and answer; local: 4096 where not given.",
     )
     queue_limit: int = Field(
-        default=64, ge=1, le=10_000, description="local: requests that may wait; more are refused."
+        default=64, ge=1, le=10_000, description="local, minilm: requests that may wait; more are refused."
     )
     longest_answer: int | None = Field(
         default=None, ge=1, le=1_000_000, description="Tokens, where a request sets no limit."
@@ -143,6 +150,13 @@ class ModelEntry(Model):
             "Template that chats are put into where prompts are sent; `plain` is for single texts."
         ),
     )
+    prompt_cache: Literal["automatic", "key", "marks"] = Field(
+        default="automatic",
+        description=(
+            "How the provider finds prompts that begin alike: by itself; openai: helped by a key "
+            "(`prompt_cache_key`); litellm: by marks behind the instructions, as Anthropic wants them."
+        ),
+    )
     failover: bool = Field(
         default=True, description="Whether others answer where it cannot, and it for others."
     )
@@ -151,14 +165,18 @@ class ModelEntry(Model):
     def _can_batch(self) -> ModelEntry:
         if self.batch == "prompts" and self.provider != "openai":
             raise ValueError("batch: prompts needs provider: openai")
+        fits = {"automatic": self.provider, "key": "openai", "marks": "litellm"}
+        if fits[self.prompt_cache] != self.provider:
+            raise ValueError(f"promptCache: {self.prompt_cache} is not for {self.provider}")
         return self
 
     def facts(self) -> ModelFacts:
         """What holds of it, from this entry and else from the table."""
-        if self.provider == "local":
+        if self.provider in ("local", "minilm"):
             price: Price | None = Price()
             context, longest = self.context_length or LOCAL_CONTEXT, LOCAL_ANSWER
-            able: frozenset[Capability] = frozenset({"streaming", "structured"})
+            chats: frozenset[Capability] = frozenset({"streaming", "structured"})
+            able = chats if self.provider == "local" else frozenset({"embeddings"})
         else:
             table = known(self.model)
             price = table.price
@@ -170,12 +188,15 @@ class ModelEntry(Model):
             if table.structured is False:
                 able -= {"structured"}
         if self.price is not None:
-            price = Price.per_million(self.price.prompt, self.price.completion)
+            given = self.price
+            price = Price.per_million(given.prompt, given.completion, given.cached_prompt)
         return ModelFacts(
             price,
             context,
             min(self.longest_answer or longest, context),
             able if self.capabilities is None else frozenset(self.capabilities),
+            self.provider != "local",
+            self.provider != "minilm",
         )
 
 
@@ -187,12 +208,23 @@ class ModelFacts:
         price: None where nobody knows it; such a model takes no call that a budget pays.
         context: tokens of prompt and answer together.
         longest_answer: tokens of an answer to a request that sets no limit.
+        chats: whether it answers chats at all.
+        whole_form: whether it knows `n`, `logprobs` and what else few requests have.
     """
 
     price: Price | None
     context: int
     longest_answer: int
     able: frozenset[Capability]
+    whole_form: bool = True
+    chats: bool = True
+
+
+class WhenShort(Model):
+    """What `auto` asks of answers once a budget that pays has all but run out."""
+
+    floor: float = Field(default=0.0, ge=0, le=1, description="In place of `floor`.")
+    loss: float = Field(default=0.0, ge=0, le=1, description="In place of `loss`.")
 
 
 class Routing(Model):
@@ -200,6 +232,18 @@ class Routing(Model):
 
     floor: float = Field(
         default=0.8, ge=0, le=1, description="Quality that answers are to have, as a share of good."
+    )
+    loss: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Quality that may be missed against the best model, whatever the floor.",
+    )
+    when_short: WhenShort | None = Field(
+        default=None,
+        description=(
+            "From a budget's `alertAt` on, floor and loss move to these, and are there at `haltAt`."
+        ),
     )
     explore: float = Field(
         default=0.02, ge=0, le=0.5, description="Share of requests that may try out a model."
@@ -217,6 +261,7 @@ class Models(Model):
     default: str
     routing: Routing = Routing()
     batching: Batching = Batching()
+    prompts: Prompts = Prompts()
     cache: CacheSettings = CacheSettings()
     budgets: dict[str, Budget] = Field(
         default_factory=dict, description="By namespace; `*` is for each that is not named."

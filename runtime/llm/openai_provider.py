@@ -6,16 +6,15 @@ providers, what the far side says about a wrong key is passed on only after the 
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-import aiohttp
 import orjson
 
 from seedbed.crds.errors import InvalidError, SeedbedError, UnavailableError
+from seedbed.runtime.llm.http_client import Answer, BrokenOffError, HttpClient
 from seedbed.runtime.llm.models import ModelEntry
 from seedbed.runtime.llm.providers import (
     ChatRequest,
@@ -27,9 +26,9 @@ from seedbed.runtime.llm.providers import (
 )
 
 _OPENAI = "https://api.openai.com/v1"
-_CONNECT_SECONDS = 10.0
 _LONGEST_REASON = 300
 _LONGEST_LINE = 4 * 1024 * 1024
+_DATA, _END = b"data:", b"[DONE]"
 _OK, _KEY_REFUSED, _REQUEST_REFUSED, _NOT_FOUND, _TOO_MANY = (
     200,
     (401, 403),
@@ -56,7 +55,7 @@ class OpenAIModel:
         self._entry = entry
         self._url = (entry.api_base or _OPENAI).rstrip("/")
         self._key = os.environ.get(entry.api_key_env, "") if entry.api_key_env else ""
-        self._session: aiohttp.ClientSession | None = None
+        self._client: HttpClient | None = None
         if entry.api_key_env and not self._key:
             raise InvalidError(
                 f"models[{entry.name}].apiKeyEnv", f"{entry.api_key_env} is not set or empty"
@@ -70,13 +69,7 @@ class OpenAIModel:
         headers = {"Content-Type": "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
-        self._session = aiohttp.ClientSession(
-            headers=headers,
-            connector=aiohttp.TCPConnector(limit=0),
-            # Whoever asks limits the time of the whole call.
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
-            read_bufsize=_LONGEST_LINE,
-        )
+        self._client = HttpClient(self._url, headers)
 
     async def complete(self, request: ChatRequest) -> Json:
         """See `Provider`."""
@@ -103,13 +96,9 @@ class OpenAIModel:
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Json, None]:
         """See `Provider`."""
         asked = {**request.parameters(), "stream": True, "stream_options": {"include_usage": True}}
-        async with self._asking("/chat/completions", asked) as answer:
-            async for line in answer.content:
-                data = line.strip()
-                if not data.startswith(b"data:"):
-                    continue
-                event = data.removeprefix(b"data:").strip()
-                if event == b"[DONE]":
+        async with self._asking("/chat/completions", asked, whole=False) as answer:
+            async for event in _events(answer):
+                if event == _END:
                     return
                 yield self._chunk(event)
             raise MalformedError(self.name, "the stream broke off")
@@ -135,24 +124,28 @@ class OpenAIModel:
         return found
 
     @asynccontextmanager
-    async def _asking(self, path: str, asked: Json) -> AsyncIterator[aiohttp.ClientResponse]:
-        if self._session is None:
+    async def _asking(self, path: str, asked: Json, *, whole: bool = True) -> AsyncIterator[Answer]:
+        """An answer that is one: all of it, or its beginning."""
+        if self._client is None:
             raise UnavailableError(f"model {self.name!r} is not ready")
         data = orjson.dumps({"model": self._entry.model, **asked})
         self.waiting += 1
         refusal: SeedbedError
         try:
-            async with self._session.post(f"{self._url}{path}", data=data) as answer:
+            answer = await self._client.post(path, data, whole=whole)
+            try:
                 self.heard(answer.headers)
                 if answer.status != _OK:
                     raise self._refusal(answer.status, answer.headers, await answer.read())
                 yield answer
                 return
+            finally:
+                answer.release()
         except TimeoutError:
             refusal = UnavailableError(f"model {self.name!r} cannot be reached in time")
-        except aiohttp.ClientPayloadError:
-            refusal = MalformedError(self.name, "the answer broke off")
-        except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError) as error:
+        except BrokenOffError as error:
+            refusal = MalformedError(self.name, f"the answer broke off: {error}")
+        except OSError as error:
             reason = self._without_key(str(error) or type(error).__name__)
             refusal = UnavailableError(f"model {self.name!r} cannot be reached: {reason}")
         finally:
@@ -167,10 +160,10 @@ class OpenAIModel:
         if status in _REQUEST_REFUSED:
             return InvalidError("request", reason)
         if status == _TOO_MANY:
-            return RateLimitedError(self.name, reason, _seconds(headers.get("Retry-After")))
+            return RateLimitedError(self.name, reason, _seconds(headers.get("retry-after")))
         if status == _NOT_FOUND:
             return RefusedError(self.name, reason)
-        wait = _seconds(headers.get("Retry-After"))
+        wait = _seconds(headers.get("retry-after"))
         return UnavailableError(f"model {self.name!r}: {reason}", wait)
 
     def _without_key(self, text: str) -> str:
@@ -180,9 +173,21 @@ class OpenAIModel:
 
     async def close(self) -> None:
         """See `Provider`."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+
+async def _events(answer: Answer) -> AsyncGenerator[bytes, None]:
+    """The data of server-sent events, as they come."""
+    held = b""
+    async for part in answer.parts():
+        *lines, held = (held + part).split(b"\n")
+        for line in lines:
+            if line.startswith(_DATA):
+                yield line[len(_DATA) :].strip()
+        if len(held) > _LONGEST_LINE:
+            raise BrokenOffError("an event is too long")
 
 
 def _message(body: bytes) -> str:

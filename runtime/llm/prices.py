@@ -25,19 +25,47 @@ _MILLION = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """Nano-dollars for a million tokens, in and out."""
+    """Nano-dollars for a million tokens, in and out.
+
+    Attributes:
+        cached: of a prompt's tokens that the provider had kept; None where it costs what others do.
+        kept: of those that the provider keeps for later ones; None likewise.
+    """
 
     prompt: int = 0
     completion: int = 0
+    cached: int | None = None
+    kept: int | None = None
 
     @classmethod
-    def per_million(cls, prompt: str | Decimal, completion: str | Decimal) -> Price:
+    def per_million(
+        cls,
+        prompt: str | Decimal,
+        completion: str | Decimal,
+        cached: str | Decimal | None = None,
+        kept: str | Decimal | None = None,
+    ) -> Price:
         """From dollars for a million tokens."""
-        return cls(nanos(prompt), nanos(completion))
+        more = (None if each is None else nanos(each) for each in (cached, kept))
+        return cls(nanos(prompt), nanos(completion), *more)
 
-    def of(self, prompt: int, completion: int) -> int:
-        """Nano-dollars of a call, rounded up."""
-        return -(-(prompt * self.prompt + completion * self.completion) // _MILLION)
+    def worst(self, prompt: int, completion: int) -> int:
+        """Nano-dollars of a call at most: the provider may keep all of the prompt."""
+        return self.of(prompt, completion, kept=prompt if (self.kept or 0) > self.prompt else 0)
+
+    def of(self, prompt: int, completion: int, cached: int = 0, kept: int = 0) -> int:
+        """Nano-dollars of a call, rounded up.
+
+        Args:
+            prompt: tokens, with those that were cached and are kept.
+            completion: tokens.
+            cached: tokens of the prompt that the provider had kept.
+            kept: tokens of the prompt that it keeps now.
+        """
+        cheaper = cached * (self.prompt - (self.prompt if self.cached is None else self.cached))
+        dearer = kept * ((self.prompt if self.kept is None else self.kept) - self.prompt)
+        cost = prompt * self.prompt + completion * self.completion - cheaper + dearer
+        return -(-cost // _MILLION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +86,10 @@ def known(model: str) -> Known:
     if row is None:
         return Known()
     paid = row.get("input_cost_per_token"), row.get("output_cost_per_token", 0)
+    caching = (row.get("cache_read_input_token_cost"), row.get("cache_creation_input_token_cost"))
+    more = (None if each is None else _dollars(each) for each in caching)
     return Known(
-        None if paid[0] is None else Price.per_million(*(_dollars(each) for each in paid)),
+        None if paid[0] is None else Price.per_million(*(_dollars(each) for each in paid), *more),
         _whole(row.get("max_input_tokens")),
         _whole(row.get("max_output_tokens")),
         row.get("supports_function_calling"),

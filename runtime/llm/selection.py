@@ -30,10 +30,14 @@ class Need:
 
     Attributes:
         tokens: of prompt and answer, as far as they can be told before.
+        fields: of the request that a provider has to know; not every kind does.
+        chats: whether a chat is to be answered.
     """
 
     able: frozenset[Capability]
     tokens: int
+    fields: frozenset[str] = frozenset()
+    chats: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ class Choice:
 def need_of(request: ChatRequest | EmbeddingRequest) -> Need:
     """What a request needs."""
     if isinstance(request, EmbeddingRequest):
-        return Need(frozenset({"embeddings"}), 0)
+        return Need(frozenset({"embeddings"}), 0, chats=False)
     form = (request.response_format or {}).get("type")
     wanted: dict[Capability, bool] = {
         "streaming": request.stream,
@@ -55,13 +59,18 @@ def need_of(request: ChatRequest | EmbeddingRequest) -> Need:
         "tools": request.tools is not None,
     }
     tokens = request.prompt_bytes() // _BYTES_A_TOKEN + (request.limit or 0)
-    return Need(frozenset(name for name, is_wanted in wanted.items() if is_wanted), tokens)
+    able = frozenset(name for name, is_wanted in wanted.items() if is_wanted)
+    return Need(able, tokens, request.uncommon)
 
 
 def lacks(facts: ModelFacts, need: Need) -> str:
     """The first thing that a model has not got, as `no_tools`; empty where it has all."""
     for name in sorted(need.able - facts.able):
         return f"no_{name}"
+    if need.chats and not facts.chats:
+        return "no_chats"
+    if need.fields and not facts.whole_form:
+        return f"no_{min(need.fields)}"
     return "too_short" if need.tokens > facts.context else ""
 
 
@@ -91,8 +100,9 @@ def choose(
     if missing[asked] == "too_short":
         # How long the prompt is, only the model itself knows for certain: it may say so.
         return Choice((asked,))
-    lacking = next(iter(sorted(need.able - facts[asked].able)))
-    raise InvalidError(_FIELD[lacking], f"no model that may answer for {asked!r} can do this")
+    lacking = [_FIELD[name] for name in sorted(need.able - facts[asked].able)]
+    field = next(iter(lacking or sorted(need.fields) or ["model"]))
+    raise InvalidError(field, f"no model that may answer for {asked!r} can do this")
 
 
 def _before(name: str, first: str, order: Mapping[str, str]) -> bool:

@@ -3,8 +3,9 @@
     POST /v1/chat/completions    also `stream: true`, as server-sent events
     POST /v1/completions         the older form: one prompt, one text
     POST /v1/embeddings
-    GET  /v1/models
+    GET  /v1/models    and /v1/models/NAME
     POST /api/v3/outcomes        whether an answer to `auto` was good
+    GET  /api/v3/prompts/patterns    what the namespace's prompts have in common
     GET  /healthz /readyz /metrics
 
 Errors have OpenAI's form, `{"error": {"message", "type", "param", "code"}}`. A caller that goes away
@@ -37,6 +38,7 @@ from seedbed.runtime.llm.providers import (
     Outcome,
     parse,
 )
+from seedbed.runtime.llm.routing.marks import unpacked
 from seedbed.runtime.store.outcomes import OutcomeRow
 
 _LARGEST_BODY = 8 * 1024 * 1024
@@ -68,7 +70,9 @@ def create_app(
             web.post("/v1/completions", service.completions),
             web.post("/v1/embeddings", service.embeddings),
             web.get("/v1/models", service.models),
+            web.get("/v1/models/{name:.+}", service.model),
             web.post("/api/v3/outcomes", service.outcome),
+            web.get("/api/v3/prompts/patterns", service.patterns),
             web.get("/healthz", service.alive),
             web.get("/readyz", service.ready),
             web.get("/metrics", service.metrics),
@@ -173,11 +177,13 @@ class _Service:
 
     async def models(self, http: web.Request) -> web.Response:
         await self._identify(http)
-        entries = [
-            {"id": name, "object": "model", "created": 0, "owned_by": "seedbed"}
-            for name in self._gateway.names
-        ]
-        return _json({"object": "list", "data": entries})
+        return _json({"object": "list", "data": [_told(name) for name in self._gateway.names]})
+
+    async def model(self, http: web.Request) -> web.Response:
+        await self._identify(http)
+        name = http.match_info["name"]
+        self._gateway.named(name)
+        return _json(_told(name))
 
     async def outcome(self, http: web.Request) -> web.Response:
         """Learns whether an answer that routing chose a model for was good."""
@@ -185,8 +191,13 @@ class _Service:
         told = parse(Outcome, await http.read())
         model = self._gateway.named(told.model)
         row = OutcomeRow(identity.namespace, told.task, model, told.hardness, 1.0, told.good)
-        await self._gateway.learning.add(row)
+        shown = None if told.marks is None else unpacked(told.marks)
+        await self._gateway.learning.add(row, shown)
         return _json({}, 201)
+
+    async def patterns(self, http: web.Request) -> web.Response:
+        identity = await self._identify(http)
+        return _json({"patterns": self._gateway.prompts.patterns(identity.namespace)})
 
     async def alive(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -243,6 +254,10 @@ async def _streamed(http: web.Request, call: Call, reply: Reply, form: Form) -> 
     if wanted and last is not None:
         await response.write(_event(form({**last, "choices": [], "seedbed": _account(call)})))
     return response
+
+
+def _told(name: str) -> Json:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "seedbed"}
 
 
 def _as_it_is(body: Json) -> Json:

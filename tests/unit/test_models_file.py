@@ -91,7 +91,7 @@ def test_the_packaged_model_is_found() -> None:
         (b'{"messages": [{"role": "user", "content": "x"}]}', "model"),
         (b'{"model": "a", "messages": []}', "messages"),
         (b'{"model": "a", "messages": [{"role": "judge", "content": "x"}]}', "messages.0.role"),
-        (b'{"model": "a", "messages": [{"role": "user", "content": "x"}], "n": 2}', "n"),
+        (b'{"model": "a", "messages": [{"role": "user", "content": "x"}], "n": 0}', "n"),
         (b'{"model": "a", "messages": [{"role": "user", "content": "x"}], "tools": []}', "tools"),
         (b"no json", "body"),
     ],

@@ -54,6 +54,13 @@ class Limits:
                 found[account] = self._budgets[account]
         return found
 
+    def of_account(self, account: str) -> Budget | None:
+        """The budget of one account."""
+        kind, _, name = account.partition("/")
+        if kind == "namespaces":
+            return self._namespaces.get(name) or self._namespaces.get("*")
+        return self._budgets.get(account)
+
     def change(self, change: Change) -> None:
         """A live setting has changed; the keys of Agents and Workflows name their accounts too."""
         if not change.key.startswith(_PREFIXES):

@@ -120,6 +120,11 @@ class Teller:
         purse = self._purses.get(account)
         return 0 if purse is None else purse.spent
 
+    def heard(self, account: str, spent: int) -> None:
+        """The ledger's word on what an account has spent, by others too."""
+        if account in self._purses:
+            self._purses[account].spent = max(self._purses[account].spent, spent)
+
     async def reserve(self, account: str, ceiling: int, amount: int, until: float) -> None:
         """Reserve for a call, before it is made.
 

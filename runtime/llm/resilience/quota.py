@@ -40,6 +40,10 @@ class _Minute:
         self._taken: deque[tuple[float, int]] = deque()
         self._sum = 0
 
+    @property
+    def limited(self) -> bool:
+        return self.limit is not None or self.told is not None
+
     def take(self, amount: int, now: float) -> None:
         self._taken.append((now, amount))
         self._sum += amount
@@ -95,6 +99,7 @@ class Quota:
             "tokens": _Minute(tokens),
         }
         self._closed_until = 0.0
+        self._alerted: set[Unit] = set()
 
     def wait(self, tokens: int, now: float) -> float:
         """Seconds until a request of so many tokens fits; infinite where it never does."""
@@ -123,6 +128,20 @@ class Quota:
             if limit.isdigit() and remaining.isdigit():
                 reset = _duration(headers.get(f"x-ratelimit-reset-{unit}", ""))
                 self._units[unit].told = _Told(int(limit), int(remaining), now + reset)
+
+    def alerts(self, now: float) -> dict[Unit, float]:
+        """The used share of each limit that has reached `ALERT_AT` since the last time it was below."""
+        found: dict[Unit, float] = {}
+        for unit, minute in self._units.items():
+            if not minute.limited:
+                continue
+            used = minute.used(now)
+            if used < ALERT_AT:
+                self._alerted.discard(unit)
+            elif unit not in self._alerted:
+                self._alerted.add(unit)
+                found[unit] = used
+        return found
 
     def used(self, now: float) -> dict[Unit, float]:
         """The used share of each limit, 0 where none is known."""

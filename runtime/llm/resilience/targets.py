@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from seedbed.crds.errors import SeedbedError, UnavailableError
 from seedbed.runtime.llm.call import Attempt, Call, Reply, Spent
 from seedbed.runtime.llm.models import ModelEntry, ModelFacts
+from seedbed.runtime.llm.notices import Notice, Notices, Tell
 from seedbed.runtime.llm.prices import Price
 from seedbed.runtime.llm.providers import (
     ChatRequest,
@@ -29,9 +30,6 @@ from seedbed.runtime.llm.resilience.quota import Quota
 from seedbed.runtime.llm.resilience.retry import RetryPolicy, blames_target, classify, wait_before
 
 log = logging.getLogger(__name__)
-
-Tell = Callable[[str, str], None]
-"""Told a model's name and what happened: an attempt's outcome, or a breaker's new state."""
 
 
 class TooLateError(UnavailableError):
@@ -58,8 +56,9 @@ class Target:
         provider: Provider,
         clock: Clock,
         *,
-        breaker_changed: Tell = lambda *_: None,
+        tell: Tell | None = None,
     ) -> None:
+        """`tell` is told of the breaker's transitions, and of a quota that runs out."""
         self.entry = entry
         self.facts: ModelFacts = entry.facts()
         self.provider = provider
@@ -73,8 +72,9 @@ class Target:
                 settings.minimum_calls,
                 settings.rest_seconds,
             ),
-            lambda state: breaker_changed(entry.name, state),
+            lambda state: self._tell(Notice("model.breaker", entry.name, {"state": state})),
         )
+        self._tell = tell or Notices()
         self._clock = clock
 
     def now(self) -> float:
@@ -83,7 +83,9 @@ class Target:
 
     def heard(self, headers: Mapping[str, str]) -> None:
         """The provider's headers, which may tell of rate limits."""
-        self.quota.heard(headers, self._clock.now())
+        now = self._clock.now()
+        self.quota.heard(headers, now)
+        self._watch_quota(now)
 
     def worst_prompt(self, request: ChatRequest | EmbeddingRequest) -> int:
         """Tokens that the prompt has at most."""
@@ -93,14 +95,14 @@ class Target:
         """Tokens that the answer has at most: such a limit goes along with the request."""
         if isinstance(request, EmbeddingRequest):
             return 0
-        return request.limit or self.facts.longest_answer
+        return request.n * (request.limit or self.facts.longest_answer)
 
     def worst_case(self, request: ChatRequest | EmbeddingRequest) -> int | None:
         """Nano-dollars that asking it once costs at most; None where its price is not known."""
         price = self.facts.price
         if price is None:
             return None
-        return price.of(self.worst_prompt(request), self.worst_answer(request))
+        return price.worst(self.worst_prompt(request), self.worst_answer(request))
 
     async def ask(self, call: Call, *, patience: float) -> Reply:
         """Ask until there is an answer or no hope.
@@ -151,11 +153,17 @@ class Target:
             call.attempts.append(Attempt(name, BreakerOpenError.code))
             raise BreakerOpenError(name, self.breaker.wait(now))
         self.quota.take(expected, now)
+        self._watch_quota(now)
         return held
+
+    def _watch_quota(self, now: float) -> None:
+        for unit, used in self.quota.alerts(now).items():
+            facts: dict[str, str | float] = {"unit": unit, "used": round(used, 3)}
+            self._tell(Notice("model.quota", self.entry.name, facts))
 
     def _expected(self, request: ChatRequest | EmbeddingRequest) -> int:
         """Tokens that count against the quota until it is known how many they are."""
-        answer = 0 if isinstance(request, EmbeddingRequest) else request.limit or 0
+        answer = 0 if isinstance(request, EmbeddingRequest) else request.n * (request.limit or 0)
         return request.prompt_bytes() // 4 + answer
 
     async def _once(self, call: Call, held: Pass) -> Reply:
@@ -290,13 +298,23 @@ class _Run:
             answer = self._bytes or target.worst_answer(request)
         assert isinstance(prompt, int)
         price = target.facts.price or Price()
-        nanos = price.of(prompt, answer)
-        self.call.spent.append(Spent(target.entry.name, prompt, answer, nanos, estimated))
+        cached, kept = _cached(told, prompt)
+        nanos = price.of(prompt, answer, cached, kept)
+        if estimated:
+            nanos = price.worst(prompt, answer)
+        self.call.spent.append(Spent(target.entry.name, prompt, answer, nanos, estimated, cached))
         self._count(prompt + answer)
 
     def _count(self, tokens: int) -> None:
         expected = self._target._expected(self.call.request)  # noqa: SLF001 - one thing in two parts
         self._target.quota.correct(expected, tokens, self._clock.now())
+
+
+def _cached(usage: Json, prompt: int) -> tuple[int, int]:
+    """Tokens of a prompt that the provider had kept, and that it keeps now."""
+    details = usage.get("prompt_tokens_details") or {}
+    cached, kept = details.get("cached_tokens") or 0, usage.get("cache_creation_input_tokens") or 0
+    return min(int(cached), prompt), min(int(kept), prompt)
 
 
 class Targets:

@@ -12,12 +12,13 @@ from contextlib import suppress
 from dataclasses import replace
 
 from seedbed.crds.errors import SeedbedError
-from seedbed.runtime.llm.call import Call, Reply, Rest
+from seedbed.runtime.llm.call import Call, Identity, Reply, Rest
 from seedbed.runtime.llm.models import Routing
 from seedbed.runtime.llm.providers import ChatMessage, ChatRequest
 from seedbed.runtime.llm.resilience.targets import Target
 from seedbed.runtime.llm.routing.hardness import hardness, level
 from seedbed.runtime.llm.routing.learning import Learning
+from seedbed.runtime.llm.routing.marks import Marks, marks, packed
 from seedbed.runtime.llm.routing.router import Wanted, route
 
 _USUAL_ANSWER = 256
@@ -29,6 +30,17 @@ _JUDGE = (
 )
 
 
+def _plenty(_: Identity) -> float:
+    """Where no budget pays."""
+    return 0.0
+
+
+def _question(request: ChatRequest) -> str:
+    """What the user said last: what stands before it is the same for all requests of a task."""
+    said = [each.content for each in request.messages if each.role == "user" and each.content]
+    return said[-1] if said else ""
+
+
 class RoutingStage:
     """See the module; `targets` are the models by name."""
 
@@ -38,20 +50,22 @@ class RoutingStage:
         targets: Mapping[str, Target],
         learning: Learning,
         chance: Callable[[], float],
+        short: Callable[[Identity], float] = _plenty,
     ) -> None:
+        """`short`: how far the money that pays for a caller has run out; see `wanted`."""
         self._settings = settings
         self._targets = targets
         self._learning = learning
         self._chance = chance
+        self._short = short
 
     def plan(self, call: Call) -> None:
         """Put the candidates of a call to `auto` in order."""
         request = call.request
         if not isinstance(request, ChatRequest):
             return
-        task = call.task or call.identity.agent or "general"
-        floor = self._settings.floor if call.floor is None else call.floor
-        wanted = Wanted(task, level(hardness(request)), floor)
+        shown = marks(_question(request))
+        wanted = self._wanted(call, request, shown)
         found = route(
             {name: self._cost(name, request) for name in call.candidates},
             self._learning.of(call.identity.namespace),
@@ -62,11 +76,26 @@ class RoutingStage:
         call.candidates = found.order
         first = found.predicted[found.order[0]]
         call.notes |= {
-            "Task": task,
+            "Task": wanted.task,
             "Hardness": str(wanted.level),
+            "Marks": packed(shown),
             "Predicted": f"{first.quality:.2f}",
             "Route": found.reason,
         }
+
+    def _wanted(self, call: Call, request: ChatRequest, shown: Marks) -> Wanted:
+        """What the caller or the models file asks for, as far as there is money for it."""
+        settings = self._settings
+        floor = settings.floor if call.floor is None else call.floor
+        loss = settings.loss
+        if settings.when_short is not None and call.floor is None:
+            short = self._short(call.identity)
+            floor += (settings.when_short.floor - floor) * short
+            loss += (settings.when_short.loss - loss) * short
+            if short > 0:
+                call.notes["Short"] = f"{short:.2f}"
+        task = call.task or call.identity.agent or "general"
+        return Wanted(task, level(hardness(request)), floor, loss, shown)
 
     def _cost(self, name: str, request: ChatRequest) -> int:
         """What it would usually cost; a model without a price is the dearest."""
@@ -84,17 +113,17 @@ class RoutingStage:
         reply = await rest(call)
         confidence = (await self._judged(call, request, reply, rest) + predicted) / 2
         call.notes["Confidence"] = f"{confidence:.2f}"
-        better = tuple(name for name in order if name != call.served_by)
+        better = tuple(name for name in order if name != call.model)
         if confidence >= self._settings.confidence or not better:
             return reply
         call.attempts[-1] = replace(call.attempts[-1], outcome="escalated")
-        first = call.served_by
+        first, origin = call.served_by, call.origin
         call.candidates = better
         try:
             return await rest(call)
         except SeedbedError:
             # An answer of which one is not sure is better than none.
-            call.served_by = first
+            call.served_by, call.origin = first, origin
             return reply
 
     def _applies(self, call: Call) -> bool:
@@ -124,8 +153,8 @@ class RoutingStage:
             temperature=0,
             seed=asked.seed,
         )
-        served, candidates = call.served_by, call.candidates
-        call.candidates = (served,)
+        served, origin, notes = call.served_by, call.origin, dict(call.notes)
+        candidates, call.candidates = call.candidates, (call.model,)
         found = None
         try:
             with suppress(SeedbedError):
@@ -133,5 +162,6 @@ class RoutingStage:
                 whole = verdict.whole or {}
                 found = _NUMBER.search(whole["choices"][0]["message"].get("content") or "")
         finally:
-            call.request, call.candidates, call.served_by = asked, candidates, served
+            call.request, call.candidates, call.notes = asked, candidates, notes
+            call.served_by, call.origin = served, origin
         return min(1.0, float(found[0]) / 100) if found else 0.5

@@ -1,0 +1,1 @@
+"""Prompts that repeat: what they have in common, and how to send or pay it once."""
