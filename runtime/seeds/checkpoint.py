@@ -92,7 +92,7 @@ def load(model: SeededModel, path: Path) -> dict[str, str]:
 def plan(model: SeededModel) -> dict[str, object]:
     """What a checkpoint has to fit: the host's form, the layers and the blueprints."""
     return {
-        "host": shape_of(model.module),
+        "host": model.form,
         "layers": [
             [layer.name, layer.seeds, layer.routing, layer.reads, *layer.down.shape]
             for layer in model.layers

@@ -121,6 +121,14 @@ class SeededLayer(nn.Module):
         base, longer = divmod(self.columns[1], self.seeds)
         return base + (torch.arange(self.seeds) < longer).long()
 
+    def legible(self, down: Tensor) -> Tensor:
+        """Rows for `down`, cut to what a seed may learn to read: not the output beside the input."""
+        if self.reads == "output":
+            return down
+        return torch.cat(
+            (down[..., : self.columns[0]], torch.zeros_like(down[..., self.columns[0] :])), -1
+        )
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The host's answer, adapted by the seeds that act."""
         given = self.host(*args, **kwargs)

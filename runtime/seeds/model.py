@@ -42,6 +42,7 @@ class SeededModel:
         blueprints: what may grow; the state's blueprint column counts them from 1.
         state: of all seeds.
         epoch: epochs behind us.
+        form: hash of what the host looks like; a checkpoint fits hosts of the same form.
         blending: whether any seed is being grafted; known to the host.
         accuracies: on the held-out data after each of them.
     """
@@ -68,6 +69,7 @@ class SeededModel:
         self.alphas = torch.zeros(len(View), first, device=self.device)
         for layer, span in self.placed():
             layer.alphas = self.alphas[:, span.first : span.first + span.count]
+        self.form = checkpoint.shape_of(module)
         self.optimiser = SeedAdam(layers)
         self.blending = False
         self.epoch = 0
@@ -153,7 +155,7 @@ class SeededModel:
         layer = next(layer for layer in self.layers if layer.name == decision.layer)
         chance = (self.chance * 1_000_003 + decision.seed) * 1_000_003 + self.epoch
         down, up = growth.sprout(layer.width, layer.down.shape[1], chance % 2**63)
-        layer.down[decision.slot] = down.to(layer.down)
+        layer.down[decision.slot] = layer.legible(down.to(layer.down))
         layer.up[decision.slot] = up.to(layer.up)
         seed = torch.zeros(len(self.state), dtype=torch.bool, device=self.device)
         seed[decision.seed] = True

@@ -94,6 +94,7 @@ class SeedAdam:
             name: _rows(parameter.grad, parameter, seeds)
             for name, parameter in (("down", layer.down), ("up", layer.up))
         }
+        gradients["down"] = layer.legible(gradients["down"])
         squares = sum(g.square().sum(dim=(1, 2)) for g in gradients.values())
         norm = torch.as_tensor(squares).sqrt()
         stage, alpha = state.stage[first + seeds], state.alpha[first + seeds]

@@ -284,14 +284,24 @@ class Rules:
         free = limits.max_active - active
         if not why or free <= 0:
             return []
-        asleep = state.at(Stage.DORMANT)
-        wanted = torch.where(asleep, need(telemetry.metrics, limits), -torch.inf)
-        count = min(free, int(asleep.sum()))
+        wanted, sentence = self.wanted(telemetry, state)
+        wanted = torch.where(state.at(Stage.DORMANT), wanted, -torch.inf)
+        count = min(free, int(torch.isfinite(wanted).sum()))
         # A stable sort: of equals the first slot is chosen, on every machine.
         chosen = torch.sort(wanted, descending=True, stable=True).indices[:count].tolist()
         return [
-            self._germination(seed, float(wanted[seed]), why, telemetry, state) for seed in chosen
+            self._germination(seed, float(wanted[seed]), f"{why}; {sentence}", telemetry, state)
+            for seed in chosen
         ]
+
+    def wanted(self, telemetry: Telemetry, state: SeedState) -> tuple[Tensor, str]:
+        """How much a seed is wanted in each slot, -inf for not at all; and what that figure is.
+
+        A policy that chooses otherwise is a subclass with another answer here: it shares all rules by which
+        seeds advance and are taken back.
+        """
+        del state
+        return need(telemetry.metrics, self.limits), "need {score:.3f} is the greatest asleep"
 
     def _germination(
         self, seed: int, score: float, why: str, telemetry: Telemetry, state: SeedState
@@ -316,7 +326,7 @@ class Rules:
             source=Stage.DORMANT,
             target=Stage.GERMINATED,
             rule="germinate",
-            reason=f"{why}; need {score:.3f} is the greatest of the sleeping slots",
+            reason=why.format(score=score),
             facts=MappingProxyType(facts),
             blueprint=limits.blueprints[failures % len(limits.blueprints)],
             strategy=limits.strategy,
