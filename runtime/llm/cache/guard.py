@@ -17,7 +17,7 @@ def difference(one: Facts, other: Facts) -> str | None:
     """In which kind of fact two prompts differ, or None."""
     if one.words == other.words:
         return None
-    if one.numbers != other.numbers:
+    if one.numbers - other.numbers and other.numbers - one.numbers:
         return "number"
     if one.negated != other.negated:
         return "negation"
@@ -57,7 +57,7 @@ def _other_name(one: Facts, other: Facts) -> bool:
     if not missing:
         return False
     theirs = other.content - set(one.words)
-    instead = theirs if other.shouted else theirs & (other.names | other.opening)
+    instead = theirs if other.shouted else theirs & other.names
     return bool(instead)
 
 

@@ -2,32 +2,55 @@
 
 The idea of vCache (Schroeder et al., 2025): the user states the share of wrong answers that is
 accepted, and each entry learns from verified outcomes how alike a prompt must be. Here the likeness
-is the verifier's probability as log-odds, and an entry learns how far its own prompts are easier or
-harder than that says: a normal prior around nought, the outcomes' logistic likelihood, and of the
-result the cautious end.
+is the verifier's log-odds, and an entry learns how far its own prompts are easier or harder than that
+says: a normal prior around nought, the outcomes' logistic likelihood, and of a result below nought the
+cautious end. What was wrong once is never served again at the same likeness or a lower one.
 """
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-KEPT = 32
+import numpy as np
+
+from seedbed.runtime.llm.cache.index import Vector
+
+KEPT = 16
 """Outcomes that an entry keeps, the newest ones."""
-_SPREAD = 1.0
+_SPREAD = 0.5
 """Standard deviation of entries around the verifier, in log-odds."""
-_CAUTION = 0.5
-"""Standard deviations below the middle that an entry with outcomes is judged at."""
 _STEPS = 8
+_BYTE = 127
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A verified use of an entry: the verifier's log-odds then, and whether the answer was right."""
+    """A verified use of an entry.
 
+    Attributes:
+        cosine: of the two prompts.
+        score: the verifier's log-odds then.
+        correct: whether the answer was right.
+        place: the other prompt's vector, in bytes.
+    """
+
+    cosine: float
     score: float
     correct: bool
+    place: bytes = b""
+
+    def vector(self) -> Vector:
+        """The other prompt's vector."""
+        rough = np.frombuffer(self.place, np.int8).astype(np.float32)
+        return rough / np.float32(np.linalg.norm(rough))
+
+
+def placed(vector: Vector) -> bytes:
+    """A unit vector as `Outcome.place`."""
+    return (vector / np.abs(vector).max() * _BYTE).round().astype(np.int8).tobytes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +59,35 @@ class Learnt:
 
     outcomes: tuple[Outcome, ...] = field(default=())
 
-    def with_outcome(self, score: float, *, correct: bool) -> Learnt:
+    def having(self, outcome: Outcome) -> Learnt:
         """One more; the oldest one that was right goes first where there are too many."""
-        outcomes = [*self.outcomes, Outcome(score, correct)]
+        outcomes = [*self.outcomes, outcome]
         while len(outcomes) > KEPT:
             right = (place for place, each in enumerate(outcomes) if each.correct)
             outcomes.pop(next(right, 0))
         return Learnt(tuple(outcomes))
 
-    def dump(self) -> list[list[float]]:
+    def dump(self) -> list[list[float | str]]:
         """As JSON keeps it."""
-        return [[round(each.score, 4), float(each.correct)] for each in self.outcomes]
+        return [
+            [
+                round(each.cosine, 4),
+                round(each.score, 4),
+                float(each.correct),
+                base64.b64encode(each.place).decode(),
+            ]
+            for each in self.outcomes
+        ]
 
     @staticmethod
-    def load(value: Sequence[Sequence[float]]) -> Learnt:
+    def load(value: Sequence[Sequence[float | str]]) -> Learnt:
         """From what `dump` gave."""
-        return Learnt(tuple(Outcome(float(score), bool(correct)) for score, correct in value))
+        return Learnt(
+            tuple(
+                Outcome(float(cosine), float(score), bool(correct), base64.b64decode(str(place)))
+                for cosine, score, correct, place in value
+            )
+        )
 
 
 def proven_wrong(learnt: Learnt, score: float) -> bool:
@@ -74,5 +110,4 @@ def judged(learnt: Learnt, score: float) -> float:
             slope += float(each.correct) - likely
             precision += likely * (1 - likely)
         offset += slope / precision
-    doubt = _SPREAD - 1 / math.sqrt(precision)
-    return score + offset - _CAUTION * max(0.0, _SPREAD - doubt) * (offset < 0)
+    return score + offset - (1 / math.sqrt(precision) if offset < 0 else 0.0)
