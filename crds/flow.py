@@ -36,11 +36,25 @@ class Speculate(Model):
     """Starts steps of the arm that is expected before the branch has decided.
 
     Only steps of the arm itself that are `pure` start early, when all else that they need has ended.
-    Their results count once the branch has chosen the arm; else nobody ever sees them.
+    Their results count once the branch has chosen the arm; else nobody ever sees them. Without an arm
+    the last 50 runs of the Workflow tell which one to expect and how sure that is.
     """
 
-    arm: Literal["then", "else"] = Field(description="The arm that is expected.", examples=["then"])
-    confidence: float = Field(description="How sure that is.", ge=0, le=1, examples=[0.95])
+    arm: Literal["then", "else"] | None = Field(
+        default=None,
+        description="The arm that is expected; where it is not set, the one of most earlier runs.",
+        examples=["then"],
+    )
+    confidence: float | None = Field(
+        default=None,
+        description=(
+            "How sure that is: set it together with `arm`. Where neither is set, (k + 1) / (n + 2) "
+            "for an arm that k of n earlier runs have chosen."
+        ),
+        ge=0,
+        le=1,
+        examples=[0.95],
+    )
     min_confidence: float = Field(
         default=0.8,
         description="Nothing starts early where the confidence is below.",
@@ -83,7 +97,9 @@ class Branch(Model):
     def expected(self) -> str:
         """The arm whose steps may start early; empty where none."""
         guess = self.speculate
-        return guess.arm if guess and guess.confidence >= guess.min_confidence else ""
+        if guess is None or guess.arm is None or guess.confidence is None:
+            return ""
+        return guess.arm if guess.confidence >= guess.min_confidence else ""
 
     @property
     def arms(self) -> dict[str, tuple[str, ...]]:

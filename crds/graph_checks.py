@@ -209,12 +209,19 @@ def may_start_early(step: Step) -> bool:
 def check_speculation(spec: WorkflowSpec, nodes: Mapping[str, EarlyNode], refuse: Refuse) -> None:
     """Refuse a branch that is to start steps early and names none that may."""
     for position, step in enumerate(spec.steps):
-        expected = step.branch.expected if step.branch is not None else ""
-        if not expected or step.branch is None:
+        guess = step.branch.speculate if step.branch is not None else None
+        if step.branch is None or guess is None:
             continue
-        if not any(nodes[name].early for name in step.branch.arms[expected] if name in nodes):
+        field = f"spec.steps[{position}].branch.speculate"
+        if (guess.arm is None) != (guess.confidence is None):
+            missing = "confidence" if guess.arm else "arm"
+            refuse(f"{field}.{missing}", "arm and confidence are given both, or neither")
+        expected = step.branch.expected
+        if expected and not any(
+            nodes[name].early for name in step.branch.arms[expected] if name in nodes
+        ):
             refuse(
-                f"spec.steps[{position}].branch.speculate",
+                field,
                 f"no step of `{expected}` may start early: that takes `pure`, an agent or a call, and "
                 "no when, forEach, repeat or join",
             )

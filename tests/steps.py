@@ -31,6 +31,14 @@ def flaky(folder: str, idempotency_key: str, failures: int) -> int:
     return calls
 
 
+async def meet(folder: str, name: str, others: list[str]) -> str:
+    """End only when all others run at the same time."""
+    (Path(folder) / name).touch()
+    while not all((Path(folder) / other).exists() for other in others):
+        await asyncio.sleep(0.005)
+    return name
+
+
 async def stuck_once(folder: str, item: int, stuck: int) -> int:
     """The first call for one of the items never ends; all others do at once."""
     trace = Path(folder) / f"item-{item}"

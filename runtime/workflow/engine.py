@@ -38,6 +38,7 @@ from seedbed.runtime.workflow.checkpoint.forgetting import Forgetting
 from seedbed.runtime.workflow.checkpoint.origin import Origins
 from seedbed.runtime.workflow.checkpoint.taking import Checkpointer
 from seedbed.runtime.workflow.checkpoint.vault import Owner, Vault
+from seedbed.runtime.workflow.foresight import Foresight
 from seedbed.runtime.workflow.partition import Partition
 from seedbed.runtime.workflow.plan_sources import Allowed, PlanSources
 from seedbed.runtime.workflow.planning.earlier_times import EarlierTimes
@@ -90,6 +91,7 @@ class Engine:
         self._forgetting = Forgetting(store, vault, run_retention) if vault else None
         self._origins = Origins(store, vault)
         self._earlier = EarlierTimes(store)
+        self._foresight = Foresight(store)
         self._sources = PlanSources(store, plans, allowed or Allowed())
         self._owned: dict[int, tuple[Partition, asyncio.Task[None]]] = {}
 
@@ -196,7 +198,7 @@ class Engine:
         async def answer(payload: bytes) -> bytes:
             request = decode_request(payload)
             if isinstance(request, Submit):
-                ready = await self._sources.ready(request)
+                ready = await self._foresight.ready(await self._sources.ready(request))
                 return await partition.ask(await self._origins.begin(ready, time.time()))
             if isinstance(request, TakeCheckpoint):
                 if checkpointer is None:

@@ -89,6 +89,11 @@ def started(request: RunRequest, steps: tuple[Step, ...] | None = None) -> Start
         held = request.spec.get("steps") or ()
         if len(held) < THREAD_FROM and len(orjson.dumps(held)) <= INLINE_LIMIT:
             return Start(request, plan)
+    return aside(request, plan)
+
+
+def aside(request: RunRequest, plan: RunPlan) -> Start:
+    """A run whose steps are kept as one value beside its request."""
     data = steps_to_json(plan.spec.steps)
     digest = digest_of(data)
     rest = {

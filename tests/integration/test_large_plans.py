@@ -30,6 +30,7 @@ from seedbed.runtime.store.sql import SqlStore
 from seedbed.runtime.workflow.decide import accept, advance
 from seedbed.runtime.workflow.engine import Engine
 from seedbed.runtime.workflow.plan import started
+from seedbed.runtime.workflow.planning.insight import of_run
 from seedbed.runtime.workflow.state import RunState
 from seedbed.runtime.workflow.summary import summarise
 from tests.conftest import run_async
@@ -104,6 +105,7 @@ def test_ten_thousand_steps_with_fifty_thousand_edges_are_an_ordinary_object() -
     assert len(json.dumps(plan.status)) < 16 * 1024
 
 
+@pytest.mark.req("COG-4.2.1")
 def test_the_largest_objects_go_through_real_servers(
     nats_server: NatsServer, etcd_server: EtcdServer, postgres_url: str
 ) -> None:
@@ -131,6 +133,17 @@ def test_the_largest_objects_go_through_real_servers(
                 row = await store.run(message.request.run)
                 assert row is not None
                 assert len(row.request) < 4096
+            # Whoever reaches the database may ask about the graph.
+            other = SqlStore.open(postgres_url)
+            found = await of_run(other, row)
+            assert len(found.graph.nodes) == 10_000
+            assert len(found.critical.path) == len(found.graph.levels)
+            assert sum(len(node.needs) for node in found.graph.nodes.values()) == 49_985
+            await other.close()
+            circle = [{**steps[0], "needs": [steps[-1]["name"]]}, *steps[1:]]
+            round_again = base64.b64encode(gzip.compress(orjson.dumps(circle))).decode()
+            with pytest.raises(InvalidError, match="the steps wait for each other"):
+                await ask(bus, "circle", asked("circle", held, round_again))
             noise = asked("noise", held, text)
             assert len(encode(noise)) > 900_000
             with pytest.raises(InvalidError, match=r"spec\.stepsFrom: ConfigMap `plan`"):
