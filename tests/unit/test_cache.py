@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -228,7 +229,6 @@ CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments
         (said("all of it"), {}, True),
         (said("cut o", "length"), {}, False),
         (said("", "content_filter"), {}, False),
-        (said(""), {}, False),
         (said("no", refusal="I will not"), {}, False),
         (said("x" * 300_000), {}, False),
         (said('{"x": 1}'), {"response_format": SCHEMA}, True),
@@ -247,8 +247,14 @@ def test_only_whole_answers_are_kept(
         again = await cache.ask(stream=not stream, **fields)
         assert again == ("exact" if is_kept else "miss", first[1])
 
-    if answer["choices"][0]["message"]["content"] == "" and stream:
-        pytest.skip("a stream without a word is one")
+    run_async(body())
+
+
+def test_an_empty_answer_is_not_kept() -> None:
+    async def body() -> None:
+        cache = Cache(model=Model(answer=said("")))
+        assert [(await cache.ask())[0] for _ in range(2)] == ["miss", "miss"]
+
     run_async(body())
 
 
@@ -451,5 +457,25 @@ def test_equal_requests_at_once_do_not_disturb_each_other() -> None:
         found = await asyncio.gather(*(cache.ask() for _ in range(5)))
         assert {tier for tier, _ in found} <= {"miss", "exact"}
         assert (await cache.ask())[0] == "exact"
+
+    run_async(body())
+
+
+@pytest.mark.req("COG-5.1.2")
+def test_no_model_is_asked_the_same_twice() -> None:
+    """2,000 requests, most of them for the few prompts that everybody has."""
+
+    async def body() -> None:
+        cache, chance = Cache(), random.Random(5)
+        texts = [f"question {int(chance.paretovariate(0.7))}" for _ in range(2000)]
+        answers: dict[str, str] = {}
+        for text in texts:
+            _, found = await cache.ask(text)
+            assert answers.setdefault(text, found) == found
+        assert cache.model.asked == len(answers) < 0.4 * len(texts)
+        told = cache.told()
+        assert told["misses"] == len(answers)
+        assert told["exact_hits"] == len(texts) - len(answers)
+        assert float(told["saved"]["dollars"]) == told["exact_hits"] * 1000 / 1e9
 
     run_async(body())

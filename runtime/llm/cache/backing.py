@@ -11,13 +11,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from typing import Any, TypeVar
 
 from seedbed.crds.errors import SeedbedError
 from seedbed.runtime.llm.cache.counting import Counting
 from seedbed.runtime.store.answers import AnswerKey, AnswerRow, AnswerStore, Selection
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +34,8 @@ REST = 5.0
 """Seconds that a store which failed is left alone."""
 PAGE = 200
 CLOSEST = 4
+SEARCHES = 16
+"""Searches and readings under way at once; more are left out."""
 TRIM = 300.0
 FAREWELL = 5.0
 
@@ -67,9 +72,10 @@ class Backing:
         self._taught: dict[str, bytes] = {}
         self._asked: dict[AnswerKey, asyncio.Future[AnswerRow | None]] = {}
         self._someone_asks = asyncio.Event()
+        self._writing = asyncio.Lock()
         self._rests_until = 0.0
         self._whole: dict[str, bool] = {}
-        self._loading: set[asyncio.Task[None]] = set()
+        self._others: set[asyncio.Task[Any]] = set()
         self._tasks: asyncio.TaskGroup | None = None
 
     def put(self, row: AnswerRow) -> None:
@@ -89,9 +95,7 @@ class Backing:
         """Somebody of the namespace has come: its answers are read, once."""
         if namespace not in self._whole and self._tasks is not None:
             self._whole[namespace] = False
-            task = self._tasks.create_task(self._load(namespace))
-            self._loading.add(task)
-            task.add_done_callback(self._loading.discard)
+            self._begin(self._load(namespace))
 
     async def find(self, key: AnswerKey) -> AnswerRow | None:
         """The row of a prompt that is not in memory; None also where the store is slow or away."""
@@ -110,14 +114,27 @@ class Backing:
 
     async def nearest(self, namespace: str, scope: str, embedding: bytes) -> list[AnswerRow]:
         """The rows of a scope that are closest to a vector; none where the store is slow or away."""
-        if not self._store.vectors or self._resting():
+        full = len(self._others) >= SEARCHES
+        if self._tasks is None or not self._store.vectors or full or self._resting():
             return []
+        # A query that is given up costs its connection: it goes on, and nobody waits for it.
+        task = self._begin(self._nearest(namespace, scope, embedding))
+        await asyncio.wait({task}, timeout=PATIENCE)
+        return task.result() if task.done() and not task.cancelled() else []
+
+    async def _nearest(self, namespace: str, scope: str, embedding: bytes) -> list[AnswerRow]:
         try:
-            async with asyncio.timeout(PATIENCE):
-                return await self._store.nearest(namespace, scope, embedding, CLOSEST)
-        except (SeedbedError, TimeoutError) as error:
+            return await self._store.nearest(namespace, scope, embedding, CLOSEST)
+        except SeedbedError as error:
             self._fail(error)
             return []
+
+    def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        assert self._tasks is not None
+        task = self._tasks.create_task(work)
+        self._others.add(task)
+        task.add_done_callback(self._others.discard)
+        return task
 
     async def forget(self, chosen: Selection) -> int:
         """Forget rows, also those that wait to be written.
@@ -125,9 +142,11 @@ class Backing:
         Raises:
             UnavailableError: where the store does not answer.
         """
-        for key in [key for key, row in self._rows.items() if chosen.holds(row)]:
-            del self._rows[key]
-        return await self._store.remove(chosen)
+        # A batch under way is written first: what it writes is removed then.
+        async with self._writing:
+            for key in [key for key, row in self._rows.items() if chosen.holds(row)]:
+                del self._rows[key]
+            return await self._store.remove(chosen)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -142,7 +161,7 @@ class Backing:
                 yield
             finally:
                 self._tasks = None
-                for task in (*tasks, *self._loading):
+                for task in (*tasks, *self._others):
                     task.cancel()
         with suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL):
@@ -151,24 +170,31 @@ class Backing:
     async def _write_on(self) -> None:
         while True:
             await asyncio.sleep(FLUSH)
-            await self._write()
+            async with self._writing:
+                written = await self._write()
+            if not written:
+                await asyncio.sleep(REST)
 
-    async def _write(self) -> None:
+    async def _write(self) -> bool:
+        """Write what has gathered; False where the store did not take it, which is tried again."""
         rows, self._rows = self._rows, {}
         hits, self._hits = self._hits, {}
         taught, self._taught = self._taught, {}
         sums = self._counting.take()
         day = datetime.fromtimestamp(self._wall(), UTC).strftime("%Y-%m-%d")
         try:
+            await self._store.count(day, sums)
+        except SeedbedError:
+            self._counting.give_back(sums)
+        try:
             await self._store.put(list(rows.values()))
             await self._store.used(hits)
             await self._store.learnt(taught)
         except SeedbedError as error:
-            log.warning("%d cached answers were not stored: %s", len(rows), error)
-        try:
-            await self._store.count(day, sums)
-        except SeedbedError:
-            self._counting.give_back(sums)
+            log.warning("%d cached answers wait to be stored: %s", len(rows), error)
+            self._rows = dict(list((rows | self._rows).items())[-PENDING:])
+            return False
+        return True
 
     async def _read_on(self) -> None:
         while True:

@@ -44,6 +44,7 @@ from seedbed.runtime.llm.resilience.retry import classify
 from seedbed.runtime.store.answers import AnswerRow
 
 CACHE = "cache"
+_LARGEST = 2**31 - 1
 
 
 @dataclass(slots=True)
@@ -266,4 +267,4 @@ class CacheStage:
 
 
 def _whole(value: object) -> int:
-    return value if isinstance(value, int) else 0
+    return min(max(value, 0), _LARGEST) if isinstance(value, int) else 0
