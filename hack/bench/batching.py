@@ -171,7 +171,8 @@ async def one(setting: str, provider: str, queries: int) -> dict[str, Any]:
     found: dict[str, Any] = {
         "provider_requests": len(count["sizes"]),
         "provider_tokens": count["tokens"],
-        "mean_batch": round(queries / len(count["sizes"]), 1),
+        "mean_batch": round(statistics.mean(count["sizes"]), 1),
+        "queries_a_request": round(queries / len(count["sizes"]), 1),
         "largest_batch": max(count["sizes"]),
         "latency_p50_ms": round(cuts[49] * 1000, 1),
         "latency_p95_ms": round(cuts[94] * 1000, 1),

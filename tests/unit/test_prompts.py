@@ -71,6 +71,16 @@ def test_what_comes_once_is_no_pattern_and_memory_is_bounded() -> None:
     assert len(miner._index) <= 20 * 24
 
 
+def test_long_paragraphs_that_are_always_the_same_do_not_hide_what_is_asked() -> None:
+    chance = random.Random(3)
+    miner = Miner()
+    long, begin = sentence(chance, 3000), sentence(chance, 12)
+    for number in range(20):
+        *_, asked = miner.read([long, f"{begin} item {number}"])
+    assert miner.is_constant(long)
+    assert asked.prefix >= 12
+
+
 @pytest.mark.req("COG-5.4.1")
 def test_what_stands_twice_is_sent_once() -> None:
     given_messages = (

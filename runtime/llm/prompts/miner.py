@@ -105,9 +105,9 @@ class Miner:
             if match is None:
                 match = self.learn(text, left)
                 left -= min(left, match.words)
-                if times > SEEN and left:
-                    match = Match(match.pattern, match.words, match.words, match.words)
-                    self._whole[name] = match
+                if times > SEEN:
+                    words = len(text.split())
+                    match = self._whole[name] = Match(match.pattern, words, words, words)
             elif match.pattern is not None:
                 match.pattern.count += 1
                 match.pattern.words += match.words
