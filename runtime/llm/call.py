@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from functools import partial
 
 from seedbed.crds.errors import SeedbedError
 from seedbed.runtime.llm.providers import ChatRequest, EmbeddingRequest, Json
@@ -128,9 +127,12 @@ def chained(stages: Sequence[Stage], last: Rest) -> Rest:
     """The stages in order, and what answers behind them."""
     rest = last
     for stage in reversed(stages):
-        rest = partial(_passed, stage, rest)
+        rest = _before(stage, rest)
     return rest
 
 
-async def _passed(stage: Stage, rest: Rest, call: Call) -> Reply:
-    return await stage(call, rest)
+def _before(stage: Stage, rest: Rest) -> Rest:
+    def passed(call: Call) -> Awaitable[Reply]:
+        return stage(call, rest)
+
+    return passed

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache
 from typing import Protocol
 
 from aiohttp import hdrs, web
@@ -85,13 +86,13 @@ def reviewed(review: Review) -> Identify:
 
 
 def _identity(headers: Mapping[str, str], namespace: str, user: str) -> Identity:
-    names = {
-        NAMESPACE: namespace,
-        AGENT: headers.get(AGENT, ""),
-        WORKFLOW: headers.get(WORKFLOW, ""),
-    }
-    for header, name in names.items():
+    agent, workflow = headers.get(AGENT, ""), headers.get(WORKFLOW, "")
+    return _checked(namespace, agent, workflow, headers.get(RUN, "")[:_LONGEST_RUN], user)
+
+
+@lru_cache(maxsize=4096)
+def _checked(namespace: str, agent: str, workflow: str, run: str, user: str) -> Identity:
+    for header, name in ((NAMESPACE, namespace), (AGENT, agent), (WORKFLOW, workflow)):
         if name and not _NAME.match(name):
             raise InvalidError(header, "must be the name of an object")
-    run = headers.get(RUN, "")[:_LONGEST_RUN]
-    return Identity(namespace, names[AGENT], names[WORKFLOW], run, user)
+    return Identity(namespace, agent, workflow, run, user)

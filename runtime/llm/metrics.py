@@ -28,6 +28,7 @@ class ModelMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._found: dict[tuple[int | str, ...], Counter] = {}
         self.requests = self._counter(
             "requests", "Requests by outcome: ok, or the error's code.", "model", "outcome"
         )
@@ -139,20 +140,28 @@ class ModelMetrics:
 
     def count(self, model: str, outcome: str, seconds: float, call: Call | None) -> None:
         """Count one request that has ended."""
-        self.requests.labels(model, outcome).inc()
+        self._add(self.requests, 1, model, outcome)
         self.seconds.labels(model).observe(seconds)
         if call is None:
             return
         for spent in call.spent:
-            self.tokens.labels(spent.model, "prompt").inc(spent.prompt_tokens)
+            self._add(self.tokens, spent.prompt_tokens, spent.model, "prompt")
             if spent.cached_tokens:
-                self.tokens.labels(spent.model, "cached").inc(spent.cached_tokens)
-            self.tokens.labels(spent.model, "completion").inc(spent.completion_tokens)
-            self.cost.labels(spent.model).inc(spent.nanos / NANOS)
+                self._add(self.tokens, spent.cached_tokens, spent.model, "cached")
+            self._add(self.tokens, spent.completion_tokens, spent.model, "completion")
+            self._add(self.cost, spent.nanos / NANOS, spent.model)
         for attempt in call.attempts:
-            self.attempts.labels(attempt.model, attempt.outcome).inc()
+            self._add(self.attempts, 1, attempt.model, attempt.outcome)
         if call.attempts and call.served_by and call.attempts[0].model != call.served_by:
             self.failovers.labels(call.attempts[0].model, call.served_by).inc()
+
+    def _add(self, counter: Counter, amount: float, *labels: str) -> None:
+        """Count; the library takes longer to find a label's counter than to count."""
+        key = (id(counter), *labels)
+        found = self._found.get(key)
+        if found is None:
+            found = self._found[key] = counter.labels(*labels)
+        found.inc(amount)
 
     def text(self) -> bytes:
         """All of it in Prometheus' text form."""

@@ -172,6 +172,7 @@ class ModelEntry(Model):
 
     def facts(self) -> ModelFacts:
         """What holds of it, from this entry and else from the table."""
+        able: frozenset[Capability]
         if self.provider in ("local", "minilm"):
             price: Price | None = Price()
             context, longest = self.context_length or LOCAL_CONTEXT, LOCAL_ANSWER

@@ -56,10 +56,11 @@ class OpenAIModel:
         self._url = (entry.api_base or _OPENAI).rstrip("/")
         self._key = os.environ.get(entry.api_key_env, "") if entry.api_key_env else ""
         self._client: HttpClient | None = None
+        field = f"models[{entry.name}].apiKeyEnv"
         if entry.api_key_env and not self._key:
-            raise InvalidError(
-                f"models[{entry.name}].apiKeyEnv", f"{entry.api_key_env} is not set or empty"
-            )
+            raise InvalidError(field, f"{entry.api_key_env} is not set or empty")
+        if not self._key.isprintable():
+            raise InvalidError(field, f"{entry.api_key_env} holds a line break or the like")
 
     def __repr__(self) -> str:
         return f"OpenAIModel({self.name!r}, {self._entry.model!r})"
@@ -73,10 +74,22 @@ class OpenAIModel:
 
     async def complete(self, request: ChatRequest) -> Json:
         """See `Provider`."""
-        answer = await self._json("/chat/completions", request.parameters())
-        if not isinstance(answer.get("choices"), list) or not answer["choices"]:
+        answer = await self._json("/chat/completions", self._asked(request))
+        choices = answer.get("choices")
+        if not isinstance(choices, list) or not choices:
             raise MalformedError(self.name, "the answer has no choices")
+        if not all(
+            isinstance(each, dict) and isinstance(each.get("message"), dict) for each in choices
+        ):
+            raise MalformedError(self.name, "a choice has no message")
         return answer
+
+    def _asked(self, request: ChatRequest) -> Json:
+        """What it is asked. OpenAI itself has another name for the limit by now, and refuses the old."""
+        asked = request.parameters()
+        if self._entry.api_base is None and "max_tokens" in asked:
+            asked["max_completion_tokens"] = asked.pop("max_tokens")
+        return asked
 
     async def complete_all(self, prompts: Sequence[str], parameters: Json) -> Json:
         """See `ListsPrompts`."""
@@ -95,7 +108,7 @@ class OpenAIModel:
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Json, None]:
         """See `Provider`."""
-        asked = {**request.parameters(), "stream": True, "stream_options": {"include_usage": True}}
+        asked = {**self._asked(request), "stream": True, "stream_options": {"include_usage": True}}
         async with self._asking("/chat/completions", asked, whole=False) as answer:
             async for event in _events(answer):
                 if event == _END:
@@ -108,6 +121,9 @@ class OpenAIModel:
         if error := chunk.get("error"):
             told = error.get("message") if isinstance(error, dict) else error
             raise UnavailableError(f"model {self.name!r}: {self._without_key(str(told))}")
+        choices = chunk.get("choices") or ()
+        if not all(isinstance(each, dict) for each in choices):
+            raise MalformedError(self.name, "a choice is no object")
         return {**chunk, "model": self.name}
 
     async def _json(self, path: str, asked: Json) -> Json:
@@ -121,6 +137,8 @@ class OpenAIModel:
             raise MalformedError(self.name, "the answer is no JSON") from None
         if not isinstance(found, dict):
             raise MalformedError(self.name, "the answer is no JSON object")
+        if not isinstance(found.get("usage"), dict):
+            found.pop("usage", None)
         return found
 
     @asynccontextmanager

@@ -141,7 +141,7 @@ def test_who_stops_reading_a_stream_ends_it() -> None:
 def test_a_stream_that_is_read_slowly_holds_its_provider_up_and_comes_whole() -> None:
     size = 8 * 1024 * 1024
 
-    async def body(_: Raw, client: HttpClient) -> None:
+    async def body(raw: Raw, client: HttpClient) -> None:
         answer = await client.post("/chat", b"{}", whole=False)
         found = largest = 0
         async for part in answer.parts():
@@ -150,7 +150,7 @@ def test_a_stream_that_is_read_slowly_holds_its_provider_up_and_comes_whole() ->
             for _ in range(20):
                 await asyncio.sleep(0)
         answer.release()
-        assert found == size
+        assert (found, raw.connections) == (size, 1)
         assert largest < size / 2, "it was not all taken in at once"
 
     ran(body, OK + b"Content-Length: %d\r\n\r\n" % size + b"x" * size)
