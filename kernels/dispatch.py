@@ -38,8 +38,7 @@ def _fused(x: Tensor, state: State) -> Any:
     return module if module is not None and module.supports(x, state) else None
 
 
-@torch.library.custom_op("seedbed::tokens", mutates_args=())
-def _tokens(
+def _tokens_now(
     x: Tensor, seed_of: Tensor, down: Tensor, up: Tensor, alpha: Tensor, rank: Tensor,
     blueprint: Tensor, plan: Tensor | None, telemetry: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
@@ -65,14 +64,32 @@ def _tokens_backward(
     return got.x, got.down, got.up, got.alpha
 
 
-@torch.library.custom_op("seedbed::chunks", mutates_args=())
-def _chunks(
+def _chunks_now(
     x: Tensor, down: Tensor, up: Tensor, alpha: Tensor, rank: Tensor, blueprint: Tensor,
     telemetry: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     state = State(down, up, alpha, rank, blueprint)
     y, sums = (_fused(x, state) or eager).chunks_forward(x, state, telemetry=telemetry)
     return y, sums
+
+
+_tokens = torch.library.custom_op("seedbed::tokens", _tokens_now, mutates_args=())
+_chunks = torch.library.custom_op("seedbed::chunks", _chunks_now, mutates_args=())
+
+
+def _plain(x: Tensor, state: State) -> bool:
+    """Whether nobody traces or differentiates, so that torch need not be told of the call.
+
+    The way through the dispatcher costs as much as a small layer itself.
+    """
+    if torch.compiler.is_compiling() or type(x) is not Tensor:
+        return False
+    return not torch.is_grad_enabled() or not (
+        x.requires_grad
+        or state.down.requires_grad
+        or state.up.requires_grad
+        or state.alpha.requires_grad
+    )
 
 
 @torch.library.custom_op("seedbed::chunks_backward", mutates_args=())
@@ -88,13 +105,15 @@ def tokens(
     x: Tensor, seed_of: Tensor, state: State, plan: Tensor | None, telemetry: bool
 ) -> tuple[Tensor, Tensor]:
     """The operator `seedbed::tokens`: y, and the sums (S, 6), or (0, 6) where not asked."""
-    result: tuple[Tensor, Tensor] = _tokens(x, seed_of, *state, plan, telemetry)
+    call = _tokens_now if _plain(x, state) else _tokens
+    result: tuple[Tensor, Tensor] = call(x, seed_of, *state, plan, telemetry)
     return result
 
 
 def chunks(x: Tensor, state: State, telemetry: bool) -> tuple[Tensor, Tensor]:
     """The operator `seedbed::chunks`: y, and the sums (S, 6), or (0, 6) where not asked."""
-    result: tuple[Tensor, Tensor] = _chunks(x, *state, telemetry)
+    call = _chunks_now if _plain(x, state) else _chunks
+    result: tuple[Tensor, Tensor] = call(x, *state, telemetry)
     return result
 
 

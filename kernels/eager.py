@@ -1,28 +1,33 @@
-"""Both routings in batched torch operations: no loop over seeds, on any device.
+"""Both routings in batched torch operations: no loop over seeds.
 
 Seeds that act and have about as many tokens form one batch. Tokens are sorted by seed; batches are cut at
 powers of two of a seed's number of tokens, so that padding at most doubles the work and even a very
-uneven load needs no more than log2(tokens) batches for each kind of formula. Where the tokens already lie
-in even blocks, as in chunk routing, a view stands for the sorting and nothing is copied.
+uneven load needs no more than log2(tokens) batches for each kind of formula. Where a batch's tokens lie
+in even blocks, as in chunk routing, a view stands for the gathering.
 
-This path looks at the tensors to find its batches: on a GPU that would wait for the device, so there the
-fused kernels run instead.
+Which seeds act is decided on the host by numpy: for a thousand seeds that takes a tenth of the time of
+as many torch operations. On a GPU it would wait for the device, so there the fused kernels run instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from seedbed.kernels import formulas
-from seedbed.kernels.blueprints import FUSED, Blueprint
+from seedbed.kernels.blueprints import Blueprint
 from seedbed.kernels.formulas import Gradients, Group
 from seedbed.kernels.telemetry import DEAD_BELOW, Measure
 
 Pick = slice | Tensor
+Mask = NDArray[np.bool_]
+Indexes = NDArray[np.int64]
+View = Callable[[Tensor], Tensor]
 Formula = Callable[[Group, Tensor | None], Tensor]
 Backward = Callable[[Group, Tensor], Gradients]
 FORMULAS: tuple[tuple[Formula, Backward], ...] = (
@@ -55,73 +60,120 @@ class Batch(NamedTuple):
     Attributes:
         formula: index into FORMULAS.
         pick: the seeds.
-        tokens: (G, n) positions of their tokens; short rows repeat the last one. None for even blocks.
-        real: (G, n), False where a position only repeats; None when all are real.
+        view: shows a tensor of tokens by seed, (seeds, n, w), where they lie in even blocks.
+        within: which of the view's seeds are the batch's.
+        tokens: (G * n,) positions of their tokens otherwise; a short seed's last one is repeated.
+        real: (G, n, 1), False where a position only repeats; None when all are real.
+        plain: as for a Group.
     """
 
     formula: int
     pick: Pick
-    tokens: Tensor | None
-    real: Tensor | None
+    view: View | None = None
+    within: Pick = slice(None)
+    tokens: Tensor | None = None
+    real: Tensor | None = None
+    plain: bool = False
+
+    def take(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+        """The batch's tokens, (G, n, w)."""
+        if self.view is not None:
+            return self.view(tensor)[self.within].to(dtype)
+        assert self.tokens is not None
+        return tensor.index_select(0, self.tokens).view(*self._shape(), -1).to(dtype)
+
+    def put(self, tensor: Tensor, value: Tensor) -> None:
+        """Writes the batch's tokens; repeated ones have the same value."""
+        if self.view is not None:
+            self.view(tensor)[self.within] = value
+        else:
+            assert self.tokens is not None
+            tensor.index_copy_(0, self.tokens, value.view(-1, value.shape[2]))
+
+    def _shape(self) -> tuple[int, int]:
+        assert self.tokens is not None
+        seeds = self.pick.stop - self.pick.start if isinstance(self.pick, slice) else len(self.pick)
+        return seeds, len(self.tokens) // seeds
 
 
-def _picked(chosen: Tensor) -> Pick | None:
-    """The indexes where the mask is true, as a slice when they lie side by side."""
-    where = chosen.nonzero().squeeze(1)
-    if not where.numel():
+def _host(tensor: Tensor) -> NDArray[Any]:
+    return tensor.detach().cpu().numpy()
+
+
+def _pick(chosen: Mask | Indexes, device: torch.device) -> Pick | None:
+    """The seeds of a mask, or these seeds, as a slice when they lie side by side."""
+    where = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen
+    if not len(where):
         return None
-    first, last = int(where[0]), int(where[-1])
-    return slice(first, last + 1) if last - first + 1 == where.numel() else where
+    if where[-1] - where[0] + 1 == len(where):
+        return slice(int(where[0]), int(where[-1]) + 1)
+    return torch.from_numpy(where).to(device)
 
 
-def _acting(state: State) -> tuple[Tensor, Tensor]:
+def _plain(state: State) -> bool:
+    """Whether all seeds act and are LOW_RANK of full rank: the usual layer, and the cheapest to look at."""
+    return (
+        bool(_host(state.alpha).all())
+        and not _host(state.blueprint).any()
+        and bool(_host(state.rank).min() >= state.down.shape[1])
+    )
+
+
+def _acting(state: State) -> tuple[Mask, Mask]:
     """Masks of the seeds that act, by formula: low rank and MLP; norm."""
-    alive = state.alpha != 0
-    norm = alive & (state.blueprint == Blueprint.NORM)
-    linear = alive & (state.blueprint >= 0) & (state.blueprint <= max(FUSED)) & ~norm
-    return linear, norm
+    kind = _host(state.blueprint)
+    alive = _host(state.alpha) != 0
+    linear = (kind == int(Blueprint.LOW_RANK)) | (kind == int(Blueprint.MLP))
+    return alive & linear, alive & (kind == int(Blueprint.NORM))
 
 
-def _even(state: State) -> Iterator[Batch]:
+def _even(state: State, view: View) -> Iterator[Batch]:
     """Batches of seeds that all have the same number of tokens, in blocks."""
+    if _plain(state):
+        everybody = slice(0, state.alpha.shape[0])
+        yield Batch(0, everybody, view, everybody, plain=True)
+        return
     for formula, acting in enumerate(_acting(state)):
-        pick = _picked(acting)
+        pick = _pick(acting, state.alpha.device)
         if pick is not None:
-            yield Batch(formula, pick, None, None)
+            yield Batch(formula, pick, view, pick)
 
 
-def _sorted(seed_of: Tensor, state: State) -> Iterator[Batch]:
-    """Batches for any assignment of tokens to seeds; `seed_of` is within [0, S], S for none."""
-    seeds = len(state.alpha)
-    ordered = bool((seed_of[1:] >= seed_of[:-1]).all())
-    order = None if ordered else torch.argsort(seed_of, stable=True)
-    counts = torch.bincount(seed_of, minlength=seeds + 1)[:seeds]
-    starts = counts.cumsum(0) - counts
-    sizes = torch.log2(counts.clamp(min=1).double()).ceil().long()
+def _cut(counts: Indexes, state: State) -> Iterator[Batch]:
+    """Batches for tokens that are sorted by seed, from each seed's number of them."""
+    device = state.alpha.device
+    starts = np.cumsum(counts) - counts
+    sizes = np.ceil(np.log2(np.maximum(counts, 1))).astype(np.int64)
     for formula, acting in enumerate(_acting(state)):
         busy = acting & (counts > 0)
-        for size in torch.bincount(sizes[busy]).nonzero().squeeze(1).tolist():
-            pick = _picked(busy & (sizes == size))
+        for size in np.flatnonzero(np.bincount(sizes[busy])):
+            seeds = np.flatnonzero(busy & (sizes == size))
+            mine = counts[seeds, None]
+            most = int(mine.max())
+            pick = _pick(seeds, device)
             assert pick is not None
-            mine = counts[pick, None]
-            steps = torch.arange(int(mine.max()), device=mine.device)
-            places = starts[pick, None] + torch.minimum(steps, mine - 1)
-            real = None if bool((mine == len(steps)).all()) else steps < mine
-            yield Batch(formula, pick, places if order is None else order[places], real)
+            even = bool((mine == most).all())
+            if even and isinstance(pick, slice):
+                yield Batch(formula, pick, _block(int(starts[pick.start]), len(seeds), most))
+                continue
+            steps = np.arange(most)
+            places = starts[seeds, None] + np.minimum(steps, mine - 1)
+            yield Batch(
+                formula, pick, tokens=torch.from_numpy(places.reshape(-1)).to(device),
+                real=None if even else torch.from_numpy(steps < mine).to(device)[..., None],
+            )  # fmt: skip
 
 
-def _blocks(seed_of: Tensor, seeds: int) -> bool:
-    """Whether the tokens lie in even blocks in the order of the seeds."""
-    if not len(seed_of) or len(seed_of) % seeds:
-        return False
-    each = torch.arange(seeds, device=seed_of.device, dtype=seed_of.dtype)
-    return bool((seed_of.view(seeds, -1) == each[:, None]).all())
+def _block(first: int, seeds: int, each: int) -> View:
+    """A view of some tokens by seed, (seeds, each, w)."""
+    return lambda tensor: tensor[first : first + seeds * each].view(seeds, each, -1)
 
 
-def _group(x: Tensor, state: State, pick: Pick, dtype: torch.dtype) -> Group:
+def _group(x: Tensor, state: State, batch: Batch) -> Group:
+    pick, dtype = batch.pick, x.dtype
     return Group(
-        x.to(dtype), state.down[pick].to(dtype), state.up[pick].to(dtype),
-        state.alpha[pick].to(dtype), state.rank[pick], state.blueprint[pick],
+        x, state.down[pick].to(dtype), state.up[pick].to(dtype), state.alpha[pick].to(dtype),
+        state.rank[pick], state.blueprint[pick], batch.plain,
     )  # fmt: skip
 
 
@@ -130,53 +182,40 @@ def _arithmetic(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def _forward(
-    x: Tensor, by_seed: Callable[[Tensor], Tensor], batches: Iterator[Batch], state: State,
-    change: Tensor | None,
-) -> Tensor:  # fmt: skip
-    """Output for x; `by_seed` views a tensor shaped as x as (S, n, w) when a batch has no positions."""
-    dtype = _arithmetic(x)
-    y = x.to(dtype, copy=True)
-    for formula, pick, tokens, real in batches:
-        mine = by_seed(x)[pick] if tokens is None else x[tokens]
-        group = _group(mine, state, pick, dtype)
-        apply = FORMULAS[formula][0]
-        target = by_seed(y)[pick] if tokens is None else None
-        if change is None and target is not None and isinstance(pick, slice):
-            apply(group, target)
+def _forward(y: Tensor, batches: Iterator[Batch], state: State, change: Tensor | None) -> None:
+    """Adds to y in place what the seeds add; where asked, with what each changed."""
+    for batch in batches:
+        group = _group(batch.take(y, y.dtype), state, batch)
+        apply = FORMULAS[batch.formula][0]
+        if change is None and batch.view is not None and isinstance(batch.within, slice):
+            apply(group, group.x)
             continue
         added = apply(group, None)
         if change is not None:
-            counted = added if real is None else added * real[..., None]
-            change[pick] = counted.square().sum((1, 2)).to(change.dtype)
-        if tokens is None:
-            by_seed(y)[pick] += added
-        else:
-            y[tokens] = group.x + added
-    return y.to(x.dtype)
+            counted = added if batch.real is None else added * batch.real
+            change[batch.pick] = counted.square().sum((1, 2)).to(change.dtype)
+        batch.put(y, added.add_(group.x))
 
 
 def _backward(
-    grad: Tensor, x: Tensor, by_seed: Callable[[Tensor], Tensor], batches: Iterator[Batch],
-    state: State, out: Gradients,
-) -> None:  # fmt: skip
+    grad: Tensor, x: Tensor, batches: Iterator[Batch], state: State, out: Gradients
+) -> None:
     """Adds the seeds' gradients to `out`, whose x starts as grad and whose others start as zero."""
     dtype = _arithmetic(x)
-    for formula, pick, tokens, real in batches:
-        mine = by_seed(x)[pick] if tokens is None else x[tokens]
-        coming = (by_seed(grad)[pick] if tokens is None else grad[tokens]).to(dtype)
-        if real is not None:
-            coming = coming * real[..., None]
-        found = FORMULAS[formula][1](_group(mine, state, pick, dtype), coming)
-        out.down[pick] = found.down.to(out.down.dtype)
-        out.up[pick] = found.up.to(out.up.dtype)
-        out.alpha[pick] = found.alpha.to(out.alpha.dtype)
-        if tokens is None:
-            by_seed(out.x)[pick] += found.x
-        elif real is None:
-            out.x[tokens] += found.x
-        else:
-            out.x[tokens[real]] += found.x[real]
+    for batch in batches:
+        coming = batch.take(grad, dtype)
+        masked = coming if batch.real is None else coming * batch.real
+        group = _group(batch.take(x, dtype), state, batch)
+        found = FORMULAS[batch.formula][1](group, masked)
+        out.down[batch.pick] = found.down.to(out.down.dtype)
+        out.up[batch.pick] = found.up.to(out.up.dtype)
+        out.alpha[batch.pick] = found.alpha.to(out.alpha.dtype)
+        added = found.x
+        if batch.real is not None:  # repeated positions must all carry the real one's value
+            last = batch.real.sum(1, keepdim=True).clamp(min=1) - 1
+            end = added.gather(1, last.expand(-1, 1, added.shape[2]))
+            added = torch.where(batch.real, added, end)
+        batch.put(out.x, added + coming)
 
 
 def _zeros(grad: Tensor, x: Tensor, state: State) -> Gradients:
@@ -186,53 +225,98 @@ def _zeros(grad: Tensor, x: Tensor, state: State) -> Gradients:
     )  # fmt: skip
 
 
-def _saw(rows: Tensor, width: Tensor | int, dtype: torch.dtype) -> Tensor:
-    """Sums of each token's columns, (tokens, ..., 6), for `rows` (tokens, ..., width)."""
+def _saw(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Sums of each token's columns, (..., 6), for `rows` (..., width)."""
     wide = rows.to(dtype)
     total = wide.sum(-1)
     columns = (
-        torch.full_like(total, float(width)), total, wide.square().sum(-1),
-        (wide.abs() <= DEAD_BELOW).sum(-1).to(dtype), torch.zeros_like(total), total.square(),
+        torch.full_like(total, float(rows.shape[-1])), total, torch.linalg.vecdot(wide, wide),
+        torch.count_nonzero(wide.abs() <= DEAD_BELOW, -1).to(dtype), torch.zeros_like(total),
+        total.square(),
     )  # fmt: skip
     return torch.stack(columns, -1)
 
 
+class Routing(NamedTuple):
+    """Of one assignment of tokens to S seeds.
+
+    Attributes:
+        named: (T,) the seed of each token in the order of work; S for none.
+        order: the tokens sorted by seed; None where they come sorted.
+        counts: tokens of each seed, where the blocks are not even.
+    """
+
+    named: Tensor
+    order: Tensor | None
+    counts: Indexes | None
+
+    @classmethod
+    def of(cls, seed_of: Tensor, seeds: int) -> Routing:
+        """Looks at the assignment: even blocks, sorted, or anything."""
+        wanted = _host(seed_of)
+        tokens = len(wanted)
+        if tokens and tokens % seeds == 0:
+            blocks = wanted.reshape(seeds, -1)
+            if bool((blocks == np.arange(seeds, dtype=wanted.dtype)[:, None]).all()):
+                return cls(seed_of.long(), None, None)
+        small = np.where((wanted < 0) | (wanted >= seeds), seeds, wanted)
+        # numpy sorts 16-bit integers by radix
+        small = small.astype(np.int16 if seeds < np.iinfo(np.int16).max else np.int64)
+        counts = np.bincount(small, minlength=seeds + 1)[:seeds]
+        if bool((small[1:] >= small[:-1]).all()):
+            index = torch.from_numpy(small.astype(np.int64)).to(seed_of.device)
+            return cls(index, None, counts)
+        sorting = np.argsort(small, kind="stable")
+        index = torch.from_numpy(small[sorting].astype(np.int64)).to(seed_of.device)
+        return cls(index, torch.from_numpy(sorting).to(seed_of.device), counts)
+
+    def into(self, tensor: Tensor) -> Tensor:
+        """Tokens in the order of work."""
+        return tensor if self.order is None else tensor.index_select(0, self.order)
+
+    def back(self, tensor: Tensor) -> Tensor:
+        """Tokens in the order in which they came."""
+        if self.order is None:
+            return tensor
+        places = torch.empty_like(self.order)
+        places[self.order] = torch.arange(len(places), device=places.device)
+        return tensor.index_select(0, places)
+
+    def batches(self, state: State) -> Iterator[Batch]:
+        """Of the tokens in the order of work."""
+        seeds = len(state.alpha)
+        if self.counts is not None:
+            return _cut(self.counts, state)
+        return _even(state, lambda tensor: tensor.view(seeds, -1, tensor.shape[1]))
+
+
 def tokens_forward(
-    x: Tensor,
-    seed_of: Tensor,
-    state: State,
-    *,
-    telemetry: bool,
+    x: Tensor, seed_of: Tensor, state: State, *, telemetry: bool
 ) -> tuple[Tensor, Tensor]:
     """Output (T, w), and the sums (S, 6), or (0, 6) where not asked."""
     seeds = len(state.alpha)
-    batches, by_seed, index = _route(seed_of, state)
+    routing = Routing.of(seed_of, seeds)
+    mine = routing.into(x)
     sums = x.new_zeros((seeds + 1 if telemetry else 0, len(Measure)), dtype=_arithmetic(x))
+    change = None
     if telemetry:
-        sums.index_add_(0, index, _saw(x, x.shape[1], sums.dtype))
+        sums.scatter_add_(
+            0, routing.named[:, None].expand(-1, len(Measure)), _saw(mine, sums.dtype)
+        )
         sums = sums[:seeds]
-    change = sums[:, Measure.CHANGE] if telemetry else None
-    return _forward(x, by_seed, batches, state, change), sums.float()
+        change = sums[:, Measure.CHANGE]
+    y = mine.to(_arithmetic(x), copy=mine is x)
+    _forward(y, routing.batches(state), state, change)
+    return routing.back(y.to(x.dtype)), sums.float()
 
 
 def tokens_backward(grad: Tensor, x: Tensor, seed_of: Tensor, state: State) -> Gradients:
     """Gradients of `tokens_forward`."""
-    batches, by_seed, _ = _route(seed_of, state)
-    out = _zeros(grad, x, state)
-    _backward(grad, x, by_seed, batches, state, out)
-    return out._replace(x=out.x.to(x.dtype))
-
-
-def _route(
-    seed_of: Tensor, state: State
-) -> tuple[Iterator[Batch], Callable[[Tensor], Tensor], Tensor]:
-    """The batches, the view for those without positions, and the index with S for "no seed"."""
-    seeds = len(state.alpha)
-    index = seed_of.long()
-    index = torch.where((index < 0) | (index >= seeds), seeds, index)
-    if _blocks(index, seeds):
-        return _even(state), lambda t: t.view(seeds, -1, t.shape[1]), index
-    return _sorted(index, state), lambda t: t, index
+    routing = Routing.of(seed_of, len(state.alpha))
+    coming = routing.into(grad)
+    out = _zeros(coming, x, state)
+    _backward(coming, routing.into(x), routing.batches(state), state, out)
+    return out._replace(x=routing.back(out.x.to(x.dtype)))
 
 
 def _regions(columns: int, seeds: int) -> Iterator[tuple[int, int, int, int]]:
@@ -263,18 +347,16 @@ def chunks_forward(
     """Output (T, columns), and the sums (S, 6), or (0, 6) where not asked."""
     seeds = len(state.alpha)
     sums = x.new_zeros((seeds if telemetry else 0, len(Measure)), dtype=_arithmetic(x))
-    y = torch.empty_like(x)
+    y = x.to(_arithmetic(x), copy=True)
     for start, stop, column, width in _regions(x.shape[1], seeds):
-        by_seed = _columns(start, stop, column, width)
+        view = _columns(start, stop, column, width)
         part = state.part(start, stop, width)
         change = None
         if telemetry:
-            sums[start:stop] = _saw(by_seed(x), width, sums.dtype).sum(1)
+            sums[start:stop] = _saw(view(x), sums.dtype).sum(1)
             change = sums[start:stop, Measure.CHANGE]
-        end = column + (stop - start) * width
-        region = _columns(0, stop - start, 0, width)
-        y[:, column:end] = _forward(x[:, column:end], region, _even(part), part, change)
-    return y, sums.float()
+        _forward(y, _even(part, view), part, change)
+    return y.to(x.dtype), sums.float()
 
 
 def chunks_backward(grad: Tensor, x: Tensor, state: State) -> Gradients:
@@ -287,5 +369,6 @@ def chunks_backward(grad: Tensor, x: Tensor, state: State) -> Gradients:
             out.x, out.down[start:stop, :, :width], out.up[start:stop, :, :width],
             out.alpha[start:stop],
         )  # fmt: skip
-        _backward(grad, x, _columns(start, stop, column, width), _even(part), part, mine)
+        view = _columns(start, stop, column, width)
+        _backward(grad, x, _even(part, view), part, mine)
     return out._replace(x=out.x.to(x.dtype))

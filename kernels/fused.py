@@ -123,7 +123,7 @@ def tokens_forward(
         return y, sums
     if tokens > seeds:
         plan = plan_tokens(seed_of, seeds) if plan is None else plan
-        _launch_tiles(x, y, state, plan, sums, telemetry=telemetry)
+        launch_tiles(x, y, state, plan, sums, telemetry=telemetry)
         return y, sums
     sizes = blocks_for("vector", tokens, seeds, columns, rows)
     vector_forward[(tokens,)](
@@ -134,9 +134,10 @@ def tokens_forward(
     return y, sums
 
 
-def _launch_tiles(
+def launch_tiles(
     x: Tensor, y: Tensor, state: State, plan: Tensor | None, sums: Tensor, *, telemetry: bool
 ) -> None:
+    """Fills y and adds to the sums, by tiles; for chunks where there is no plan."""
     grid, parts, named = _tiles(x, state, plan)
     sizes = blocks_for("tiles", len(x), len(state.alpha), x.shape[1], state.down.shape[1])
     tiles_forward[(grid,)](
@@ -163,7 +164,7 @@ def chunks_forward(x: Tensor, state: State, *, telemetry: bool) -> tuple[Tensor,
     if not x.numel():
         return y, sums
     if not _is_narrow(state):
-        _launch_tiles(x, y, state, None, sums, telemetry=telemetry)
+        launch_tiles(x, y, state, None, sums, telemetry=telemetry)
         return y, sums
     tokens, columns = x.shape
     seeds, rows, slab = state.down.shape
