@@ -72,7 +72,7 @@ image: setup ## Build the container image without a registry
 
 bench: setup ## Every benchmark; each prints one JSON object as its last line
 	@$(PYTHON) -m hack.prepare_tests
-	@for bench in reconcile first_run workflow checkpoint events critical_path optimise decompose gateway sustained large_plan; do echo "== $$bench"; $(PYTHON) -m hack.bench.$$bench; done
+	@for bench in reconcile first_run workflow checkpoint events critical_path optimise decompose llm_gateway sustained large_plan; do echo "== $$bench"; $(PYTHON) -m hack.bench.$$bench; done
 
 bench-kill: setup ## An engine killed 100 times in one run; takes a quarter of an hour
 	@$(PYTHON) -m hack.prepare_tests

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -145,6 +147,19 @@ def test_the_synchronous_client_works_too() -> None:
                 return "".join(chunk.choices[0].delta.content or "" for chunk in stream)
 
         assert await asyncio.to_thread(asked) == "one two three"
+
+    ran(body)
+
+
+def test_the_guides_example_works() -> None:
+    guide = (Path(__file__).parents[2] / "docs/guides/models.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    example: dict[str, Any] = {}
+    exec(code, example)
+
+    async def body(_: FakeProvider, ask: openai.AsyncOpenAI) -> None:
+        said = await asyncio.to_thread(example["ask"], str(ask.base_url), "any")
+        assert said == "one two three"
 
     ran(body)
 
