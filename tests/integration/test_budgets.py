@@ -21,6 +21,7 @@ from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.llm.funded import funded
 from seedbed.runtime.llm.gateway import Gateway
 from seedbed.runtime.llm.models import ModelEntry, Models
+from seedbed.runtime.llm.notices import Notice
 from seedbed.runtime.llm.service import serving
 from seedbed.runtime.store.ledger import SqlLedger
 from seedbed.runtime.store.sql import SqlStore
@@ -37,6 +38,7 @@ class Bank:
     session: aiohttp.ClientSession
     ledger: SqlLedger
     coordinator: MemoryCoordinator
+    notices: list[Notice]
 
     async def chat(self, **fields: Any) -> tuple[int, Json]:
         ask = {"model": "default", "messages": [{"role": "user", "content": "go"}]} | fields
@@ -65,6 +67,8 @@ async def bank(url: str, *entries: ModelEntry, **models: Any) -> AsyncIterator[B
     ledger, coordinator = SqlLedger(store), MemoryCoordinator()
     given = Models.model_validate({"models": entries, "default": entries[0].name, **models})
     gateway = Gateway(given)
+    notices: list[Notice] = []
+    gateway.notices.also(notices.append)
     try:
         async with (
             funded(gateway, ledger, coordinator, "one"),
@@ -73,7 +77,7 @@ async def bank(url: str, *entries: ModelEntry, **models: Any) -> AsyncIterator[B
                 f"http://127.0.0.1:{port}", connector=aiohttp.TCPConnector(limit=0)
             ) as session,
         ):
-            yield Bank(session, ledger, coordinator)
+            yield Bank(session, ledger, coordinator, notices)
     finally:
         await store.close()
 
@@ -166,6 +170,71 @@ def test_raising_the_budget_goes_on_where_it_halted(url: str) -> None:
 
             await until(answered)
             assert len(fake.billed) > before
+
+    run_async(body())
+
+
+@pytest.mark.req("COG-3.4.2")
+def test_a_budget_tells_once_that_it_runs_out_that_it_halts_and_that_it_goes_on(url: str) -> None:
+    account = agent_account("team", "reader")
+
+    async def body() -> None:
+        async with provider() as fake, bank(url, entry(fake, "1000")) as one:
+
+            async def stands(state: int) -> bool:
+                line = f'seedbed_model_budget_state{{account="{account}"}} {state}.0'
+                async with one.session.get("/metrics") as answer:
+                    return line in await answer.text()
+
+            def kinds() -> list[str]:
+                assert {notice.of for notice in one.notices} <= {account}
+                return [notice.kind for notice in one.notices]
+
+            await one.set_budget("0.25")
+            while await one.spent() < 0.8 * 0.25 * NANOS:
+                assert kinds() == []
+                assert (await one.chat(max_tokens=4))[0] == 200
+            await until(lambda: stands(1))
+            assert kinds() == ["budget.alert"]
+            while (await one.chat(max_tokens=4))[0] == 200:
+                pass
+            await until(lambda: stands(2))
+            assert kinds() == ["budget.alert", "budget.exceeded"]
+            spent, limit = one.notices[-1].facts.values()
+            assert limit == "0.25"
+            assert 0.2 < float(spent) <= 0.95 * 0.25
+            await one.set_budget("5")
+
+            async def answered() -> bool:
+                return (await one.chat(max_tokens=4))[0] == 200
+
+            await until(answered)
+            await until(lambda: stands(0))
+            assert kinds() == ["budget.alert", "budget.exceeded", "budget.resumed"]
+
+    run_async(body())
+
+
+@pytest.mark.req("COG-3.4.1")
+def test_a_stream_that_its_caller_leaves_is_paid_with_its_worst_case(url: str) -> None:
+    async def body() -> None:
+        async with (
+            provider(say=lambda _: "word " * 300, slow=0.02) as fake,
+            bank(url, entry(fake, "1000")) as one,
+        ):
+            await one.set_budget("100")
+            ask = {"model": "big", "messages": [{"role": "user", "content": "x"}], "stream": True}
+            async with one.session.post("/v1/chat/completions", json=ask, headers=AGENT) as answer:
+                await answer.content.readline()
+
+            async def settled() -> bool:
+                return await one.spent() > 0
+
+            await until(settled)
+            assert fake.left == 1
+            (cost,) = await one.ledger.costs("model", agent="reader")
+            assert cost.calls == 1
+            assert cost.nanos == await one.spent()
 
     run_async(body())
 
