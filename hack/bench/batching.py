@@ -10,11 +10,11 @@ connection; a second burst follows the first, so that connections are open. Thre
     batched    queries that differ, as they come
     repeated   each question is asked by five clients at once, at temperature 0
 
-What batching adds is told twice: as the longest wait of a group, by the service's own histogram (the
-bound of the bucket that 95 % of the groups are below), and as the difference of the clients' latency
-to `alone`, which is negative where fewer requests save more time than waiting costs. The provider
-counts tokens; `repeated` also tells how many fewer it counts than without collapsing. The last line is
-one JSON object.
+What batching adds is told twice: as the longest time that one of a group waited for others, by the
+service's own histogram (the bound of the bucket that 95 % of the groups are below), and as the
+difference of the clients' latency to `alone`, which is negative where fewer requests save more time
+than waiting costs. The provider counts tokens; `repeated` also tells how many fewer it counts than
+without collapsing. The last line is one JSON object.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def test_what_comes_once_is_no_pattern_and_memory_is_bounded() -> None:
         for _ in range(SEEN + 1):
             miner.learn(f"{fixed} number {number}")
     assert len(miner.patterns) == 20
-    assert len(miner._counts) <= 500
+    assert len(miner._young) + len(miner._old) <= 600
     assert len(miner._index) <= 20 * 24
 
 

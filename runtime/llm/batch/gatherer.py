@@ -19,7 +19,7 @@ Send = Callable[[Hashable, Sequence[Item]], Awaitable[Sequence[Answer | Exceptio
 """Takes a kind and its items, gives for each in order its answer or why there is none."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiting(Generic[Item, Answer]):
     item: Item
     weight: int
@@ -127,6 +127,7 @@ class Gatherer(Generic[Item, Answer]):
 
     def _begin(self, name: Hashable, kind: _Kind[Item, Answer]) -> None:
         group, kind.waiting = kind.waiting, []
+        self._gathered(len(group), asyncio.get_running_loop().time() - group[0].since)
         task = asyncio.create_task(self._sent(name, group))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -139,8 +140,6 @@ class Gatherer(Generic[Item, Answer]):
             each.answer.add_done_callback(left)
 
     async def _sent(self, name: Hashable, group: list[_Waiting[Item, Answer]]) -> None:
-        waited = asyncio.get_running_loop().time() - group[0].since
-        self._gathered(len(group), waited)
         found: Sequence[Answer | Exception]
         try:
             found = await self._send(name, [each.item for each in group])

@@ -18,7 +18,7 @@ from __future__ import annotations
 import heapq
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -89,7 +89,8 @@ class Miner:
     runs: int = 50_000
     most: int = 2_000
     patterns: OrderedDict[str, Pattern] = field(default_factory=OrderedDict)
-    _counts: OrderedDict[int, int] = field(default_factory=OrderedDict)
+    _young: dict[int, int] = field(default_factory=dict)
+    _old: dict[int, int] = field(default_factory=dict)
     _index: dict[int, str] = field(default_factory=dict)
     _texts: OrderedDict[int, int] = field(default_factory=OrderedDict)
     _whole: dict[int, Match] = field(default_factory=dict)
@@ -127,12 +128,8 @@ class Miner:
         """
         words = text.split(None, longest)[:longest]
         masked = _masked(words)
-        runs = [hash(tuple(masked[at : at + RUN])) for at in range(max(1, len(words) - RUN + 1))]
-        known = [self._counts.get(run, 0) >= SEEN for run in runs]
-        for run in set(runs):
-            self._counts[run] = self._counts.pop(run, 0) + 1
-        while len(self._counts) > self.runs:
-            self._counts.popitem(last=False)
+        runs = _runs(masked)
+        known = self._counted(runs)
         same = _covered(known, masked)
         constant = sum(same)
         prefix = next((at for at, is_same in enumerate(same) if not is_same), len(same))
@@ -145,6 +142,19 @@ class Miner:
         pattern.constant += constant
         pattern.text = _shown(words, same)
         return Match(pattern, prefix, constant, len(words))
+
+    def _counted(self, runs: Sequence[int]) -> list[bool]:
+        """Count runs of a text; gives which of them were constant before.
+
+        Counts live in two generations: what was not seen while one filled up is forgotten.
+        """
+        young, old = self._young, self._old
+        times = {run: young.get(run) or old.get(run, 0) for run in runs}
+        for run, count in times.items():
+            young[run] = count + 1
+        if len(young) > self.runs // 2:
+            self._young, self._old = {}, young
+        return [times[run] >= SEEN for run in runs]
 
     def is_constant(self, text: str) -> bool:
         """Whether a paragraph is the same as in others, to the letter; takes nothing in."""
@@ -182,6 +192,13 @@ class Miner:
 
 def _masked(words: list[str]) -> list[str]:
     return ["\0" if not word.isalpha() and _SLOT.match(word) else word for word in words]
+
+
+def _runs(words: list[str]) -> list[int]:
+    """A number for each run of `RUN` words; one for all words where they are fewer."""
+    if len(words) < RUN:
+        return [hash(tuple(words))]
+    return list(map(hash, zip(*(words[at:] for at in range(RUN)), strict=False)))
 
 
 def _covered(known: list[bool], masked: list[str]) -> list[bool]:

@@ -25,9 +25,9 @@ from seedbed.runtime.llm.resilience.targets import Target
 
 HEADER = "X-Seedbed-Prompts"
 _NAMESPACES = 64
-_WARM = 1000
+_WARM = 200
 """Prompts of a namespace that are all learnt from; of later ones, one in `_OF`."""
-_OF = 10
+_OF = 20
 Messages = tuple[ChatMessage, ...]
 _READ = ("system", "developer", "user")
 
