@@ -20,7 +20,7 @@ from seedbed.cli.embedded.cluster import MemoryCluster
 from seedbed.cli.embedded.state import folder
 from seedbed.cli.gateway import serving_models
 from seedbed.cli.main import app as command_line
-from seedbed.runtime.api.access import AllowAll
+from seedbed.runtime.api.access import Action, AllowAll, Caller, ForbiddenError
 from seedbed.runtime.api.answers import ACCESS, errors_as_answers, with_caller
 from seedbed.runtime.api.cache import CachePages
 from seedbed.runtime.coordination.memory import MemoryCoordinator
@@ -293,9 +293,22 @@ def test_what_is_kept_outlives_the_process_and_is_told_and_forgotten(url: str) -
     run_async(body())
 
 
+class Noting(AllowAll):
+    """Notes what is to be allowed."""
+
+    def __init__(self) -> None:
+        self.asked: list[Action] = []
+        self.refuses = False
+
+    async def require(self, caller: Caller, action: Action) -> None:
+        if self.refuses:
+            raise ForbiddenError(f"{caller.name} may not {action}")
+        self.asked.append(action)
+
+
 async def pages_tell_and_forget(answers: SqlAnswers) -> None:
     pages = web.Application(middlewares=[errors_as_answers, with_caller])
-    pages[ACCESS] = AllowAll()
+    access = pages[ACCESS] = Noting()
     pages.add_routes(CachePages(answers, MemoryCoordinator()).routes())
     async with (
         serving_app(pages, "127.0.0.1", 0) as port,
@@ -323,6 +336,16 @@ async def pages_tell_and_forget(answers: SqlAnswers) -> None:
         assert await forget(namespace="default", tag="docs") == {"forgotten": 1}
         assert await forget(namespace="other") == {"forgotten": 0}
         assert (await forget(namespace="default"))["forgotten"] >= 1
+        assert set(access.asked) == {
+            Action("list", "workflows", "default"),
+            Action("list", "workflows", ""),
+            Action("create", "workflows", "default"),
+            Action("create", "workflows", "other"),
+        }
+        access.refuses = True
+        await forget(403, namespace="default")
+        async with session.get("/api/v3/cache/stats") as answer:
+            assert answer.status == 403
 
 
 @pytest.mark.req("COG-5.1.2")

@@ -23,6 +23,8 @@ from seedbed.runtime.store.answers import AnswerKey, AnswerRow
 
 PATIENCE = 0.5
 """Seconds that a request waits for its vector; a model that is busy is passed by."""
+QUEUE = 8
+"""Requests that may wait for their vectors, a hundredth of a second each; others are passed by."""
 LONGEST = 4_000
 """Characters of what varies; the embedding model reads no more."""
 _FEW = 3
@@ -64,16 +66,22 @@ class Alike:
     def __init__(self, embeds: Embeds, accepted: Accepted) -> None:
         self._embeds = embeds
         self._accepted = accepted
+        self._waiting = 0
         self._scopes: dict[str, Similar] = {}
         self._keys: dict[str, AnswerKey] = {}
 
     async def embedded(self, text: str) -> Embedded | None:
         """A text as it is compared; None where the embedding model is away or too busy."""
+        if self._waiting >= QUEUE:
+            return None
+        self._waiting += 1
         try:
             async with asyncio.timeout(PATIENCE):
                 (prompt,) = await self._embeds.embed([text])
         except (TimeoutError, UnavailableError):
             return None
+        finally:
+            self._waiting -= 1
         return prompt
 
     def look(self, scope: str, prompt: Embedded) -> Candidate | None:

@@ -79,7 +79,7 @@ async def cached(
         if alike is not None and embeds is not None:
             judging = Judging(alike, shelf, embeds, counting, settings.same_answer)
             await stack.enter_async_context(judging.running())
-            semantic = Semantic(alike, shelf, judging)
+            semantic = Semantic(alike, shelf, judging, counting)
         stage = CacheStage(
             settings, shelf, counting, semantic, reachable=gateway.reachable, wall=wall
         )

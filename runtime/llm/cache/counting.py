@@ -71,6 +71,12 @@ class Counting:
             ["namespace", "outcome"],
             registry=registry,
         )
+        self._busy = Counter(
+            f"{name}_passed_by",
+            "Requests that were not compared, because the embedding model was busy.",
+            ["namespace"],
+            registry=registry,
+        )
         self._rows = Gauge(f"{name}_entries", "Answers in memory.", registry=registry)
         self._bytes = Gauge(f"{name}_bytes", "Their size.", registry=registry)
 
@@ -96,6 +102,11 @@ class Counting:
         """A hit was not served."""
         self._withheld.labels(namespace, tier).inc()
         self._sums[namespace, f"withheld_{tier}"] += 1
+
+    def busy(self, namespace: str) -> None:
+        """A request was not compared with similar ones."""
+        self._busy.labels(namespace).inc()
+        self._sums[namespace, "passed_by"] += 1
 
     def saved(self, row: AnswerRow) -> None:
         """An answer was served instead of being asked for."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from seedbed.runtime.llm.cache.alike import Alike, scope_of
+from seedbed.runtime.llm.cache.counting import Counting
 from seedbed.runtime.llm.cache.embedder import Embedded
 from seedbed.runtime.llm.cache.judging import Judging, Trial
 from seedbed.runtime.llm.cache.shelf import Shelf
@@ -41,10 +42,11 @@ class Compared:
 class Semantic:
     """See the module."""
 
-    def __init__(self, alike: Alike, shelf: Shelf, judging: Judging) -> None:
+    def __init__(self, alike: Alike, shelf: Shelf, judging: Judging, counting: Counting) -> None:
         self._alike = alike
         self._shelf = shelf
         self._judging = judging
+        self._counting = counting
 
     async def compare(
         self, namespace: str, model: str, request: ChatRequest | EmbeddingRequest, at: float
@@ -56,6 +58,7 @@ class Semantic:
         scope, text = found
         prompt = await self._alike.embedded(text)
         if prompt is None:
+            self._counting.busy(namespace)
             return None
         candidate = self._alike.look(scope, prompt)
         if (candidate is None or not candidate.serve) and await self._shelf.closest(

@@ -70,6 +70,7 @@ def summary(counts: Mapping[str, float]) -> dict[str, Any]:
         "bypasses": tiers["bypass"],
         "hit_rate": _share(hits, lookups),
         "withheld": {"exact": of("withheld_exact"), "semantic": of("withheld_semantic")},
+        "passed_by": of("passed_by"),
         "stored": of("stored"),
         "saved": {
             "dollars": dollars(of("saved_nanos")),
