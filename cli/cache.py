@@ -8,35 +8,21 @@ from typing import Annotated, Any
 import typer
 
 from seedbed.cli import output as printed
-from seedbed.cli.options import (
-    API_SERVICE,
-    Api,
-    ApiService,
-    Context,
-    Form,
-    Local,
-    Namespace,
-    Place,
-    Token,
-    read,
-)
+from seedbed.cli.options import Form, Namespace, Place, anywhere, read
 from seedbed.cli.source import Source
 
 app = typer.Typer(help="The cache of model answers.", no_args_is_help=True)
 
 
 @app.command()
+@anywhere
 def stats(
     *,
     days: Annotated[int, typer.Option(min=1, max=3650, help="Days to look back, with today.")] = 30,
     all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A")] = False,
     namespace: Namespace = None,
     output: Annotated[Form, typer.Option("--output", "-o")] = Form.table,
-    context: Context = None,
-    api: Api = None,
-    api_service: ApiService = API_SERVICE,
-    token: Token = None,
-    local: Local = None,
+    place: Place,
 ) -> None:
     """Show hits and misses, what was saved, and how many hits were wrong."""
 
@@ -50,10 +36,11 @@ def stats(
         printed.console().print(printed.plain_table(("COUNTED", "VALUE"), _rows(found)))
         return 0
 
-    read(show, Place(context, local, api, api_service, token))
+    read(show, place)
 
 
 @app.command()
+@anywhere
 def invalidate(
     *,
     tag: Annotated[str, typer.Option(help="Only answers that carry this tag.")] = "",
@@ -62,11 +49,7 @@ def invalidate(
         bool, typer.Option("--all", help="All answers of the namespace.")
     ] = False,
     namespace: Namespace = None,
-    context: Context = None,
-    api: Api = None,
-    api_service: ApiService = API_SERVICE,
-    token: Token = None,
-    local: Local = None,
+    place: Place,
 ) -> None:
     """Forget answers of a namespace: by tag, by model, or all."""
     if bool(tag or model) == everything:
@@ -77,7 +60,7 @@ def invalidate(
         print(f"{gone} forgotten")
         return 0
 
-    read(forget, Place(context, local, api, api_service, token))
+    read(forget, place)
 
 
 def _rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:

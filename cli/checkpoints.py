@@ -9,17 +9,14 @@ from typing import Annotated
 import typer
 
 from seedbed.cli.options import (
-    API_SERVICE,
-    Api,
-    ApiService,
     Context,
     Form,
-    Local,
     Name,
     Namespace,
     Place,
-    Token,
+    anywhere,
     finish,
+    in_cluster,
     read,
 )
 
@@ -31,59 +28,50 @@ Run = Annotated[
 
 
 @app.command()
+@in_cluster
 def checkpoint(
     *,
     workflow: Name,
     namespace: Namespace = None,
-    context: Context = None,
-    api: Api = None,
-    api_service: ApiService = API_SERVICE,
-    token: Token = None,
+    place: Place,
 ) -> None:
     """Take a checkpoint of a Workflow's run now."""
     commands = import_module("seedbed.cli.checkpointing")
-    place = Place(context, None, api, api_service, token)
     read(lambda source: commands.take(source, workflow, namespace), place)
 
 
 @app.command()
+@anywhere
 def checkpoints(
     *,
     workflow: Name,
     run: Run = None,
     namespace: Namespace = None,
     output: Annotated[Form, typer.Option("--output", "-o")] = Form.table,
-    context: Context = None,
-    api: Api = None,
-    api_service: ApiService = API_SERVICE,
-    token: Token = None,
-    local: Local = None,
+    place: Place,
 ) -> None:
     """List the checkpoints of a Workflow's run."""
     commands = import_module("seedbed.cli.checkpointing")
-    place = Place(context, local, api, api_service, token)
     read(lambda source: commands.listed(source, workflow, namespace, run, output), place)
 
 
 @app.command()
+@in_cluster
 def restore(
     *,
     workflow: Name,
     checkpoint: Annotated[int, typer.Option(help="Number of the checkpoint.", min=1)],
     run: Run = None,
     namespace: Namespace = None,
-    context: Context = None,
-    api: Api = None,
-    api_service: ApiService = API_SERVICE,
-    token: Token = None,
+    place: Place,
 ) -> None:
     """Have a Workflow go on from one of its checkpoints: its present run ends, a new one begins there."""
     commands = import_module("seedbed.cli.checkpointing")
-    place = Place(context, None, api, api_service, token)
     read(lambda source: commands.restore(source, workflow, namespace, run, checkpoint), place)
 
 
 @app.command()
+@anywhere
 def fork(
     *,
     workflow: Name,
@@ -99,11 +87,7 @@ def fork(
     ] = False,
     run: Run = None,
     namespace: Namespace = None,
-    context: Context = None,
-    api: Api = None,
-    api_service: ApiService = API_SERVICE,
-    token: Token = None,
-    local: Local = None,
+    place: Place,
 ) -> None:
     """Make a new Workflow that goes on from a run of another one, with other parameters.
 
@@ -111,8 +95,7 @@ def fork(
     manifest is printed, for `seedbed run --keep`.
     """
     commands = import_module("seedbed.cli.checkpointing")
-    place = Place(context, local, api, api_service, token)
-    wish = commands.Fork(name, run, checkpoint, tuple(set_), dry_run or local is not None)
+    wish = commands.Fork(name, run, checkpoint, tuple(set_), dry_run or place.local is not None)
     read(lambda source: commands.fork(source, workflow, namespace, wish), place)
 
 

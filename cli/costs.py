@@ -8,18 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from seedbed.cli import output as printed
-from seedbed.cli.options import (
-    API_SERVICE,
-    Api,
-    ApiService,
-    Context,
-    Form,
-    Local,
-    Namespace,
-    Place,
-    Token,
-    read,
-)
+from seedbed.cli.options import Form, Namespace, Place, anywhere, read
 from seedbed.cli.source import Source
 
 app = typer.Typer()
@@ -30,6 +19,7 @@ _COLUMNS = ("DOLLARS", "CALLS", "PROMPT", "COMPLETION")
 
 
 @app.command()
+@anywhere
 def costs(
     *,
     by: Annotated[
@@ -41,11 +31,7 @@ def costs(
     all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A")] = False,
     namespace: Namespace = None,
     output: Annotated[Form, typer.Option("--output", "-o")] = Form.table,
-    context: Context = None,
-    api: Api = None,
-    api_service: ApiService = API_SERVICE,
-    token: Token = None,
-    local: Local = None,
+    place: Place,
 ) -> None:
     """Show what model calls have cost."""
     asked = {"workflow": workflow, "agent": agent, "since": f"{since:g}"}
@@ -60,19 +46,16 @@ def costs(
         print(f"total ${found['dollars']}")
         return 0
 
-    read(show, Place(context, local, api, api_service, token))
+    read(show, place)
 
 
 @models.command("report")
+@anywhere
 def models_report(
     *,
     namespace: Namespace = None,
     output: Annotated[Form, typer.Option("--output", "-o")] = Form.table,
-    context: Context = None,
-    api: Api = None,
-    api_service: ApiService = API_SERVICE,
-    token: Token = None,
-    local: Local = None,
+    place: Place,
 ) -> None:
     """Show what models cost and how good their answers are, as a curve for each task."""
 
@@ -94,7 +77,7 @@ def models_report(
             console.print(printed.plain_table(("FLOOR", "QUALITY", "$/1000"), points))
         return 0
 
-    read(show, Place(context, local, api, api_service, token))
+    read(show, place)
 
 
 def _rows(by: str, found: Mapping[str, Any]) -> list[tuple[str, ...]]:

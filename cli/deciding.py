@@ -7,17 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from seedbed.cli.options import (
-    API_SERVICE,
-    Api,
-    ApiService,
-    Context,
-    Name,
-    Namespace,
-    Place,
-    Token,
-    read,
-)
+from seedbed.cli.options import Name, Namespace, Place, in_cluster, read
 
 if TYPE_CHECKING:
     from seedbed.cli.cluster import ClusterSource
@@ -27,6 +17,7 @@ app = typer.Typer()
 
 
 @app.command()
+@in_cluster
 def approve(
     *,
     workflow: Name,
@@ -34,10 +25,7 @@ def approve(
     reject: Annotated[bool, typer.Option("--reject", help="Say no.")] = False,
     comment: Annotated[str, typer.Option(help="Why.")] = "",
     namespace: Namespace = None,
-    context: Context = None,
-    api: Api = None,
-    api_service: ApiService = API_SERVICE,
-    token: Token = None,
+    place: Place,
 ) -> None:
     """Approve a step that waits for a person, or reject it."""
     body = {"decision": "reject" if reject else "approve", "comment": comment}
@@ -49,10 +37,11 @@ def approve(
         print(f"step {step} of {workflow} {word} as {told['decision']['by']}")
         return 0
 
-    read(decide, Place(context, None, api, api_service, token))
+    read(decide, place)
 
 
 @app.command()
+@in_cluster
 def signal(
     *,
     workflow: Name,
@@ -62,10 +51,7 @@ def signal(
     ] = "null",
     key: Annotated[str, typer.Option(help="Of events with the same key, the first counts.")] = "",
     namespace: Namespace = None,
-    context: Context = None,
-    api: Api = None,
-    api_service: ApiService = API_SERVICE,
-    token: Token = None,
+    place: Place,
 ) -> None:
     """Tell a Workflow's run of an event that a step waits for, or will wait for."""
     try:
@@ -78,7 +64,7 @@ def signal(
         print(f"event {event} sent to {workflow}")
         return 0
 
-    read(tell, Place(context, None, api, api_service, token))
+    read(tell, place)
 
 
 async def _tell(

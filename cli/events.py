@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from seedbed.cli.options import API_SERVICE, Api, ApiService, Context, Form, Place, Token, read
+from seedbed.cli.options import Form, Place, in_cluster, read
 
 if TYPE_CHECKING:
     from seedbed.cli.cluster import ClusterSource
@@ -25,45 +25,37 @@ Every = Annotated[bool, typer.Option("--all", help="All that there are now.")]
 
 
 @app.command("dead-letters")
+@in_cluster
 def dead_letters(
     *,
     output: Annotated[Form, typer.Option("--output", "-o")] = Form.table,
-    context: Context = None,
-    api: Api = None,
-    api_service: ApiService = API_SERVICE,
-    token: Token = None,
+    place: Place,
 ) -> None:
     """List events that were given up, oldest first."""
-    read(lambda source: listed(source, output), Place(context, None, api, api_service, token))
+    read(lambda source: listed(source, output), place)
 
 
 @app.command()
+@in_cluster
 def replay(
     *,
     numbers: Numbers = [],  # noqa: B006  # typer copies it
     every: Every = False,
-    context: Context = None,
-    api: Api = None,
-    api_service: ApiService = API_SERVICE,
-    token: Token = None,
+    place: Place,
 ) -> None:
     """Give dead letters to their followers once more."""
-    place = Place(context, None, api, api_service, token)
     read(lambda source: acted(source, "POST", "/replay", numbers, every=every), place)
 
 
 @app.command()
+@in_cluster
 def discard(
     *,
     numbers: Numbers = [],  # noqa: B006  # typer copies it
     every: Every = False,
-    context: Context = None,
-    api: Api = None,
-    api_service: ApiService = API_SERVICE,
-    token: Token = None,
+    place: Place,
 ) -> None:
     """Forget dead letters."""
-    place = Place(context, None, api, api_service, token)
     read(lambda source: acted(source, "DELETE", "", numbers, every=every), place)
 
 

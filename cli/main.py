@@ -21,22 +21,10 @@ from seedbed.cli import (
     plans,
     record_of_runs,
     rendering,
+    seeds,
 )
 from seedbed.cli.loops import fast_loop
-from seedbed.cli.options import (
-    API_SERVICE,
-    Api,
-    ApiService,
-    Context,
-    Form,
-    Local,
-    Name,
-    Namespace,
-    Place,
-    Token,
-    finish,
-    read,
-)
+from seedbed.cli.options import Context, Form, Local, Name, Namespace, Place, anywhere, finish, read
 
 
 class Listing(StrEnum):
@@ -64,6 +52,7 @@ app.add_typer(rendering.app)
 app.add_typer(plans.app, name="plan")
 app.add_typer(events.app, name="events")
 app.add_typer(cache.app, name="cache")
+app.add_typer(seeds.app, name="seeds")
 
 
 @app.command()
@@ -142,6 +131,7 @@ def describe(
 
 
 @app.command()
+@anywhere
 def logs(
     *,
     workflow: Name,
@@ -153,15 +143,10 @@ def logs(
         bool, typer.Option("--follow", "-f", help="Go on until the run is over.")
     ] = False,
     namespace: Namespace = None,
-    context: Context = None,
-    api: Api = None,
-    api_service: ApiService = API_SERVICE,
-    token: Token = None,
-    local: Local = None,
+    place: Place,
 ) -> None:
     """Show the step log of a Workflow's newest run."""
     commands = import_module("seedbed.cli.reading")
-    place = Place(context, local, api, api_service, token)
     if follow:
         read(lambda source: commands.follow(source, workflow, namespace, step), place)
         return
@@ -169,56 +154,44 @@ def logs(
 
 
 @app.command()
+@anywhere
 def items(
     *,
     workflow: Name,
     step: Annotated[str, typer.Argument(help="Name of the step; NAME[INDEX] for one of many.")],
     namespace: Namespace = None,
-    context: Context = None,
-    api: Api = None,
-    api_service: ApiService = API_SERVICE,
-    token: Token = None,
-    local: Local = None,
+    place: Place,
 ) -> None:
     """Print what a step yields, item by item, while it runs; at its pace, and it at yours."""
     commands = import_module("seedbed.cli.reading")
-    place = Place(context, local, api, api_service, token)
     read(lambda source: commands.items(source, workflow, step, namespace), place)
 
 
 @app.command()
+@anywhere
 def watch(
     *,
     workflow: Name,
     steps: Annotated[bool, typer.Option(help="Show each step as it goes.")] = False,
     namespace: Namespace = None,
-    context: Context = None,
-    api: Api = None,
-    api_service: ApiService = API_SERVICE,
-    token: Token = None,
-    local: Local = None,
+    place: Place,
 ) -> None:
     """Follow a Workflow until its run ends; the exit code is 0 where it succeeded."""
     commands = import_module("seedbed.cli.reading")
-    place = Place(context, local, api, api_service, token)
     read(lambda source: commands.watch(source, workflow, namespace, steps=steps), place)
 
 
 @app.command()
+@anywhere
 def result(
     *,
     workflow: Name,
     namespace: Namespace = None,
     output: Annotated[Form, typer.Option("--output", "-o")] = Form.table,
-    context: Context = None,
-    api: Api = None,
-    api_service: ApiService = API_SERVICE,
-    token: Token = None,
-    local: Local = None,
+    place: Place,
 ) -> None:
     """Print the result of a Workflow's newest run."""
     commands = import_module("seedbed.cli.reading")
-    place = Place(context, local, api, api_service, token)
     read(lambda source: commands.result(source, workflow, namespace, output), place)
 
 

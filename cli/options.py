@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import wraps
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -68,6 +70,44 @@ Token = Annotated[
     ),
 ]
 Name = Annotated[str, typer.Argument(help="Name of the Workflow.")]
+
+_IN_CLUSTER: dict[str, tuple[Any, Any]] = {
+    "context": (Context, None),
+    "api": (Api, None),
+    "api_service": (ApiService, API_SERVICE),
+    "token": (Token, None),
+}
+_ANYWHERE = {**_IN_CLUSTER, "local": (Local, None)}
+
+
+def in_cluster(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options that say which cluster, as its argument `place`."""
+    return _placed(command, _IN_CLUSTER)
+
+
+def anywhere(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options that say where to look, as its argument `place`."""
+    return _placed(command, _ANYWHERE)
+
+
+def _placed(
+    command: Callable[..., None], options: Mapping[str, tuple[Any, Any]]
+) -> Callable[..., None]:
+    @wraps(command)
+    def placed(**given: Any) -> None:
+        where = {name: given.pop(name) for name in options}
+        command(**given, place=Place(**where))
+
+    signature = inspect.signature(command, eval_str=True)
+    kept = [each for each in signature.parameters.values() if each.name != "place"]
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=form)
+        for name, (form, default) in options.items()
+    ]
+    # The command line is made from these two.
+    placed.__signature__ = signature.replace(parameters=[*kept, *added])  # type: ignore[attr-defined]  # as inspect reads it
+    placed.__annotations__ = {each.name: each.annotation for each in (*kept, *added)}
+    return placed
 
 
 def read(command: Callable[[Source], Awaitable[int]], place: Place) -> None:

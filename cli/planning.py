@@ -15,11 +15,11 @@ from seedbed.cli.options import (
     ApiService,
     Context,
     Form,
-    Local,
     Name,
     Namespace,
     Place,
     Token,
+    anywhere,
     finish,
     read,
 )
@@ -35,6 +35,7 @@ class Picture(StrEnum):
 
 
 @app.command("critical-path")
+@anywhere
 def critical_path(
     *,
     workflow: Name,
@@ -43,15 +44,10 @@ def critical_path(
     ] = False,
     namespace: Namespace = None,
     output: Annotated[Form, typer.Option("--output", "-o")] = Form.table,
-    context: Context = None,
-    api: Api = None,
-    api_service: ApiService = API_SERVICE,
-    token: Token = None,
-    local: Local = None,
+    place: Place,
 ) -> None:
     """Show what a Workflow's newest run waits for: its longest path, bottlenecks and expected end."""
     commands = import_module("seedbed.cli.analysis")
-    place = Place(context, local, api, api_service, token)
     read(
         lambda source: commands.critical_path(
             source, workflow, namespace, output, all_steps=all_steps
@@ -61,24 +57,21 @@ def critical_path(
 
 
 @app.command()
+@anywhere
 def profile(
     *,
     workflow: Name,
     namespace: Namespace = None,
     output: Annotated[Form, typer.Option("--output", "-o")] = Form.table,
-    context: Context = None,
-    api: Api = None,
-    api_service: ApiService = API_SERVICE,
-    token: Token = None,
-    local: Local = None,
+    place: Place,
 ) -> None:
     """Show where the workers' time went: by kind of step (agent, call, ...), by body, by stage."""
     commands = import_module("seedbed.cli.analysis")
-    place = Place(context, local, api, api_service, token)
     read(lambda source: commands.profile(source, workflow, namespace, output), place)
 
 
 @app.command()
+@anywhere
 def graph(
     *,
     workflow: Annotated[str, typer.Argument(help="Name of a Workflow, or a manifest's file.")],
@@ -89,22 +82,18 @@ def graph(
         Picture.gantt
     ),
     namespace: Namespace = None,
-    context: Context = None,
-    api: Api = None,
-    api_service: ApiService = API_SERVICE,
-    token: Token = None,
-    local: Local = None,
+    place: Place,
 ) -> None:
     """Draw a Workflow's newest run, or the plan in a file, with its critical path."""
     commands = import_module("seedbed.cli.analysis")
     if Path(workflow).is_file():
         finish(commands.graph_of_file(Path(workflow), form, file))
         return
-    place = Place(context, local, api, api_service, token)
     read(lambda source: commands.graph(source, workflow, namespace, form, file), place)
 
 
 @app.command()
+@anywhere
 def optimise(
     *,
     workflow: Annotated[str, typer.Argument(help="Name of a Workflow, or a manifest's file.")],
@@ -113,18 +102,13 @@ def optimise(
     ] = None,
     namespace: Namespace = None,
     output: Annotated[Form, typer.Option("--output", "-o")] = Form.table,
-    context: Context = None,
-    api: Api = None,
-    api_service: ApiService = API_SERVICE,
-    token: Token = None,
-    local: Local = None,
+    place: Place,
 ) -> None:
     """Show what would make a plan shorter without changing what it means; nothing is changed."""
     commands = import_module("seedbed.cli.analysis")
     if Path(workflow).is_file():
         finish(commands.optimise_file(Path(workflow), output, write))
         return
-    place = Place(context, local, api, api_service, token)
     read(lambda source: commands.optimise(source, workflow, namespace, output), place)
 
 

@@ -8,16 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seedbed.cli.options import (
-    API_SERVICE,
-    Api,
-    ApiService,
-    Context,
-    Namespace,
-    Place,
-    Token,
-    read,
-)
+from seedbed.cli.options import Namespace, Place, in_cluster, read
 
 if TYPE_CHECKING:
     from seedbed.crds.workflow import Step
@@ -29,14 +20,12 @@ app = typer.Typer(
 
 
 @app.command()
+@in_cluster
 def push(
     *,
     file: Annotated[Path, typer.Argument(help="Steps as YAML or JSON, also packed.")],
     namespace: Namespace = None,
-    context: Context = None,
-    api: Api = None,
-    api_service: ApiService = API_SERVICE,
-    token: Token = None,
+    place: Place,
 ) -> None:
     """Check a plan and keep it; prints the URL that a Workflow's spec.stepsFrom.artifact names.
 
@@ -52,17 +41,15 @@ def push(
         print(told["url"])
         return 0
 
-    read(command, Place(context, None, api, api_service, token))
+    read(command, place)
 
 
 @app.command("list")
+@in_cluster
 def listed(
     *,
     namespace: Namespace = None,
-    context: Context = None,
-    api: Api = None,
-    api_service: ApiService = API_SERVICE,
-    token: Token = None,
+    place: Place,
 ) -> None:
     """List the plans of a namespace, the last pushed first."""
 
@@ -81,18 +68,16 @@ def listed(
         output.console().print(output.plain_table(["URL", "STEPS", "BYTES", "AGE"], rows))
         return 0
 
-    read(command, Place(context, None, api, api_service, token))
+    read(command, place)
 
 
 @app.command()
+@in_cluster
 def delete(
     *,
     url: Annotated[str, typer.Argument(help="URL or SHA-256 of the plan.")],
     namespace: Namespace = None,
-    context: Context = None,
-    api: Api = None,
-    api_service: ApiService = API_SERVICE,
-    token: Token = None,
+    place: Place,
 ) -> None:
     """Forget a plan. Runs that began with it have their steps."""
 
@@ -100,7 +85,7 @@ def delete(
         await source.remove_plan(namespace or source.namespace, url.rpartition("/")[2])
         return 0
 
-    read(command, Place(context, None, api, api_service, token))
+    read(command, place)
 
 
 def _checked(file: Path) -> tuple[Step, ...]:

@@ -7,19 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seedbed.cli.options import (
-    API_SERVICE,
-    Api,
-    ApiService,
-    Context,
-    Form,
-    Local,
-    Name,
-    Namespace,
-    Place,
-    Token,
-    read,
-)
+from seedbed.cli.options import Form, Name, Namespace, Place, anywhere, read
 
 if TYPE_CHECKING:
     from seedbed.cli.source import Source
@@ -31,17 +19,14 @@ _MINUTE = 60
 
 
 @app.command()
+@anywhere
 def stats(
     *,
     workflow: Name,
     steps: Annotated[int, typer.Option(help="Steps shown, those with the most time first.")] = 20,
     namespace: Namespace = None,
     output: Annotated[Form, typer.Option("--output", "-o")] = Form.table,
-    context: Context = None,
-    api: Api = None,
-    api_service: ApiService = API_SERVICE,
-    token: Token = None,
-    local: Local = None,
+    place: Place,
 ) -> None:
     """Show how often, how long and how well a Workflow and its steps have run.
 
@@ -55,20 +40,17 @@ def stats(
         columns = ["STEP", "ENDED", "FAILED", "SUCCESS", "P50", "P95"]
         return _shown(told, output, columns, rows)
 
-    read(command, Place(context, local, api, api_service, token))
+    read(command, place)
 
 
 @app.command()
+@anywhere
 def runs(
     *,
     workflow: Name,
     namespace: Namespace = None,
     output: Annotated[Form, typer.Option("--output", "-o")] = Form.table,
-    context: Context = None,
-    api: Api = None,
-    api_service: ApiService = API_SERVICE,
-    token: Token = None,
-    local: Local = None,
+    place: Place,
 ) -> None:
     """List a Workflow's newest runs, and below each the runs that do the work of its steps."""
 
@@ -77,7 +59,7 @@ def runs(
         columns = ["RUN", "STEP", "WORKFLOW", "PHASE", "PROGRESS", "TIME"]
         return _shown(told, output, columns, list(_lines(told["runs"], "")))
 
-    read(command, Place(context, local, api, api_service, token))
+    read(command, place)
 
 
 def _shown(

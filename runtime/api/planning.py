@@ -17,7 +17,7 @@ from aiohttp import web
 
 from seedbed.runtime.api.answers import answer
 from seedbed.runtime.api.runs import newest_run
-from seedbed.runtime.store.port import Store
+from seedbed.runtime.store.port import RunRow, Store
 from seedbed.runtime.workflow.planning.insight import (
     PAGES,
     Analysis,
@@ -27,12 +27,16 @@ from seedbed.runtime.workflow.planning.picture import picture_named
 
 T = TypeVar("T")
 
+KEPT = 4
+"""Analyses of ended runs that are kept: whoever looks at one page looks at the next."""
+
 
 class PlanningPages:
     """The pages. Whoever may get the Workflow may read them."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._known: dict[str, Analysis] = {}
 
     def routes(self) -> list[web.RouteDef]:
         """Where they stand."""
@@ -59,6 +63,16 @@ class PlanningPages:
         return web.Response(text=drawn, content_type="image/svg+xml", headers=headers)
 
     async def _told(self, request: web.Request, tell: Callable[[Analysis], T]) -> T:
-        found = await of_run(self._store, await newest_run(request, self._store))
+        found = await self._analysis(await newest_run(request, self._store))
         # Large graphs take a while: the other requests must not wait for them.
         return await asyncio.to_thread(tell, found)
+
+    async def _analysis(self, row: RunRow) -> Analysis:
+        """The analysis of a run: of one that has ended, the same for all pages."""
+        found = self._known.get(row.run) or await of_run(self._store, row)
+        if row.finished:
+            self._known[row.run] = found
+            if len(self._known) > KEPT:
+                # What was read longest ago stands first.
+                del self._known[next(iter(self._known))]
+        return found
