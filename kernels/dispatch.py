@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +24,8 @@ from seedbed.kernels import eager
 from seedbed.kernels.eager import State
 from seedbed.kernels.telemetry import Measure
 
+_NOWHERE = nullcontext()
+
 
 @functools.cache
 def _triton() -> ModuleType | None:
@@ -32,9 +35,27 @@ def _triton() -> ModuleType | None:
     return importlib.import_module("seedbed.kernels.fused")
 
 
+class _Switch:
+    """Whether the Triton kernels may run, in this process."""
+
+    triton = True
+
+
+def use_triton(*, allowed: bool) -> None:
+    """Allow the Triton kernels or not, for the whole process; without them plain torch computes."""
+    _Switch.triton = allowed
+
+
+def _beside(x: Tensor) -> AbstractContextManager[None]:
+    """Launches go to the GPU that holds x; nothing to do elsewhere."""
+    guard: Any = torch.cuda.device_of
+    found: AbstractContextManager[None] = guard(x) if x.is_cuda else _NOWHERE
+    return found
+
+
 def _fused(x: Tensor, state: State) -> Any:
-    """The fused path where it can run: `fused` on CUDA, else None."""
-    module = _triton() if x.is_cuda else None
+    """The fused path where it can run and is allowed: `fused` on CUDA, else None."""
+    module = _triton() if x.is_cuda and _Switch.triton else None
     return module if module is not None and module.supports(x, state) else None
 
 
@@ -46,7 +67,8 @@ def _tokens_now(
     fused = _fused(x, state)
     if fused is None:
         return eager.tokens_forward(x, seed_of, state, telemetry=telemetry)
-    y, sums = fused.tokens_forward(x, seed_of, plan, state, telemetry=telemetry)
+    with _beside(x):
+        y, sums = fused.tokens_forward(x, seed_of, plan, state, telemetry=telemetry)
     return y, sums
 
 
@@ -60,7 +82,8 @@ def _tokens_backward(
     if fused is None:
         got = eager.tokens_backward(grad, x, seed_of, state)
     else:
-        got = fused.tokens_backward(grad, x, seed_of, plan, state)
+        with _beside(x):
+            got = fused.tokens_backward(grad, x, seed_of, plan, state)
     return got.x, got.down, got.up, got.alpha
 
 
@@ -69,7 +92,8 @@ def _chunks_now(
     telemetry: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     state = State(down, up, alpha, rank, blueprint)
-    y, sums = (_fused(x, state) or eager).chunks_forward(x, state, telemetry=telemetry)
+    with _beside(x):
+        y, sums = (_fused(x, state) or eager).chunks_forward(x, state, telemetry=telemetry)
     return y, sums
 
 
@@ -97,7 +121,8 @@ def _chunks_backward(
     grad: Tensor, x: Tensor, down: Tensor, up: Tensor, alpha: Tensor, rank: Tensor, blueprint: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     state = State(down, up, alpha, rank, blueprint)
-    got = (_fused(x, state) or eager).chunks_backward(grad, x, state)
+    with _beside(x):
+        got = (_fused(x, state) or eager).chunks_backward(grad, x, state)
     return got.x, got.down, got.up, got.alpha
 
 

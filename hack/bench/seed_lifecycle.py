@@ -4,8 +4,9 @@
 
 Moves, blending and decisions are of `--seeds` seeds at once, on the CPU with one thread unless --device says
 otherwise; a tenth of the seeds moves. Checkpoints are of 1,000 seeds of rank 8 and width 64 that all have
-weights, on the file system of --folder, without fsync. Each figure is the median of the rounds. The limits
-are those of the requirements; the last line is one JSON object.
+weights, each into a file of its own on the file system of --folder, without fsync. Each figure is the
+median of the rounds. The limits are those of the requirements: a transition is one seed's share of a move
+of many at once, and the strategy's limit is held against 1,000 seeds. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -125,14 +126,15 @@ def main() -> None:
     found = life(asked.seeds, asked.rounds, device)
     model, again = grown(device), grown(device)
     with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
-        path = Path(folder) / "seeds.safetensors"
-        found["save_ms"] = median_ms(lambda: model.save(path), asked.rounds, device)
+        names = iter(Path(folder) / f"seeds-{at}.safetensors" for at in range(asked.rounds + 3))
+        path = Path(folder) / "seeds-0.safetensors"
+        found["save_ms"] = median_ms(lambda: model.save(next(names)), asked.rounds, device)
         found["restore_ms"] = median_ms(lambda: again.load(path), asked.rounds, device)
         size = path.stat().st_size
     per_move = found["moves_ms"] / (asked.seeds / 10)
     met = {
         "transition": per_move < LIMITS_MS["transition"],
-        "strategy": found["strategy_ms"] / asked.seeds < LIMITS_MS["strategy"],
+        "strategy": found["thousand_strategy_ms"] < LIMITS_MS["strategy"],
         "save": found["save_ms"] < LIMITS_MS["save"],
         "restore": found["restore_ms"] < LIMITS_MS["restore"],
     }

@@ -49,8 +49,8 @@ def save(model: SeededModel, path: Path, extra: Mapping[str, str]) -> None:
     for at, (layer, span) in enumerate(model.placed()):
         seeds = planted[span.first : span.first + span.count].nonzero().flatten()
         tensors[f"layer.{at}.seeds"] = seeds
-        tensors[f"layer.{at}.down"] = layer.down.detach()[seeds]
-        tensors[f"layer.{at}.up"] = layer.up.detach()[seeds]
+        for name, slab in (("down", layer.down.detach()), ("up", layer.up.detach())):
+            tensors[f"layer.{at}.{name}"] = slab if len(seeds) == layer.seeds else slab[seeds]
     whole = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
     about = {"format": FORMAT, "plan": json.dumps(plan(model)), "extra": json.dumps(dict(extra))}
     beside = path.with_name(f".{path.name}.{os.getpid()}")
@@ -124,7 +124,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as opened:
             about = opened.metadata() or {}
-            return about, {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            return about, {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no dictionary
     except SafetensorError as error:
         raise InvalidError("checkpoint", f"{path.name} is not a whole file: {error}") from error
 

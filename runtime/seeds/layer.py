@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from seedbed.crds.errors import InvalidError
-from seedbed.kernels.layer import MINIMUM_ROWS, SeedTensors, chunk_width, seed_chunks, seed_tokens
+from seedbed.kernels.layer import (
+    MINIMUM_ROWS,
+    SeedTensors,
+    chunk_width,
+    plan_route,
+    seed_chunks,
+    seed_tokens,
+)
 
 Routing = Literal["chunk", "token"]
 Reads = Literal["output", "input"]
@@ -33,14 +40,25 @@ class Pass:
         view: which alphas hold.
         route: seed of each token or sequence, where the routing is by token; -1 for none.
         sums: takes the telemetry of each layer's seeds by the layer's name, where it is wanted.
+        plans: what the GPU's kernels know of the route, so that layers of one pass sort it once.
     """
 
     view: View = View.SERVING
     route: Tensor | None = None
-    sums: dict[str, Tensor] | None = field(default=None)
+    sums: dict[str, Tensor] | None = None
+    plans: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
+
+    def plan(self, route: Tensor, x: Tensor, seeds: int) -> Tensor | None:
+        """The plan of the route for a layer's input; None on a CPU, which needs none."""
+        if not x.is_cuda:
+            return None
+        key = (seeds, *x.shape[:-1])
+        if key not in self.plans:
+            self.plans[key] = plan_route(route, x.shape[:-1], seeds)
+        return self.plans[key]
 
 
-PASS: ContextVar[Pass] = ContextVar("PASS", default=Pass())  # noqa: B039 - frozen, and its sums are None
+PASS: ContextVar[Pass] = ContextVar("PASS", default=Pass())  # noqa: B039 - frozen, and without a route it keeps no plans
 
 
 class SeededLayer(nn.Module):
@@ -146,12 +164,15 @@ class SeededLayer(nn.Module):
             adapted, sums = seed_chunks(y, seeds, telemetry=telling, acting=acting)
         elif now.route is None:
             return y
-        elif self.reads == "output":
-            adapted, sums = seed_tokens(y, now.route, seeds, telemetry=telling, acting=acting)
         else:
-            both = torch.cat((args[0].to(y.dtype), y), dim=-1)
-            both, sums = seed_tokens(both, now.route, seeds, telemetry=telling, acting=acting)
-            adapted = both[..., self.columns[0] :]
+            beside = self.reads == "input"
+            x = torch.cat((args[0].to(y.dtype), y), dim=-1) if beside else y
+            route = now.route.to(y.device)
+            plan = now.plan(route, x, self.seeds)
+            adapted, sums = seed_tokens(
+                x, route, seeds, plan=plan, telemetry=telling, acting=acting
+            )
+            adapted = adapted[..., self.columns[0] :] if beside else adapted
         if now.sums is not None and sums is not None:
             before = now.sums.get(self.name)
             now.sums[self.name] = sums if before is None else before + sums

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from seedbed.crds.errors import InvalidError
+from seedbed.kernels.dispatch import use_triton
 from seedbed.runtime.seeds import checkpoint, training
 from seedbed.runtime.seeds.blueprints import Growth
 from seedbed.runtime.seeds.features import Features
@@ -71,6 +72,7 @@ class SeededModel:
             layer.alphas = self.alphas[:, span.first : span.first + span.count]
         self.form = checkpoint.shape_of(module)
         self.optimiser = SeedAdam(layers)
+        use_triton(allowed=features.triton_kernels)
         self.blending = False
         self.epoch = 0
         self.accuracies: tuple[float, ...] = ()

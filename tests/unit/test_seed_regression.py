@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import fields
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
+from seedbed.runtime import seeds
 from seedbed.runtime.seeds.attach import AttachSpec, attach
 from seedbed.runtime.seeds.blueprints import Growth
 from seedbed.runtime.seeds.features import Features
@@ -85,6 +88,16 @@ def same(old: Tensor, new: Tensor) -> None:
     assert new.shape == old.shape
     assert float(functional.cosine_similarity(old.flatten(), new.flatten(), dim=0)) > 0.99
     assert torch.allclose(old, new, atol=1e-5)
+
+
+@pytest.mark.req("ESP-01", "ESP-03")
+def test_the_package_tells_its_version_and_its_features() -> None:
+    assert re.fullmatch(r"\d+\.\d+", seeds.VERSION)
+    assert [field.name for field in fields(seeds.Features)] == [
+        "chunked_architecture", "triton_kernels", "extended_lifecycle", "message_bus",
+        "neural_controller", "grafting_strategies",
+    ]  # fmt: skip
+    assert not any(getattr(seeds.Features(), field.name) for field in fields(seeds.Features))
 
 
 @pytest.mark.req("ESP-01", "ESP-09")
