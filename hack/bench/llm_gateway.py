@@ -58,17 +58,11 @@ HEADERS = (
     "X-Seedbed-Workflow: audit",
     "X-Seedbed-Run: run-1",
 )
-MODELS = {
-    "default": "m",
-    "cache": {"mode": "on"},
-    "models": [
-        {
-            "name": "m",
-            "provider": "openai",
-            "model": "m",
-            "price": {"prompt": "0.15", "completion": "0.60"},
-        }
-    ],
+MODEL = {
+    "name": "m",
+    "provider": "openai",
+    "model": "m",
+    "price": {"prompt": "0.15", "completion": "0.60"},
 }
 TOP = 32
 """Clients of the figures at the last line's top level."""
@@ -170,8 +164,12 @@ async def budgets(folder: Path) -> AsyncIterator[str]:
 @asynccontextmanager
 async def service(upstream: str, kind: str, folder: Path) -> AsyncIterator[tuple[str, int]]:
     """The service before a provider; gives its URL and its process id."""
-    entry = {**MODELS["models"][0], "apiBase": f"{upstream}/v1"}  # type: ignore[dict-item]  # a table
-    (folder / "models.yaml").write_text(yaml.safe_dump({**MODELS, "models": [entry]}))
+    models = {
+        "default": "m",
+        "models": [{**MODEL, "apiBase": f"{upstream}/v1"}],
+        "cache": {"mode": "on"},
+    }
+    (folder / "models.yaml").write_text(yaml.safe_dump(models))
     port = free_port()
     async with api_server(folder) as account, budgets(folder) as endpoint:
         with (

@@ -157,7 +157,7 @@ class ModelMetrics:
 
     def _add(self, counter: Counter, amount: float, *labels: str) -> None:
         """Count; the library takes longer to find a label's counter than to count."""
-        key = (id(counter), *labels)
+        key: tuple[int | str, ...] = (id(counter), *labels)
         found = self._found.get(key)
         if found is None:
             found = self._found[key] = counter.labels(*labels)

@@ -127,7 +127,8 @@ def test_every_call_that_was_answered_is_in_the_ledger(url: str, etcd: str, tmp_
             try:
                 ledger = SqlLedger(store)
                 (cost,) = await ledger.costs("namespace", namespace="team")
-                account = (await ledger.accounts([namespace_account("team")])).popitem()[1]
+                name = namespace_account("team")
+                account = (await ledger.accounts([name]))[name]
             finally:
                 await store.close()
             assert len(answered) >= 200
