@@ -9,7 +9,9 @@ into as many chunks as there are seeds. Both return the new activations and, whe
 saw (`telemetry`). Which path computes them, `dispatch` says.
 """
 
+from seedbed.kernels.attention import attend_chunks, attend_tokens
 from seedbed.kernels.blueprints import Blueprint, newborn
+from seedbed.kernels.custom import apply_custom
 from seedbed.kernels.layer import SeedTensors, chunk_width, plan_route, seed_chunks, seed_tokens
 from seedbed.kernels.telemetry import Measure, correlation, dead_fraction, drift, variance
 
@@ -22,6 +24,9 @@ __all__ = [
     "Measure",
     "SeedTensors",
     "__version__",
+    "apply_custom",
+    "attend_chunks",
+    "attend_tokens",
     "chunk_width",
     "correlation",
     "dead_fraction",
