@@ -140,7 +140,7 @@ def _stated(one: Facts, other: Facts) -> list[float]:
         float(len(one.names & other.names)),
         float(max(numbers)),
         float(min(numbers)),
-        float(bool(one.numbers)),
+        float(bool(one.numbers or other.numbers)),
         float(one.negated != other.negated),
         float(one.asks != other.asks),
         float(one.whether != other.whether),

@@ -35,8 +35,8 @@ FARTHEST = 0.7
 """Cosine below which nothing is a candidate."""
 SURE = 30.0
 """Log-odds of certainty."""
-_GUESSED_HITS, _GUESSED_LOOKS = 6.0, 10.0
-"""Hits and look-ups that the share of hits starts from: the roll-out's target."""
+_GUESSED_HITS, _GUESSED_LOOKS = 50.0, 100.0
+"""Hits and look-ups that the share of hits starts from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +80,14 @@ class _Entry:
 class Similar:
     """The entries of one scope."""
 
-    def __init__(self, accepted: Accepted | None = None) -> None:
-        """Empty."""
+    def __init__(
+        self, accepted: Accepted | None = None, evidence: Evidence | None = None
+    ) -> None:
+        """Empty. `evidence`: what is known already of other entries."""
         self.accepted = accepted or Accepted()
         self._verifier = verifier()
         self._index = Index()
-        self._evidence = Evidence()
+        self._evidence = Evidence() if evidence is None else evidence
         self._entries: dict[int, _Entry] = {}
         self._keys: dict[str, int] = {}
         self._next = 0

@@ -50,7 +50,8 @@ class Outcome:
 
 def placed(vector: Vector) -> bytes:
     """A unit vector as `Outcome.place`."""
-    return (vector / np.abs(vector).max() * _BYTE).round().astype(np.int8).tobytes()
+    rough = (vector / np.abs(vector).max() * _BYTE).round().astype(np.int8)
+    return bytes(rough.tobytes())
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """How likely two prompts mean the same: boosted trees over a row of numbers, in plain numpy.
 
-The trees were fitted by `hack/fit_verifier.py` on three parts of seven of ten labelled real question
+The trees were fitted by `hack/bench/fit_verifier.py` on seven of ten of half of the labelled real question
 pairs (Quora's, as published with GPTCache) and of generated agents' prompts; they and the rarity of
 tokens lie in `verifier.npz`. The labels are people's, and not all of them are right.
 """
@@ -32,7 +32,7 @@ class Verifier:
     rarities: NDArray[np.float32]
     roots: NDArray[np.int32]
     column: NDArray[np.int16]
-    limit: NDArray[np.float32]
+    limit: NDArray[np.float64]
     left: NDArray[np.int32]
     right: NDArray[np.int32]
     value: NDArray[np.float32]

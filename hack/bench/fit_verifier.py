@@ -1,0 +1,206 @@
+"""Fits the verifier of the semantic cache and writes `runtime/llm/cache/verifier.npz`.
+
+    python hack/bench/fit_verifier.py [--data DIR] [--agents 6000]
+
+Boosted trees over `features` and `evidence`, fitted on the 70 % of the labelled question pairs that a
+hash puts into the training part, with and without what other pairs of that part have proven, and on
+generated agents' prompts of the templates that a hash gives to training. The bars, the log-odds from
+which on hits are wrong in at most such a share, come from predictions for folds that were left out
+(whole templates for agents), with a margin of a quarter. Needs scikit-learn; the product does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from hack.bench import agent_prompts
+from hack.bench.question_pairs import SEEN, Embeddings, QuestionPair, embeddings, question_pairs
+from seedbed.runtime.llm.cache.evidence import NEIGHBOURS, SIZE, expected, summed
+from seedbed.runtime.llm.cache.features import Prompt, features, prompt
+from seedbed.runtime.llm.cache.guard import difference
+from seedbed.runtime.llm.cache.verifier import FILE
+
+VOCABULARY = 30_522
+FOLDS = 5
+MARGIN = 0.75
+ACCEPTED = (0.01, 0.015, 0.02, 0.03, 0.05, 0.1)
+SETTINGS: dict[str, Any] = {
+    "max_iter": 350,
+    "learning_rate": 0.05,
+    "max_leaf_nodes": 15,
+    "min_samples_leaf": 60,
+    "l2_regularization": 5.0,
+    "max_features": 0.4,
+    "random_state": 0,
+}
+Matrix = NDArray[np.float64]
+
+
+def rarities(texts: Sequence[str], found: Embeddings) -> NDArray[np.float32]:
+    """By token id: 0 in every text, 1 in none."""
+    counts = np.zeros(VOCABULARY)
+    for text in texts:
+        counts[np.unique(found.of(text).tokens)] += 1
+    rare = np.log((len(texts) + 1) / (counts + 1)) / np.log(len(texts) + 1)
+    rounded: NDArray[np.float32] = (np.round(rare * 255) / 255).astype(np.float32)
+    return rounded
+
+
+def rows_of(
+    pairs: Sequence[tuple[str, str]], found: Embeddings, rare: NDArray[np.float32]
+) -> tuple[Matrix, NDArray[np.bool_]]:
+    """Features of pairs, and which of them the guard lets through."""
+    known: dict[str, Prompt] = {}
+
+    def read(text: str) -> Prompt:
+        if text not in known:
+            known[text] = prompt(found.of(text), rare)
+        return known[text]
+
+    both = [(read(a), read(b)) for a, b in pairs]
+    passed = [difference(one.facts, other.facts) is None for one, other in both]
+    return np.stack([features(one, other) for one, other in both]), np.array(passed)
+
+
+def around(pairs: Sequence[QuestionPair], found: Embeddings) -> Matrix:
+    """What all other pairs have proven around each pair's second question."""
+    first = np.stack([found.vector(each.a) for each in pairs])
+    second = np.stack([found.vector(each.b) for each in pairs])
+    cosines = (first * second).sum(axis=1)
+    surprise = np.array(
+        [each.duplicate - expected(cos) for each, cos in zip(pairs, cosines, strict=True)]
+    )
+    places, surprises = np.concatenate([first, second]), np.concatenate([surprise, surprise])
+    count, found_rows = len(pairs), []
+    for start in range(0, count, 500):
+        near = second[start : start + 500] @ places.T
+        own = np.arange(start, start + len(near))
+        near[np.arange(len(near)), own] = -1
+        near[np.arange(len(near)), own + count] = -1
+        best = np.argpartition(-near, NEIGHBOURS, axis=1)[:, :NEIGHBOURS]
+        for row, chosen in zip(near, best, strict=True):
+            found_rows.append(summed(row[chosen].astype(np.float64), surprises[chosen]))
+    return np.stack(found_rows)
+
+
+def bar(scores: Matrix, right: NDArray[np.bool_], passed: NDArray[np.bool_], wrong: float) -> float:
+    """The lowest score from which on no more than this share is wrong."""
+    kept, truth = scores[passed], right[passed]
+    order = np.argsort(-kept)
+    shares = np.cumsum(~truth[order]) / np.arange(1, len(order) + 1)
+    good = np.flatnonzero(shares <= wrong)
+    return float(kept[order[good[-1]]]) if len(good) else float(kept.max() + 1)
+
+
+def exported(model: Any) -> dict[str, NDArray[Any]]:
+    """A fitted model's trees as arrays, leaves pointing at themselves."""
+    roots, parts, offset, depth = [], [], 0, 0
+    for (tree,) in model._predictors:  # noqa: SLF001 -- scikit-learn has no public form of its trees
+        nodes = tree.nodes
+        leaf = nodes["is_leaf"].astype(bool)
+        own = np.arange(len(nodes)) + offset
+        left = np.where(leaf, own, nodes["left"].astype(np.int64) + offset)
+        right = np.where(leaf, own, nodes["right"].astype(np.int64) + offset)
+        column = np.where(leaf, 0, nodes["feature_idx"])
+        value = np.where(leaf, nodes["value"], 0.0)
+        parts.append((column, np.where(leaf, 0.0, nodes["num_threshold"]), left, right, value))
+        roots.append(offset)
+        offset += len(nodes)
+        depth = max(depth, int(nodes["depth"].max()))
+    column, limit, left, right, value = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return {
+        "roots": np.array(roots, np.int32),
+        "column": column.astype(np.int16),
+        "limit": limit.astype(np.float64),
+        "left": left.astype(np.int32),
+        "right": right.astype(np.int32),
+        "value": value.astype(np.float32),
+        "base": np.array(float(model._baseline_prediction.ravel()[0])),  # noqa: SLF001 -- as above
+        "depth": np.array(depth),
+    }
+
+
+def tell(name: str, scores: Matrix, right: NDArray[np.bool_], passed: NDArray[np.bool_]) -> None:
+    """Print true hits at some shares of wrong ones."""
+    for wrong in (0.01, 0.013, 0.015, 0.02, 0.03):
+        level = bar(scores, right, passed, wrong)
+        hit = (scores >= level) & passed
+        print(f"{name:12} wrong/hit {wrong:.3f}: true hits {hit[right].mean():.4f} bar {level:.3f}")
+
+
+def main() -> None:
+    """Fit and write."""
+    from sklearn.ensemble import HistGradientBoostingClassifier  # noqa: PLC0415 -- slow to import
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--agents", type=int, default=6000)
+    options = parser.parse_args()
+    everything = question_pairs(options.data)
+    pairs = [each for each in everything if each.share < SEEN]
+    if not pairs:
+        sys.exit(f"no question pairs in {options.data}")
+    agents = list(agent_prompts.pairs(7, options.agents, training=True))
+    processes = os.cpu_count() or 1
+    of_pairs = embeddings((t for p in everything for t in (p.a, p.b)), processes)
+    of_agents = embeddings((t for p in agents for t in (p.a, p.b)), processes)
+    rare = rarities(sorted({t for p in pairs for t in (p.a, p.b)}), of_pairs)
+    rows, passed = rows_of([(p.a, p.b) for p in pairs], of_pairs, rare)
+    theirs, theirs_passed = rows_of([(p.a, p.b) for p in agents], of_agents, rare)
+    print("rows", rows.shape, theirs.shape, flush=True)
+    proven = around(pairs, of_pairs)
+    x = np.concatenate(
+        [
+            np.c_[rows, proven],
+            np.c_[rows, np.zeros((len(rows), SIZE))],
+            np.c_[theirs, np.zeros((len(theirs), SIZE))],
+        ]
+    ).astype(np.float32)
+    truth = np.array([p.duplicate for p in pairs])
+    theirs_truth = np.array([p.duplicate for p in agents])
+    y = np.concatenate([truth, truth, theirs_truth])
+    folds = [p.share % FOLDS for p in pairs]
+    their_folds = [hashlib.sha256(p.template.encode()).digest()[1] % FOLDS for p in agents]
+    fold = np.array(folds + folds + their_folds)
+    weight = np.concatenate([np.ones(len(rows)), np.full(len(rows), 0.3), np.ones(len(theirs))])
+    scores = np.zeros(len(y))
+    for out in range(FOLDS):
+        model = HistGradientBoostingClassifier(**SETTINGS)
+        model.fit(x[fold != out], y[fold != out], sample_weight=weight[fold != out])
+        scores[fold == out] = model.decision_function(x[fold == out])
+    count = len(rows)
+    parts = {
+        "pairs": (scores[:count], truth, passed),
+        "pairs alone": (scores[count : 2 * count], truth, passed),
+        "agents": (scores[2 * count :], theirs_truth, theirs_passed),
+    }
+    for name, each in parts.items():
+        tell(name, *each)
+    bars = [
+        max(bar(*parts[name], MARGIN * wrong) for name in ("pairs", "agents")) for wrong in ACCEPTED
+    ]
+    print("bars", dict(zip(ACCEPTED, bars, strict=True)))
+    model = HistGradientBoostingClassifier(**SETTINGS).fit(x, y, sample_weight=weight)
+    kept = exported(model) | {
+        "rarities": np.round(rare * 255).astype(np.uint8),
+        "accepted": np.array(ACCEPTED, np.float32),
+        "bars": np.array(bars, np.float32),
+    }
+    np.savez_compressed(FILE, **kept)  # type: ignore[arg-type]  # the arrays' names are the keys
+    print("written", FILE, FILE.stat().st_size, "bytes")
+
+
+if __name__ == "__main__":
+    main()

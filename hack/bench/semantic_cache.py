@@ -1,0 +1,311 @@
+"""The semantic cache: how often it serves a true duplicate, how often wrongly, and how fast.
+
+    python hack/bench/semantic_cache.py [--data DIR] [--no-million]
+
+pairs          labelled real question pairs (`question_pairs.jsonl.gz` in DIR, by default in the folder
+               shared/data beside the checkout). A hash splits them. 70 % are the shadow week, in which
+               the cache serves nothing: every model is asked anyway, so it is known of every pair
+               whether the kept answer would have been right, and the cache learns that. Of the other
+               30 %, for each pair `a` is kept and `b` is asked: these are the figures. A hit is right
+               where people labelled the pair a duplicate. Nothing is fitted here; the verifier was
+               fitted on the 70 % of the default folder.
+pairs_alone    the same 30 % for a cache that has learnt nothing.
+pairs_together all `a` of the 30 % are kept at once; what is served may be another pair's `a`, of which
+               no label is known: that is counted apart.
+agent_prompts  generated, of templates that were not fitted on: true paraphrases and hard negatives.
+workload       look-ups of agents' prompts whose intents repeat by Zipf's law (exponent 1, 1,500
+               intents, 6,000 look-ups); half of the repetitions are word for word.
+plain gate     in the same run: cosine of at least 0.95, nothing else.
+
+Look-up times are of one prompt, its embedding included, in one thread: in a scope of 10,000 entries,
+and in one of 1,000,000 (real vectors, each perturbed at random; the graph of int8 vectors), where the
+candidates that are judged are real prompts. `lookup_p95_ms` is the worse of the two. The last line is
+one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from hack.bench import agent_prompts
+from hack.bench.question_pairs import SEEN, Embeddings, QuestionPair, embeddings, question_pairs
+from seedbed.runtime.llm.cache.embedder import MiniLm
+from seedbed.runtime.llm.cache.evidence import Evidence
+from seedbed.runtime.llm.cache.index import Index
+from seedbed.runtime.llm.cache.similar import Similar
+
+GATE = 0.95
+SEED = 11
+AGENT_PAIRS = 3000
+INTENTS, LOOKUPS = 1500, 6000
+MILLION = 1_000_000
+TIMED = 300
+
+
+class Labelled(Protocol):
+    """Two texts and whether they mean the same."""
+
+    @property
+    def a(self) -> str:
+        """What is kept."""
+        ...
+
+    @property
+    def b(self) -> str:
+        """What is asked."""
+        ...
+
+    @property
+    def duplicate(self) -> bool:
+        """Whether they mean the same."""
+        ...
+
+
+def shares(truth: Sequence[bool], hits: Sequence[bool]) -> dict[str, Any]:
+    """The figures of one set."""
+    right = sum(hit and true for hit, true in zip(hits, truth, strict=True))
+    wrong = sum(hits) - right
+    return {
+        "true_hit_rate": round(right / max(1, sum(truth)), 4),
+        "wrong_per_lookup": round(wrong / max(1, len(truth)), 5),
+        "wrong_per_hit": round(wrong / max(1, sum(hits)), 5),
+        "hits": sum(hits),
+        "lookups": len(truth),
+    }
+
+
+def judged(
+    pairs: Sequence[Labelled], found: Embeddings, evidence: Evidence
+) -> tuple[list[bool], Counter[str]]:
+    """Each pair by itself: `a` kept, `b` asked; whether it was served, and why or why not."""
+    hits, reasons = [], Counter[str]()
+    similar = Similar(evidence=evidence)
+    for pair in pairs:
+        similar.add("a", found.of(pair.a))
+        candidate = similar.look(found.of(pair.b))
+        assert candidate is not None
+        hits.append(candidate.serve)
+        reasons[f"{candidate.reason}, {'same' if pair.duplicate else 'other'}"] += 1
+    return hits, reasons
+
+
+def gated(pairs: Sequence[Labelled], found: Embeddings) -> list[bool]:
+    """The plain gate."""
+    return [float(found.vector(p.a) @ found.vector(p.b)) >= GATE for p in pairs]
+
+
+def shadow(pairs: Sequence[QuestionPair], found: Embeddings) -> Evidence:
+    """What a week without serving has proven."""
+    evidence = Evidence()
+    for number, pair in enumerate(pairs):
+        one, other = found.vector(pair.a), found.vector(pair.b)
+        for place in (one, other):
+            evidence.add(-1 - number, place, float(one @ other), correct=pair.duplicate)
+    return evidence
+
+
+def together(
+    pairs: Sequence[QuestionPair], found: Embeddings, evidence: Evidence
+) -> dict[str, Any]:
+    """All first questions kept at once."""
+    similar = Similar(evidence=evidence)
+    for text in {pair.a for pair in pairs}:
+        similar.add(text, found.of(text))
+    served = right = wrong = 0
+    for pair in pairs:
+        candidate = similar.look(found.of(pair.b))
+        assert candidate is not None
+        served += candidate.serve
+        if candidate.serve and candidate.id == pair.a:
+            right += pair.duplicate
+            wrong += not pair.duplicate
+    return {
+        "true_hit_rate": round(right / sum(pair.duplicate for pair in pairs), 4),
+        "wrong_per_lookup": round(wrong / len(pairs), 5),
+        "wrong_per_hit": round(wrong / max(1, right + wrong), 5),
+        "unlabelled_hits": served - right - wrong,
+        "hits": served,
+        "lookups": len(pairs),
+    }
+
+
+def question_figures(folder: Path, processes: int) -> tuple[dict[str, Any], Embeddings | None]:
+    """All figures on the real pairs."""
+    pairs = question_pairs(folder)
+    if not pairs:
+        print(f"there are no question pairs in {folder}: generated prompts alone")
+        return {}, None
+    found = embeddings((text for pair in pairs for text in (pair.a, pair.b)), processes)
+    seen = [pair for pair in pairs if pair.share < SEEN]
+    test = [pair for pair in pairs if pair.share >= SEEN]
+    truth = [pair.duplicate for pair in test]
+    evidence = shadow(seen, found)
+    hits, reasons = judged(test, found, evidence)
+    print("pairs:", dict(reasons.most_common(12)))
+    alone, _ = judged(test, found, Evidence())
+    figures = {
+        "pairs": shares(truth, hits),
+        "pairs_alone": shares(truth, alone),
+        "pairs_plain_gate": shares(truth, gated(test, found)),
+        "pairs_together": together(test, found, evidence),
+        "shadow_pairs": len(seen),
+    }
+    return figures, found
+
+
+def agent_figures(processes: int) -> dict[str, Any]:
+    """All figures on generated prompts."""
+    pairs = list(agent_prompts.pairs(SEED, AGENT_PAIRS, training=False))
+    found = embeddings((text for pair in pairs for text in (pair.a, pair.b)), processes)
+    truth = [pair.duplicate for pair in pairs]
+    hits, reasons = judged(pairs, found, Evidence())
+    print("agent_prompts:", dict(reasons.most_common(16)))
+    wrong = Counter(p.kind for p, hit in zip(pairs, hits, strict=True) if hit and not p.duplicate)
+    print("wrong by kind:", dict(wrong))
+    return {
+        "agent_prompts": shares(truth, hits) | {"wrong_by_kind": dict(wrong)},
+        "agent_prompts_plain_gate": shares(truth, gated(pairs, found)),
+    }
+
+
+def workload(processes: int) -> dict[str, Any]:
+    """The share of look-ups that are served where intents repeat."""
+    draw = random.Random(SEED)
+    intents = list(agent_prompts.intents(SEED, INTENTS))
+    weights = [1 / rank for rank in range(1, INTENTS + 1)]
+    asked: list[tuple[int, str]] = []
+    last: dict[int, str] = {}
+    for intent in draw.choices(range(INTENTS), weights, k=LOOKUPS):
+        again = intent in last and draw.random() < 0.5
+        last[intent] = last[intent] if again else draw.choice(intents[intent])
+        asked.append((intent, last[intent]))
+    found = embeddings((text for _, text in asked), processes)
+    similar = Similar()
+    kept: dict[str, int] = {}
+    counts = Counter[str]()
+    for intent, text in asked:
+        if text in kept:
+            counts["exact"] += 1
+            continue
+        candidate = similar.look(found.of(text))
+        if candidate is not None and candidate.serve:
+            counts["similar" if kept[candidate.id] == intent else "wrong"] += 1
+            continue
+        counts["model"] += 1
+        kept[text] = intent
+        similar.add(text, found.of(text))
+    hits = LOOKUPS - counts["model"]
+    first = len({intent for intent, _ in asked})
+    return {
+        "hit_rate": round(hits / LOOKUPS, 4),
+        "exact_rate": round(counts["exact"] / LOOKUPS, 4),
+        "similar_rate": round((counts["similar"] + counts["wrong"]) / LOOKUPS, 4),
+        "redundant_calls_removed": round(hits / (LOOKUPS - first), 4),
+        "wrong_per_lookup": round(counts["wrong"] / LOOKUPS, 5),
+        "wrong_per_hit": round(counts["wrong"] / max(1, hits), 5),
+    }
+
+
+def times(found: Embeddings, texts: Sequence[str], *, million: bool) -> dict[str, Any]:
+    """Look-up times in milliseconds."""
+    model = MiniLm()
+    draw = random.Random(SEED)
+    kept = draw.sample(list(texts), min(10_000, len(texts)))
+    asked = draw.sample(list(texts), min(TIMED, len(texts)))
+    similar = Similar()
+    for text in kept:
+        similar.add(text, found.of(text))
+    spans = {"embedding": [0.0], "at_10k": [0.0]}
+    for text in asked:
+        start = time.perf_counter()
+        (prompt,) = model.embed([text])
+        spans["embedding"].append(time.perf_counter() - start)
+        similar.look(prompt)
+        spans["at_10k"].append(time.perf_counter() - start)
+    told: dict[str, Any] = {"entries_10k": len(kept)}
+    if million:
+        index, seconds = built(found)
+        told |= {"million_entries": len(index), "million_build_s": round(seconds, 1)}
+        spans["at_1m"] = [0.0]
+        few = Similar()
+        for text in kept[:3]:
+            few.add(text, found.of(text))
+        for text in asked:
+            start = time.perf_counter()
+            (prompt,) = model.embed([text])
+            near = index.nearest(prompt.vector, 3)
+            few.look(prompt)
+            spans["at_1m"].append(time.perf_counter() - start)
+            assert near
+    for name, found_spans in spans.items():
+        sorted_ms = np.array(found_spans[1:]) * 1000
+        told[f"{name}_p50_ms"] = round(float(np.percentile(sorted_ms, 50)), 2)
+        told[f"{name}_p95_ms"] = round(float(np.percentile(sorted_ms, 95)), 2)
+    return told
+
+
+def built(found: Embeddings) -> tuple[Index, float]:
+    """An index of a million vectors, and the seconds that it took."""
+    start, index, step = time.perf_counter(), Index(), 50_000
+    random_numbers = np.random.default_rng(SEED)
+    for first in range(0, MILLION, step):
+        rows = found.vectors[random_numbers.integers(0, len(found.vectors), step)]
+        noise = random_numbers.standard_normal(rows.shape, dtype=np.float32)
+        moved = rows + noise * np.float32(0.5 / rows.shape[1] ** 0.5)
+        moved /= np.linalg.norm(moved, axis=1, keepdims=True)
+        index.add_many(np.arange(first, first + step, dtype=np.uint64), moved, os.cpu_count() or 1)
+        if time.perf_counter() - start > 200:
+            print(f"stopped at {len(index)} entries after 200 s")
+            break
+    return index, time.perf_counter() - start
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--million", action=argparse.BooleanOptionalAction, default=True)
+    options = parser.parse_args()
+    processes = os.cpu_count() or 1
+    start = time.perf_counter()
+    figures, found = question_figures(options.data, processes)
+    figures |= agent_figures(processes)
+    figures["workload"] = workload(processes)
+    if found is not None:
+        texts = sorted({t for p in question_pairs(options.data) for t in (p.a, p.b)})
+    else:
+        prompts = agent_prompts.pairs(SEED, AGENT_PAIRS, training=False)
+        texts = sorted({text for pair in prompts for text in (pair.a, pair.b)})
+        found = embeddings(texts, processes)
+    figures["times"] = times(found, texts, million=options.million)
+    for part in ("p50_ms", "p95_ms"):
+        ways = [figures["times"].get(f"{name}_{part}", 0.0) for name in ("at_10k", "at_1m")]
+        figures[f"lookup_{part}"] = max(ways)
+    figures["conditions"] = {
+        "python": platform.python_version(),
+        "cores": processes,
+        "embedding_threads": 1,
+        "accepted_wrong_per_hit": 0.02,
+        "accepted_wrong_per_lookup": 0.01,
+        "seconds": round(time.perf_counter() - start),
+    }
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""How the semantic cache finds, judges and learns."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seedbed.runtime.llm.cache.embedder import Embedded, EmbeddingService, MiniLm
+from seedbed.runtime.llm.cache.evidence import Evidence, expected
+from seedbed.runtime.llm.cache.features import features, prompt
+from seedbed.runtime.llm.cache.index import Index
+from seedbed.runtime.llm.cache.similar import Accepted, Similar
+from seedbed.runtime.llm.cache.threshold import Learnt, Outcome, judged, placed, proven_wrong
+from seedbed.runtime.llm.cache.verifier import verifier
+from tests.conftest import run_async
+
+QUESTIONS = (
+    "How do I lose weight?",
+    "What is the capital of France?",
+    "Restart the pod payments-4711 because it is out of memory.",
+    "Write a unit test in Python for the function parse_date.",
+)
+
+
+@cache
+def model() -> MiniLm:
+    return MiniLm()
+
+
+def embedded(text: str) -> Embedded:
+    return model().embed([text])[0]
+
+
+def filled(*texts: str) -> Similar:
+    similar = Similar()
+    for text in texts:
+        similar.add(text, embedded(text))
+    return similar
+
+
+def units(count: int, seed: int = 0) -> np.ndarray:
+    rows = np.random.default_rng(seed).standard_normal((count, 384)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_texts_are_embedded_alike_alone_and_in_company():
+    long = "word " * 400
+    together = model().embed([QUESTIONS[0], long, QUESTIONS[1]])
+    assert together[0].text == QUESTIONS[0]
+    assert float(together[0].vector @ embedded(QUESTIONS[0]).vector) > 0.999
+    assert abs(float(np.linalg.norm(together[1].vector)) - 1) < 1e-5
+    assert together[1].truncated
+    assert not together[0].truncated
+    assert len(together[0].states) == len(together[0].tokens)
+
+
+def test_an_embedded_text_outlives_the_process():
+    one = embedded(QUESTIONS[0])
+    back = Embedded.unpacked(one.text, one.packed())
+    assert np.array_equal(back.vector, one.vector)
+    assert np.array_equal(back.states, one.states)
+    assert np.array_equal(back.tokens, one.tokens)
+
+
+def test_the_service_answers_in_order():
+    async def body():
+        async with EmbeddingService() as service:
+            assert await service.embed([]) == []
+            found = await service.embed(QUESTIONS)
+            assert [each.text for each in found] == list(QUESTIONS)
+
+    run_async(body())
+
+
+@given(st.integers(1, 60), st.integers(1, 8), st.lists(st.integers(0, 59), max_size=20))
+@settings(max_examples=30, deadline=None)
+def test_the_exact_index_finds_what_comparing_all_finds(count, wanted, removed):
+    rows, index = units(count), Index()
+    for key, row in enumerate(rows):
+        index.add(key, row)
+    for key in removed:
+        index.remove(key)
+    left = [key for key in range(count) if key not in removed]
+    assert len(index) == len(left)
+    query = units(1, seed=9)[0]
+    best = sorted(left, key=lambda key: -float(rows[key] @ query))[:wanted]
+    assert [key for key, _ in index.nearest(query, wanted)] == best
+
+
+def test_a_large_index_finds_its_vectors_and_forgets_removed_ones():
+    rows, index = units(600), Index(exact_up_to=500)
+    for key, row in enumerate(rows):
+        index.add(key, row)
+    found = [index.nearest(row, 1)[0][0] for row in rows]
+    assert np.mean(np.array(found) == np.arange(600)) > 0.98
+    index.remove(7)
+    assert 7 not in index
+    assert index.nearest(rows[7], 1)[0][0] != 7
+
+
+@pytest.mark.req("COG-5.1.1")
+@pytest.mark.parametrize("text", QUESTIONS)
+def test_a_prompt_is_served_from_its_own_entry(text):
+    found = filled(*QUESTIONS).look(embedded(text.lower().rstrip(".?") + " "))
+    assert found is not None
+    assert (found.id, found.serve, found.reason) == (text, True, "same words")
+
+
+def test_an_empty_scope_has_no_candidate():
+    similar = filled(QUESTIONS[0])
+    similar.remove(QUESTIONS[0])
+    assert similar.look(embedded(QUESTIONS[0])) is None
+
+
+@pytest.mark.req("COG-5.1.1")
+def test_another_id_is_never_served_however_alike():
+    similar = filled("Restart the pod payments-4711 because it is out of memory.")
+    found = similar.look(embedded("Restart the pod payments-4712 because it is out of memory."))
+    assert found is not None
+    assert found.similarity > 0.95
+    assert (found.serve, found.reason) == (False, "guard: number")
+
+
+def test_something_else_is_not_served():
+    found = filled(*QUESTIONS).look(embedded("Who painted the Mona Lisa?"))
+    assert found is not None
+    assert not found.serve
+
+
+@pytest.mark.req("COG-5.1.1")
+def test_what_was_proven_wrong_is_not_served_again_not_even_after_a_restart():
+    similar = filled(QUESTIONS[0])
+    asked = embedded("how do i lose weight")
+    found = similar.look(asked)
+    assert found is not None
+    assert found.serve
+    learnt = similar.learn(found, correct=False)
+    again = similar.look(asked)
+    assert again is not None
+    assert (again.serve, again.reason) == (False, "proven wrong")
+    restarted = Similar()
+    restarted.add(QUESTIONS[0], embedded(QUESTIONS[0]), Learnt.load(learnt.dump()))
+    after = restarted.look(asked)
+    assert after is not None
+    assert not after.serve
+
+
+@given(
+    st.lists(st.tuples(st.floats(-8, 8), st.booleans()), max_size=40),
+    st.floats(-8, 8),
+)
+def test_a_wrong_outcome_outlasts_all_right_ones(outcomes, score):
+    learnt = Learnt().having(Outcome(0.9, score, correct=False))
+    for each, correct in outcomes:
+        learnt = learnt.having(Outcome(0.9, each, correct=correct or each < score))
+    assert proven_wrong(learnt, score)
+    assert not proven_wrong(Learnt(), score)
+
+
+@given(st.lists(st.floats(-3, 6), min_size=1, max_size=16), st.floats(-3, 6))
+def test_right_outcomes_never_lower_an_entry_and_wrong_ones_never_raise_it(scores, score):
+    right = Learnt(tuple(Outcome(0.9, each, correct=True) for each in scores))
+    wrong = Learnt(tuple(Outcome(0.9, each, correct=False) for each in scores))
+    assert judged(wrong, score) < score < judged(right, score)
+
+
+def test_an_outcome_remembers_the_place_of_the_other_prompt():
+    row = units(1)[0]
+    assert float(Outcome(0.9, 1.0, True, placed(row)).vector() @ row) > 0.999
+
+
+def test_evidence_counts_around_its_places_only_and_can_be_forgotten():
+    evidence, rows = Evidence(), units(2)
+    for owner in range(5):
+        evidence.add(owner, rows[0], 0.9, correct=True)
+    rings = len(evidence.around(rows[0])) // 3
+    assert evidence.around(rows[0])[0] == 5
+    assert evidence.around(rows[0])[rings] == pytest.approx(5 * (1 - expected(0.9)))
+    assert evidence.around(rows[1])[0] == 0
+    for owner in range(5):
+        evidence.forget(owner)
+    assert len(evidence) == 0
+
+
+def test_features_are_symmetric_and_finite():
+    rare = verifier().rarities
+    read = [prompt(embedded(text), rare) for text in (*QUESTIONS, "?", "")]
+    for one in read:
+        for other in read:
+            row = features(one, other)
+            assert np.isfinite(row).all()
+            assert np.allclose(row, features(other, one), atol=1e-5)
+
+
+def test_who_accepts_fewer_wrong_answers_is_served_less():
+    bars = [verifier().bar(wrong) for wrong in (0.001, 0.01, 0.02, 0.05, 0.1)]
+    assert bars == sorted(bars, reverse=True)
+    assert bars[0] == float("inf")
+    assert Similar(Accepted(per_lookup=0.001, per_hit=0.02)).wrong == pytest.approx(0.002)
