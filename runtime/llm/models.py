@@ -95,7 +95,9 @@ class ModelEntry(Model):
     api_key_env: str | None = Field(
         default=None, description="Environment variable that holds the key."
     )
-    threads: int = Field(default=1, ge=1, le=256, description="local, minilm: threads that compute.")
+    threads: int = Field(
+        default=1, ge=1, le=256, description="local, minilm: threads that compute."
+    )
     parallel: int = Field(
         default=1, ge=1, le=64, description="local: requests that are computed at the same time."
     )
@@ -106,7 +108,10 @@ class ModelEntry(Model):
         description="Tokens of prompt and answer; local: 4096 where not given.",
     )
     queue_limit: int = Field(
-        default=64, ge=1, le=10_000, description="local, minilm: requests that may wait; more are refused."
+        default=64,
+        ge=1,
+        le=10_000,
+        description="local, minilm: requests that may wait; more are refused.",
     )
     longest_answer: int | None = Field(
         default=None, ge=1, le=1_000_000, description="Tokens, where a request sets no limit."
