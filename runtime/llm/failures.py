@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 
 import orjson
@@ -19,6 +20,8 @@ from seedbed.runtime.llm.budget.stage import UnpricedError
 from seedbed.runtime.llm.budget.teller import BudgetExceededError
 from seedbed.runtime.llm.identity import NotAllowedError, NotKnownError
 from seedbed.runtime.llm.providers import Json, MalformedError, RateLimitedError, RefusedError
+
+log = logging.getLogger(__name__)
 
 _STATUS: tuple[tuple[type[SeedbedError], int, str], ...] = (
     (NotKnownError, 401, "authentication_error"),
@@ -49,10 +52,15 @@ def told(error: SeedbedError) -> tuple[int, Json]:
 async def in_openai_form(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Every error becomes an answer that tells what was wrong."""
+    """Every error becomes an answer that tells what was wrong.
+
+    Where a stream has begun there is no second answer: its connection ends.
+    """
     try:
         return await handler(request)
     except SeedbedError as error:
+        if request.writer.output_size:
+            raise
         status, body = told(error)
         wait = error.retry_after if isinstance(error, RetryableError) else None
         return _answer(status, body, {"Retry-After": f"{wait:.0f}"} if wait else {})
@@ -66,6 +74,12 @@ async def in_openai_form(
             "code": None,
         }
         return _answer(error.status, {"error": body}, {})
+    except Exception:
+        if request.writer.output_size:
+            raise
+        log.exception("a request failed for no reason that anybody thought of")
+        body = {"message": "it failed", "type": "server_error", "param": None, "code": "internal"}
+        return _answer(500, {"error": body}, {})
 
 
 def _answer(status: int, body: Json, headers: dict[str, str]) -> web.Response:

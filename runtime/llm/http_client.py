@@ -46,6 +46,7 @@ class _Connection(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._size = 0
         self._paused = False
+        self._rests = True
         self._wants_end = False
         self._waiter: asyncio.Future[None] | None = None
         self._parser = httptools.HttpResponseParser(self)
@@ -56,6 +57,10 @@ class _Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        if self._rests:
+            # Nobody has asked: such as a word about the time being over, before the end.
+            self._break_off("an answer without a request")
+            return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -79,6 +84,10 @@ class _Connection(asyncio.Protocol):
 
     # What the parser calls.
 
+    def on_message_begin(self) -> None:
+        if self._rests:
+            raise BrokenOffError("two answers to one request")
+
     def on_status(self, _: bytes) -> None:
         self.status = self._parser.get_status_code()
 
@@ -99,6 +108,7 @@ class _Connection(asyncio.Protocol):
             self.headers.clear()
             return
         self.ended = True
+        self._rests = True
         self.reusable = self.error is None and self._parser.should_keep_alive()
 
     # What an answer calls.
@@ -112,6 +122,7 @@ class _Connection(asyncio.Protocol):
         self.status, self.headers = 0, {}
         self.begun = self.ended = self.reusable = False
         self._parts, self._size = [], 0
+        self._rests = False
         self._transport.write(request)
 
     async def until_begun(self) -> None:

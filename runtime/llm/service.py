@@ -45,6 +45,7 @@ _LARGEST_BODY = 8 * 1024 * 1024
 _LONGEST_CALL = 900.0
 _TIMEOUT, _TASK, _QUALITY = "X-Seedbed-Timeout", "X-Seedbed-Task", "X-Seedbed-Quality"
 _LONGEST_TASK = 128
+_DONE = b"data: [DONE]\n\n"
 _log = logging.getLogger(__name__)
 
 Form = Callable[[Json], Json]
@@ -139,6 +140,7 @@ class _Service:
         began = self._gateway.now()
         outcome, name = "cancelled", "?"
         call: Call | None = None
+        begun: list[web.StreamResponse] = []
         try:
             identity = await self._identify(http)
             request = read(await http.read())
@@ -150,16 +152,17 @@ class _Service:
                     call.task = http.headers.get(_TASK, "")[:_LONGEST_TASK]
                     call.floor = _share(http)
                     call.headers = http.headers
-                    answer = await self._sent(http, call, form)
+                    answer = await self._sent(http, call, form, begun)
                 if isinstance(answer, web.StreamResponse):
-                    await answer.write(b"data: [DONE]\n\n")
+                    await answer.write(_DONE)
                     await answer.write_eof()
         except SeedbedError as error:
             outcome = error.code
-            raise
-        except TimeoutError as error:
+            return await _broken_off(begun, error)
+        except TimeoutError:
             outcome = "timeout"
-            raise UnavailableError(f"no answer within {_limit(http):.0f} s") from error
+            late = UnavailableError(f"no answer within {_limit(http):g} s")
+            return await _broken_off(begun, late)
         else:
             outcome = "ok"
             if isinstance(answer, web.StreamResponse):
@@ -169,11 +172,13 @@ class _Service:
             served = call.served_by if call is not None else ""
             self._metrics.count(served or name, outcome, self._gateway.now() - began, call)
 
-    async def _sent(self, http: web.Request, call: Call, form: Form) -> web.StreamResponse | Json:
+    async def _sent(
+        self, http: web.Request, call: Call, form: Form, begun: list[web.StreamResponse]
+    ) -> web.StreamResponse | Json:
         reply = await self._gateway.answer(call)
         if reply.whole is not None:
             return reply.whole
-        return await _streamed(http, call, reply, form)
+        return await _streamed(http, call, reply, form, begun)
 
     async def models(self, http: web.Request) -> web.Response:
         await self._identify(http)
@@ -226,11 +231,25 @@ def _parse_embedding(body: bytes) -> EmbeddingRequest:
     return parse(EmbeddingRequest, body)
 
 
-async def _streamed(http: web.Request, call: Call, reply: Reply, form: Form) -> web.StreamResponse:
-    """Server-sent events, but the last one.
+async def _broken_off(
+    begun: Sequence[web.StreamResponse], error: SeedbedError
+) -> web.StreamResponse:
+    """Raises the error; where a stream has begun there is no other answer, so an event tells it."""
+    if not begun:
+        raise error
+    (response,) = begun
+    await response.write(_event(told(error)[1]))
+    await response.write(_DONE)
+    await response.write_eof()
+    return response
 
-    The response begins with the first chunk, so that a refusal before it is an ordinary error; a
-    failure later is an event of its own.
+
+async def _streamed(
+    http: web.Request, call: Call, reply: Reply, form: Form, begun: list[web.StreamResponse]
+) -> web.StreamResponse:
+    """Server-sent events, but the last one; `begun` is told the response.
+
+    It begins with the first chunk, so that a refusal before it is an ordinary error.
     """
     assert reply.chunks is not None
     assert isinstance(call.request, ChatRequest)
@@ -240,17 +259,14 @@ async def _streamed(http: web.Request, call: Call, reply: Reply, form: Form) -> 
         headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", **_headers(call)}
     )
     await response.prepare(http)
+    begun.append(response)
     last: Json | None = None
-    try:
-        async for chunk in reply.chunks:
-            if chunk.get("choices"):
-                shown = chunk if wanted else {k: v for k, v in chunk.items() if k != "usage"}
-                await response.write(_event(form(shown)))
-            if chunk.get("usage"):
-                last = chunk
-    except SeedbedError as error:
-        await response.write(_event(told(error)[1]))
-        return response
+    async for chunk in reply.chunks:
+        if chunk.get("choices"):
+            shown = chunk if wanted else {k: v for k, v in chunk.items() if k != "usage"}
+            await response.write(_event(form(shown)))
+        if chunk.get("usage"):
+            last = chunk
     if wanted and last is not None:
         await response.write(_event(form({**last, "choices": [], "seedbed": _account(call)})))
     return response

@@ -126,6 +126,19 @@ def test_half_an_answer_is_an_error(answer: bytes | None, error: type[OSError]) 
     ran(body, answer)
 
 
+def test_a_connection_that_speaks_unasked_is_not_used_again() -> None:
+    ok = OK + b"Content-Length: 2\r\n\r\nok"
+    late = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"
+
+    async def body(raw: Raw, client: HttpClient) -> None:
+        assert await said(client) == b"ok"
+        await raw.gone.wait()
+        assert await said(client) == b"ok"
+        assert raw.connections == 2
+
+    ran(body, ok + late, ok)
+
+
 def test_who_stops_reading_a_stream_ends_it() -> None:
     async def body(raw: Raw, client: HttpClient) -> None:
         answer = await client.post("/chat", b"{}", whole=False)

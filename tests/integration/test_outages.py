@@ -235,6 +235,29 @@ def test_a_stream_that_breaks_in_the_middle_says_so(breaks: str) -> None:
     run_async(body())
 
 
+def test_a_stream_that_runs_into_its_deadline_says_so() -> None:
+    async def body() -> None:
+        async with (
+            provider(say=lambda _: "word " * 500, slow=0.02) as first,
+            service(first=(first, {})) as one,
+            one.session.post(
+                "/v1/chat/completions",
+                json=ASK | {"stream": True},
+                headers={"X-Seedbed-Timeout": "0.4"},
+            ) as answer,
+        ):
+            assert answer.status == 200
+            *_, last, done, _ = (await answer.text()).split("\n\n")
+            assert json.loads(last.removeprefix("data: "))["error"]["message"].endswith("0.4 s")
+            assert done == "data: [DONE]"
+            while not first.left:  # The provider's work ends.
+                await asyncio.sleep(0.01)
+            late = 'seedbed_model_requests_total{model="first",outcome="timeout"}'
+            assert await one.metric(late) == 1
+
+    run_async(body())
+
+
 def test_where_nobody_can_answer_the_caller_is_told_when_to_come_back() -> None:
     async def body() -> None:
         async with (
