@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,7 @@ from seedbed.runtime.llm.identity import (
 )
 from seedbed.runtime.llm.models import Models
 from seedbed.runtime.llm.notices import Notice, Tell
+from seedbed.runtime.llm.programs import Programs
 from seedbed.runtime.llm.service import serving
 from seedbed.runtime.store.answers import SqlAnswers
 from seedbed.runtime.store.ledger import SqlLedger
@@ -114,12 +115,15 @@ async def serving_models(
     store: SqlStore | None = None,
     coordinator: Coordinator | None = None,
     tell: Tell | None = None,
+    bus: Callable[[], Bus | None] = lambda: None,
 ) -> AsyncIterator[int]:
     """The model service while the context is open, with budgets where there is a store for them.
 
-    `tell` hears its notices.
+    `tell` hears its notices; `bus` leads to the workers that answer for Agents, once it is there.
     """
     gateway = Gateway(models)
+    if coordinator is not None:
+        gateway.programs = Programs(bus, coordinator, gateway.now)
     if tell is not None:
         gateway.notices.also(tell)
     async with AsyncExitStack() as stack:

@@ -224,6 +224,7 @@ async def _gateway(process: Process) -> None:
                 store=await _store(process, stack) if budgets else None,
                 coordinator=await _coordinator(process, stack) if budgets else None,
                 tell=notices,
+                bus=lambda: notices.bus,
             )
         )
         process.started()

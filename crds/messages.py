@@ -86,6 +86,11 @@ SETTING_PREFIXES = ("agents/", "flags/", "pools/", "seedlayers/", "templates/", 
 """Where the live settings of Agents, FeatureFlags, Pools, SeedLayers, templates and Workflows stand."""
 
 
+def worker_address(worker: str) -> str:
+    """Where a worker answers a `StepTask` at once with its `StepResult`, beside the queue of its Pool."""
+    return f"worker.{worker}"
+
+
 def agent_setting(namespace: str, name: str = "") -> str:
     """Key of the live setting that holds an Agent's spec; the prefix of all where no name is given."""
     return f"agents/{namespace}/{name}"

@@ -189,6 +189,7 @@ async def _model_service(parts: Parts, models: Models) -> AsyncIterator[str]:
         holder=_HOLDER,
         store=parts.store,
         coordinator=parts.coordinator,
+        bus=lambda: parts.bus,
     ) as port:
         await importing
         for name in _TALKING:

@@ -22,6 +22,7 @@ from seedbed.runtime.llm.minilm import MiniLmModel
 from seedbed.runtime.llm.models import AUTO, DEFAULT, ModelEntry, Models
 from seedbed.runtime.llm.notices import Notices
 from seedbed.runtime.llm.openai_provider import OpenAIModel
+from seedbed.runtime.llm.programs import PREFIX, Programs
 from seedbed.runtime.llm.prompts.stage import PromptStage
 from seedbed.runtime.llm.providers import Provider
 from seedbed.runtime.llm.resilience.targets import Clock, Target, Targets
@@ -65,6 +66,8 @@ class Gateway:
         notices: tells what people and programs are to know.
         learning: what is known of the models' answers.
         short: how far the money that pays for a caller has run out, from 0 to 1.
+        programs: answers for Agents, where there are workers.
+        prompts: what is known of prompts that repeat.
         stages: what stands between the choice of models and asking them, the outermost first.
     """
 
@@ -100,6 +103,7 @@ class Gateway:
         self._facts = {name: target.facts for name, target in self.targets.items()}
         stated = {e.name: e.quality for e in models.models if e.quality is not None}
         self.learning = Learning(stated)
+        self.programs: Programs | None = None
         self._last: Rest = Targets(self.targets, self._clock).answer
         self._answer: Rest = self._last
         compressing = models.prompts.compression is not None
@@ -144,6 +148,8 @@ class Gateway:
         Raises:
             UnknownModelError: where there is none.
         """
+        if self.programs is not None and asked.startswith(PREFIX):
+            return asked
         name = self.models.default if asked == DEFAULT else asked
         if name == AUTO and AUTO not in self.targets:
             # Its place in the file says who stands in for whom; the router sets the order.
@@ -159,6 +165,8 @@ class Gateway:
     async def _planned(self, call: Call, rest: Rest) -> Reply:
         """The stage that says which models may answer."""
         name = self.named(call.request.model)
+        if self.programs is not None and name.startswith(PREFIX):
+            return await self.programs.answer(call)
         choice = choose(self.models.models, self._facts, name, need_of(call.request))
         call.candidates = choice.candidates
         if call.request.model == AUTO and AUTO not in self.targets:

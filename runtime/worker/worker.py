@@ -24,7 +24,15 @@ from seedbed.crds.errors import (
     UnavailableError,
 )
 from seedbed.crds.failure import class_of
-from seedbed.crds.messages import StepError, StepResult, StepTask, decode, work_queue
+from seedbed.crds.messages import (
+    StepError,
+    StepResult,
+    StepTask,
+    decode,
+    encode,
+    work_queue,
+    worker_address,
+)
 from seedbed.runtime.bus.item_stream import ItemSource
 from seedbed.runtime.bus.port import Bus, Delivery, Pull
 from seedbed.runtime.coordination.port import Coordinator, Lease
@@ -83,6 +91,7 @@ class Worker:
         self._stopping = stopping
         self._node = node or socket.gethostname()
         self._concurrency = concurrency
+        self._answering = asyncio.Semaphore(concurrency)
         self._agents: Any = None
         self._starting_agents = asyncio.Lock()
 
@@ -102,6 +111,8 @@ class Worker:
             raise
         async with AsyncExitStack() as stack:
             lease = await stack.enter_async_context(self._coordinator.lease(LEASE_TTL))
+            address = worker_address(self.worker_id)
+            await stack.enter_async_context(self._bus.serve(address, self._answer))
             registration = await self._register(lease)
             stack.push_async_callback(self._deregister, registration)
             self.health = "healthy"
@@ -127,7 +138,7 @@ class Worker:
             "started_at": int(time.time() * 1000),
             "status": "ready",
         }
-        capabilities = ("steps", self._adapter_name)
+        capabilities = ("steps", "answers", self._adapter_name)
         return await register(
             self._coordinator, "worker", self.worker_id, capabilities, metadata, lease
         )
@@ -199,6 +210,12 @@ class Worker:
             result = await self.execute(task)
             lanes.end()
             hands.done(delivery, result)
+
+    async def _answer(self, payload: bytes) -> bytes:
+        """Execute one task for somebody who waits for it: no engine, no queue, no other attempt."""
+        task = decode(StepTask, payload)
+        async with self._answering:
+            return encode(await self.execute(task))
 
     async def execute(self, task: StepTask) -> StepResult:
         """Execute one attempt of a step; every failure is part of the result."""
