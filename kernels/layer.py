@@ -66,6 +66,8 @@ def plan_route(seed_of: Tensor, leading: Sequence[int], seeds: int) -> Tensor:
 def _index(seed_of: Tensor, leading: Sequence[int]) -> Tensor:
     """One index a token, (T,)."""
     missing = len(leading) - seed_of.dim()
+    if not missing:
+        return seed_of.reshape(-1)
     return seed_of.view(*seed_of.shape, *(1 for _ in range(missing))).expand(*leading).reshape(-1)
 
 
@@ -98,7 +100,7 @@ def seed_tokens(
         InvalidError: shapes do not fit together.
     """
     _check(seeds, x.shape[-1])
-    if tuple(seed_of.shape) != tuple(x.shape[: seed_of.dim()]) or seed_of.dim() >= x.dim():
+    if seed_of.shape != x.shape[: seed_of.dim()] or seed_of.dim() >= x.dim():
         raise InvalidError("seed_of", f"must have the leading shape of x, {tuple(x.shape[:-1])}")
     if not acting and not telemetry:
         return x, None
@@ -143,5 +145,5 @@ def _check(seeds: SeedTensors, width: int) -> None:
             "seeds.up", f"must be like seeds.down: {tuple(down.shape)}, {down.dtype}"
         )
     for name, tensor in zip(seeds._fields[2:], seeds[2:], strict=True):
-        if tuple(tensor.shape) != (down.shape[0],):
+        if tensor.shape != down.shape[:1]:
             raise InvalidError(f"seeds.{name}", f"must have one entry a seed, {down.shape[0]}")
