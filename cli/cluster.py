@@ -18,6 +18,7 @@ from kubernetes.aio import client, config
 from seedbed.cli.following import reconnecting
 from seedbed.cli.output import age
 from seedbed.controllers.plan import Raw
+from seedbed.controllers.seed_pods import SERVE_PORT, pods_name
 from seedbed.crds.base import GROUP, VERSION
 from seedbed.crds.errors import (
     ConflictError,
@@ -27,7 +28,7 @@ from seedbed.crds.errors import (
     TerminalError,
     UnavailableError,
 )
-from seedbed.crds.kinds import Kind
+from seedbed.crds.kinds import SEED_LAYER, Kind
 
 _WAIT = 15.0
 _PUSH_WAIT = 120.0
@@ -236,6 +237,18 @@ class ClusterSource:
         told: Mapping[str, Any] = await self._from_api(
             f"/api/v3/workflows/{namespace}/{workflow}/{page}"
         )
+        return told
+
+    async def seed_decisions(
+        self, namespace: str, layer: str, after: int, token: str
+    ) -> Sequence[Mapping[str, Any]]:
+        """From the pods, through the API server."""
+        await self.object(SEED_LAYER, namespace, layer)
+        service = f"{pods_name(layer)}:{SERVE_PORT}"
+        path = f"/api/v1/namespaces/{namespace}/services/{service}/proxy/v1/decisions"
+        headers = {_TOKEN_HEADER: f"Bearer {token}"} if token else {}
+        found = json.loads(await self._text(path, {"after": after}, headers))
+        told: Sequence[Mapping[str, Any]] = found["decisions"]
         return told
 
     async def picture(self, namespace: str, workflow: str, form: str) -> str:

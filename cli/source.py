@@ -73,6 +73,11 @@ class Source(Protocol):
     async def picture(self, namespace: str, workflow: str, form: str) -> str:
         """A picture of the Workflow's newest run as SVG; forms as in `runtime.workflow.planning.picture`."""
 
+    async def seed_decisions(
+        self, namespace: str, layer: str, after: int, token: str
+    ) -> Sequence[Mapping[str, Any]]:
+        """What was decided about a SeedLayer's seeds, behind a number, oldest first."""
+
 
 def kind_named(text: str) -> Kind:
     """The kind that a user means by its name, plural or short name, in any case.

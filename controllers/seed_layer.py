@@ -27,6 +27,7 @@ _PROGRESS = {
     "Resting": "training rests between two epochs",
     "Ended": "training has run all of its epochs",
     "Waiting": "no data to train on: only what callers send to /v1/train",
+    "Off": "the feature chunked_architecture is off: the plain model is served",
 }
 
 

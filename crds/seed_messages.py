@@ -72,6 +72,10 @@ class SeedCheckpointed:
     size_bytes: int
 
 
+Phase = Literal["Loading", "Serving", "Ending", "Failed"]
+Activity = Literal["Training", "Resting", "Ended", "Waiting", "Off"]
+
+
 @dataclass(frozen=True, slots=True)
 class SeedReport:
     """All that the operator needs to know of one pod of a SeedLayer.
@@ -81,7 +85,7 @@ class SeedReport:
         at: Unix time, by the pod's clock.
         phase: `Failed` where the pod cannot serve until something changes; `message` says what.
         trains: whether this is the pod that trains.
-        activity: what training does now: Training, Resting, Ended, or Waiting where it has no data.
+        activity: what training does now; Waiting where it has no data, Off where no seeds are attached.
         stages: seeds by stage, of all layers.
         p50: seconds that half of the forward passes took at most, of those of the last minute; likewise
             `p95` and `p99`; None while there were none.
@@ -97,11 +101,11 @@ class SeedReport:
     uid: str
     pod: str
     at: float
-    phase: Literal["Loading", "Serving", "Ending", "Failed"]
+    phase: Phase
     reason: str = ""
     message: str = ""
     trains: bool = False
-    activity: Literal["Training", "Resting", "Ended", "Waiting"] = "Waiting"
+    activity: Activity = "Waiting"
     features: tuple[str, ...] = ()
     layers: int = 0
     stages: dict[str, int] = field(default_factory=dict)

@@ -193,11 +193,18 @@ class Training(Model):
         default=32, description="Examples in a step.", ge=1, le=65_536, examples=[64]
     )
     learning_rate: float = Field(
-        default=0.001,
-        description="Of the seeds' parameters.",
+        default=0.01,
+        description="Of Adam, for seeds in training.",
         ge=0.0000001,
         le=10,
         examples=[0.003],
+    )
+    fine_learning_rate: float = Field(
+        default=0.001,
+        description="The same while a seed is fine-tuned.",
+        ge=0.0000001,
+        le=10,
+        examples=[0.0003],
     )
     interval: Duration = Field(
         default="0s",

@@ -1,13 +1,14 @@
 """What a cluster's nodes do for Seedbed, in this process.
 
-A Deployment of workers becomes a task for each replica. A Pod, which is a container step, cannot run
-here: it fails at once and says so.
+A Deployment of workers and a StatefulSet of seed pods become a task for each replica. A Pod, which is a
+container step, cannot run here: it fails at once and says so.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import itertools
+from collections.abc import Awaitable, Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +25,11 @@ _NO_PODS = {
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """One worker pod that is none.
+    """One pod that is none.
 
     Attributes:
-        name: unique among all replicas, as a pod's name is.
+        role: what it serves as: `worker` or `seeds`.
+        name: unique among all replicas, as a pod's name is; those of a StatefulSet count from 0.
         env: the container's variables; those that come from elsewhere are left out.
         stop: set when the workers shall finish what they have and end.
     """
@@ -35,17 +37,19 @@ class Replica:
     name: str
     env: Mapping[str, str]
     stop: asyncio.Event
+    role: str = "worker"
 
 
+_SETS = ("Deployment", "StatefulSet")
 Start = Callable[[Replica], Awaitable[None]]
 
 
 class Kubelet:
-    """Keeps as many replicas of each Deployment running as it wants.
+    """Keeps as many replicas of each Deployment and StatefulSet running as it wants.
 
     Args:
-        cluster: where Deployments are read and their status is written.
-        start: runs the workers of one replica until its `stop` is set.
+        cluster: where they are read and their status is written.
+        start: runs one replica until its `stop` is set.
     """
 
     def __init__(self, cluster: MemoryCluster, start: Start) -> None:
@@ -62,7 +66,7 @@ class Kubelet:
             while True:
                 await self._changed.wait()
                 self._changed.clear()
-                wanted = {key_of(obj): obj for obj in self._cluster.listed("Deployment")}
+                wanted = {key_of(obj): obj for kind in _SETS for obj in self._cluster.listed(kind)}
                 for key in {*wanted, *self._running}:
                     self._scale(key, wanted.get(key), group)
                 for obj in wanted.values():
@@ -80,7 +84,7 @@ class Kubelet:
             await asyncio.wait(tasks, timeout=_STOP_SECONDS)
 
     def _heard(self, _: Change, obj: Raw) -> None:
-        if obj["kind"] in ("Deployment", "Pod"):
+        if obj["kind"] in (*_SETS, "Pod"):
             self._changed.set()
 
     def _scale(self, key: Key, obj: Raw | None, group: asyncio.TaskGroup) -> None:
@@ -91,13 +95,20 @@ class Kubelet:
             if replica.env != env or len(running) > count:
                 replica.stop.set()
                 del running[serial]
-        while len(running) < count:
-            self._serial += 1
-            replica = Replica(f"{key.name}-{self._serial}", env, asyncio.Event())
+        while obj is not None and len(running) < count:
+            serial = self._next(key, running)
+            replica = Replica(f"{key.name}-{serial}", env, asyncio.Event(), _role(obj))
             task = group.create_task(self._one(replica), name=replica.name)
-            running[self._serial] = (replica, task)
+            running[serial] = (replica, task)
         if not running:
             del self._running[key]
+
+    def _next(self, key: Key, running: Container[int]) -> int:
+        """The number of a new replica."""
+        if key.kind == "StatefulSet":
+            return next(number for number in itertools.count() if number not in running)
+        self._serial += 1
+        return self._serial
 
     async def _one(self, replica: Replica) -> None:
         await self._start(replica)
@@ -107,6 +118,11 @@ class Kubelet:
         status = {"observedGeneration": obj["metadata"]["generation"]}
         counts = dict.fromkeys(("replicas", "readyReplicas", "availableReplicas"), count)
         await self._cluster.apply_status({**obj, "status": {**status, **counts}})
+
+
+def _role(obj: Raw) -> str:
+    arguments = obj["spec"]["template"]["spec"]["containers"][0].get("args") or ("serve", "worker")
+    return str(arguments[1])
 
 
 def _environment(obj: Raw) -> dict[str, str]:

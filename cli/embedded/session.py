@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from seedbed.cli.embedded.cluster import MemoryCluster, key_of
-from seedbed.cli.embedded.kubelet import Kubelet, Replica
+from seedbed.cli.embedded.kubelet import Kubelet, Replica, Start
 from seedbed.cli.embedded.manifests import Manifests
 from seedbed.cli.embedded.state import StateFolder
 from seedbed.cli.output import at
 from seedbed.cli.progress import Display, ended
 from seedbed.controllers.plan import Defaults, Raw
 from seedbed.crds.base import seconds
-from seedbed.crds.errors import SeedbedError, UnavailableError
+from seedbed.crds.errors import SeedbedError, TerminalError, UnavailableError
 from seedbed.crds.kinds import BY_NAME
 from seedbed.operator.reconciler import Reconciler
 from seedbed.runtime.bus.memory import MemoryBus
@@ -54,6 +54,7 @@ class Parts:
     coordinator: MemoryCoordinator
     store: SqlStore
     keys: Path
+    seeds: Path
 
 
 async def play(
@@ -73,7 +74,14 @@ async def play(
     store = SqlStore.open(state.database)
     # Tokens of this start are larger than all of earlier ones, as the store has seen those.
     coordinator = MemoryCoordinator(after=opened * _TOKENS_A_START)
-    parts = Parts(cluster, MemoryBus(), coordinator, store, state.path / "checkpoint.keys")
+    parts = Parts(
+        cluster,
+        MemoryBus(),
+        coordinator,
+        store,
+        state.path / "checkpoint.keys",
+        state.path / "seeds",
+    )
     try:
         await store.migrate()
         for plan in wanted.plans:
@@ -101,7 +109,9 @@ def state_of(obj: Raw) -> State:
     if at(obj, ".status.observedGeneration") != obj["metadata"]["generation"]:
         return "waiting"
     ready = conditions.get("Ready", {})
-    if ended(obj) if runs(obj) else ready.get("status") == "True":
+    # A SeedLayer whose seeds are trained is there and goes on.
+    going = obj["kind"] == "SeedLayer" and conditions["Progressing"]["status"] == "True"
+    if ended(obj) if runs(obj) else ready.get("status") == "True" and not going:
         return "done"
     stalled = conditions.get("Stalled", {}).get("status") == "True"
     missing = str(ready.get("reason", "")).endswith("NotFound")
@@ -159,7 +169,15 @@ async def _everything(
             allowed=Allowed(hosts=None),
             vault=Vault(SqlCheckpoints(parts.store), KeyRing.at(parts.keys)),
         )
-        kubelet = Kubelet(parts.cluster, lambda replica: _work(parts, gateway, replica))
+        serve_seeds = await _seed_server(parts, display)
+
+        async def start(replica: Replica) -> None:
+            if replica.role == "seeds":
+                await serve_seeds(replica)
+            else:
+                await _work(parts, gateway, replica)
+
+        kubelet = Kubelet(parts.cluster, start)
         try:
             async with asyncio.TaskGroup() as group:
                 deciding, *others = [
@@ -199,6 +217,28 @@ async def _model_service(parts: Parts, models: Models) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
+async def _seed_server(parts: Parts, display: Display) -> Start:
+    """What runs the pod of a SeedLayer. Only SeedLayers need what it imports."""
+    if not parts.cluster.listed("SeedLayer"):
+        return _no_seeds
+    try:
+        module = await asyncio.to_thread(import_module, "seedbed.cli.embedded.seeds")
+    except ModuleNotFoundError as error:
+        raise TerminalError(
+            f"the package {error.name} is not installed, and a SeedLayer needs it: "
+            "install seedbed with the extra `kernels`"
+        ) from error
+
+    async def serve(replica: Replica) -> None:
+        await module.serve(replica, parts.bus, parts.coordinator, parts.seeds, display.note)
+
+    return serve
+
+
+async def _no_seeds(replica: Replica) -> None:
+    raise TerminalError(f"{replica.name} came after the start: run the manifests again")
+
+
 async def _work(parts: Parts, gateway: str, replica: Replica) -> None:
     env = replica.env
     await serve_workers(
@@ -219,14 +259,29 @@ async def _work(parts: Parts, gateway: str, replica: Replica) -> None:
 def _shown_changes(cluster: MemoryCluster, display: Display) -> asyncio.Event:
     """Show every Workflow that runs, now and after each change; the event is set after each change."""
     changed = asyncio.Event()
+    told: dict[str, str] = {}
 
     def heard(_: str, obj: Raw) -> None:
         if runs(obj):
             display.workflow(obj)
+        if (line := seeds_in_one_line(obj)) and told.get(obj["metadata"]["name"]) != line:
+            told[obj["metadata"]["name"]] = line
+            display.note(line)
         changed.set()
 
     cluster.listen(heard)
     return changed
+
+
+def seeds_in_one_line(obj: Raw) -> str:
+    """Where a SeedLayer stands; nothing for other objects, and for one that has no seeds yet."""
+    status = obj.get("status") or {}
+    if obj["kind"] != "SeedLayer" or not status.get("stages"):
+        return ""
+    parts = [f"epoch {status['epoch']}", status["stages"]]
+    if "accuracy" in status:
+        parts.append(f"accuracy {status['accuracy']}, {status['baseAccuracy']} without seeds")
+    return f"{obj['metadata']['name']}: {' · '.join(parts)}"
 
 
 async def _until_over(cluster: MemoryCluster, changed: asyncio.Event) -> None:

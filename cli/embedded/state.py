@@ -25,7 +25,7 @@ from seedbed.cli.embedded.cluster import MemoryCluster
 from seedbed.cli.output import age
 from seedbed.controllers.plan import Raw
 from seedbed.crds.errors import InvalidError, NotFoundError, UnavailableError
-from seedbed.crds.kinds import Kind
+from seedbed.crds.kinds import SEED_LAYER, Kind
 
 if TYPE_CHECKING:
     from seedbed.runtime.store.port import RunRow, Store
@@ -254,6 +254,19 @@ class FolderSource:
                 return await PAGES[page](store, namespace, workflow)
             return insight.PAGES[page](await insight.of_run(store, row))
 
+    async def seed_decisions(
+        self,
+        namespace: str,
+        layer: str,
+        after: int,
+        token: str,  # noqa: ARG002  # who may read the folder may read this
+    ) -> Sequence[Mapping[str, Any]]:
+        """From the newest checkpoint."""
+        await self.object(SEED_LAYER, namespace, layer)
+        kept = sorted((self._state.path / "seeds" / f"{namespace}.{layer}").glob("*.safetensors"))
+        told = _seed_progress(kept[-1]).get("decisions", ()) if kept else ()
+        return [one for one in told if one["number"] > after]
+
     async def picture(self, namespace: str, workflow: str, form: str) -> str:
         """From the journals."""
         from seedbed.runtime.workflow.planning import insight, picture  # noqa: PLC0415  # as below
@@ -326,6 +339,15 @@ def _event(recorded: Any) -> dict[str, Any]:
         "count": recorded.count,
         "last": recorded.last.isoformat(),
     }
+
+
+def _seed_progress(file: Path) -> Mapping[str, Any]:
+    """What a checkpoint of seeds holds beside its tensors; it stands in the file's head, as JSON."""
+    with file.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        about = orjson.loads(stream.read(size))["__metadata__"]
+    found: Mapping[str, Any] = orjson.loads(orjson.loads(about["extra"]).get("progress", "{}"))
+    return found
 
 
 def _remove_unused(path: Path) -> None:

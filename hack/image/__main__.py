@@ -16,12 +16,15 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True)
     build = commands.add_parser("build", help="build images as archives")
     build.add_argument("--tag", default="dev", help="the images' tag (default: dev)")
-    build.add_argument("--only", help="names, separated by commas, instead of all")
+    build.add_argument(
+        "--only", help="names, separated by commas, instead of all; seedbed-kernels comes only so"
+    )
     build.add_argument("--load", metavar="NAME", help="the cluster to load them into")
     options = parser.parse_args(arguments)
     names = options.only.split(",") if options.only else list(images.IMAGES)
-    if unknown := [name for name in names if name not in images.IMAGES]:
-        say(f"error: no image named {unknown[0]}; there are {', '.join(images.IMAGES)}")
+    known = {**images.IMAGES, **images.ON_REQUEST}
+    if unknown := [name for name in names if name not in known]:
+        say(f"error: no image named {unknown[0]}; there are {', '.join(known)}")
         return 2
     start = time.monotonic()
     try:

@@ -29,6 +29,8 @@ USER = 65532
 BASE_PACKAGES = ("ca-certificates", "libgomp1", "python3")
 BUILD_PACKAGES = ("mmdebstrap", "debian-archive-keyring")
 LIBRARIES = "opt/seedbed/lib/python"
+KERNELS = "opt/seedbed/lib/kernels"
+EXAMPLES = ("scikit-learn", "scipy", "joblib", "threadpoolctl", "narwhals")
 PRODUCT = "opt/seedbed/app"
 PROGRAMS = "opt/seedbed/bin"
 POSTGRES = "opt/postgres"
@@ -98,6 +100,27 @@ def libraries() -> oci.Layer:
 
     compiled = str(sys.version_info[:2] == PYTHON)
     return _cached(["libraries", lock.read_text(), str(PYTHON), compiled], make)
+
+
+def kernels() -> oci.Layer:
+    """What `requirements/kernels.lock` pins beyond the runtime, and the examples' data: gigabytes.
+
+    The examples of seed layers read a data set that scikit-learn ships.
+    """
+    lock = (REQUIREMENTS / "kernels.lock").read_text()
+    runtime = set(pinned((REQUIREMENTS / "runtime.lock").read_text()))
+    subset = lock_subset(lock, [name for name in pinned(lock) if name not in runtime])
+    subset += lock_subset((REQUIREMENTS / "dev.lock").read_text(), EXAMPLES)
+
+    def make() -> oci.Layer:
+        with tempfile.TemporaryDirectory(dir=images_folder()) as temporary:
+            tree = Path(temporary) / "tree"
+            install_text(subset, tree)
+            compile_bytecode(tree, KERNELS)
+            with progress("packing torch and its libraries"):
+                return oci.layer_from_tree(tree, blobs(), prefix=KERNELS)
+
+    return _cached(["kernels", subset, str(PYTHON), str(sys.version_info[:2] == PYTHON)], make)
 
 
 def product() -> oci.Layer:
@@ -187,6 +210,12 @@ def lock_subset(lock: str, names: Iterable[str]) -> str:
     return "\n".join(line for name in wanted for line in blocks[name]) + "\n"
 
 
+def pinned(lock: str) -> list[str]:
+    """The packages that a lock pins."""
+    lines = (line for line in lock.splitlines() if line and line[0] not in "# \t")
+    return list(dict.fromkeys(line.partition("==")[0].strip() for line in lines if "==" in line))
+
+
 def scripts(entry_points: str) -> dict[str, str]:
     """Command name to program text, from a wheel's `entry_points.txt`."""
     parser = ConfigParser(delimiters=("=",))
@@ -204,7 +233,9 @@ def scripts(entry_points: str) -> dict[str, str]:
 
 def install(lock: Path, tree: Path) -> None:
     """Install what a lock pins for the image's Python and platform, hashes checked."""
-    command = [str(installer()), "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
+    # The project's own constraints have no hashes, and the lock obeys them already.
+    command = [str(installer()), "pip", "install", "--quiet", "--no-config", "--no-deps"]
+    command += ["--require-hashes"]
     command += ["--only-binary", ":all:", "--link-mode", "copy", "--target", str(tree)]
     command += ["--python-version", ".".join(map(str, PYTHON))]
     command += ["--python-platform", f"{platform.machine()}-manylinux_2_36"]

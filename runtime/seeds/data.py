@@ -1,0 +1,173 @@
+"""What seeds are trained on: an entry point, a file of arrays, or what callers have sent."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from seedbed.crds.errors import InvalidError
+from seedbed.crds.seed_layer import DataSource
+from seedbed.crds.seed_policy import Training
+from seedbed.runtime.seeds.loading import called, local_copy
+from seedbed.runtime.seeds.training import Batch, Data
+
+KEPT_BATCHES = 4096
+"""Batches of callers that are kept; the oldest go first."""
+_HELD_OUT = 5
+"""Every so manieth batch of callers is measured by, and never trained on."""
+_JUDGED = 1024
+_ARRAYS = ("inputs", "targets", "test_inputs", "test_targets")
+
+
+class AbortedError(Exception):
+    """An epoch was given up in its middle, because the pod ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrays:
+    """Inputs, targets and, with routing by token, the seed of each row."""
+
+    inputs: Tensor
+    targets: Tensor
+    route: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def part(self, rows: Tensor | slice) -> Batch:
+        """Some of the rows."""
+        route = None if self.route is None else self.route[rows]
+        return Batch((self.inputs[rows],), self.targets[rows], route)
+
+    def to(self, device: torch.device) -> Arrays:
+        """The same on a device."""
+        route = None if self.route is None else self.route.to(device)
+        return Arrays(self.inputs.to(device), self.targets.to(device), route)
+
+
+def load_data(source: DataSource, training: Training, device: torch.device) -> Data:
+    """The data of a spec.
+
+    An entry point may also give a ready `training.Data`, with a loss of its own.
+
+    Raises:
+        InvalidError: naming the field of `spec.data` that is wrong.
+    """
+    if source.url is not None:
+        train, test = _read(source.url)
+    else:
+        assert source.entry is not None, "admission asks for exactly one source"
+        given = called(source.entry, source.arguments, "spec.data.entry")
+        if isinstance(given, Data):
+            return paced(given, training)
+        train, test = _four(given)
+    return paced(_as_data(train.to(device), test.to(device), training), training)
+
+
+def paced(data: Data, training: Training) -> Data:
+    """The data with the rates of the spec, which may have changed since the last epoch."""
+    return replace(data, rate=training.learning_rate, fine_rate=training.fine_learning_rate)
+
+
+def watched(data: Data, stop: threading.Event, count: Callable[[], None]) -> Data:
+    """The data, given up once `stop` is set; `count` is called for each batch."""
+
+    def guarded(epoch: int) -> Iterator[Batch]:
+        for batch in data.train(epoch):
+            if stop.is_set():
+                raise AbortedError
+            count()
+            yield batch
+
+    return replace(data, train=guarded)
+
+
+def _as_data(train: Arrays, test: Arrays, training: Training) -> Data:
+    def batches(epoch: int) -> Iterator[Batch]:
+        # The order depends on the epoch and the spec alone, so that an epoch can be repeated.
+        generator = torch.Generator().manual_seed(training.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(train), generator=generator).to(train.inputs.device)
+        yield from (train.part(rows) for rows in torch.split(order, training.batch_size))
+
+    whole = tuple(test.part(slice(at, at + _JUDGED)) for at in range(0, len(test), _JUDGED))
+    return Data(batches, whole)
+
+
+def _four(given: Any) -> tuple[Arrays, Arrays]:
+    field = "spec.data.entry"
+    if not isinstance(given, Sequence) or len(given) != len(_ARRAYS):
+        raise InvalidError(
+            field, "expected four tensors: inputs, targets, test inputs, test targets"
+        )
+    return _checked(dict(zip(_ARRAYS, map(torch.as_tensor, given), strict=True)), field)
+
+
+def _read(url: str) -> tuple[Arrays, Arrays]:
+    field = "spec.data.url"
+    with local_copy(url, field) as path:
+        try:
+            if path.suffix == ".npz":
+                with np.load(path, allow_pickle=False) as found:
+                    arrays = {name: torch.from_numpy(found[name]) for name in found.files}
+            else:
+                arrays = load_file(path)
+        except (SafetensorError, ValueError, OSError) as error:
+            raise InvalidError(field, f"is neither safetensors nor npz: {error}") from error
+    return _checked(arrays, field)
+
+
+def _checked(arrays: Mapping[str, Tensor], field: str) -> tuple[Arrays, Arrays]:
+    if missing := [name for name in _ARRAYS if name not in arrays]:
+        raise InvalidError(field, f"has no {', '.join(missing)}")
+    train = Arrays(arrays["inputs"], arrays["targets"], arrays.get("route"))
+    test = Arrays(arrays["test_inputs"], arrays["test_targets"], arrays.get("test_route"))
+    for name, part in (("inputs", train), ("test_inputs", test)):
+        if len(part) == 0 or len(part) != len(part.targets):
+            expected = f"{name} needs a target for each of its rows, and at least one row"
+            raise InvalidError(field, expected)
+    return train, test
+
+
+class Collected:
+    """What callers have sent to be trained on; every fifth batch is kept to measure by."""
+
+    def __init__(self) -> None:
+        self._train: deque[Batch] = deque(maxlen=KEPT_BATCHES)
+        self._held_out: deque[Batch] = deque(maxlen=KEPT_BATCHES)
+        self._taken = 0
+        self.fresh = 0
+        """Batches that came since the last epoch."""
+
+    def take(self, batch: Batch) -> int:
+        """Keep a batch; gives how many are kept."""
+        kept = self._held_out if self._taken % _HELD_OUT == 0 else self._train
+        kept.append(batch)
+        self._taken += 1
+        self.fresh += 1
+        return len(self._train) + len(self._held_out)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something new to learn from and something to measure by."""
+        return self.fresh > 0 and bool(self._train) and bool(self._held_out)
+
+    def data(self) -> Data:
+        """All of it as an epoch's data."""
+        self.fresh = 0
+        batches = tuple(self._train)
+
+        def train(epoch: int) -> Iterable[Batch]:
+            generator = torch.Generator().manual_seed(epoch)
+            order = torch.randperm(len(batches), generator=generator).tolist()
+            return (batches[at] for at in order)
+
+        return Data(train, tuple(self._held_out))

@@ -1,0 +1,144 @@
+"""Loads the frozen model of a SeedLayer: an entry point with weights or without, or a folder.
+
+Weights come from safetensors only: no pickle is ever read. What is wrong with a source is one error that
+names the field of the spec.
+"""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from seedbed.crds.errors import InvalidError, TerminalError
+from seedbed.crds.seed_layer import ModelSource
+
+
+class PackageMissingError(TerminalError):
+    """The image lacks a package that the spec asks for.
+
+    Attributes:
+        package: its name.
+    """
+
+    code = "package_missing"
+
+    def __init__(self, package: str, purpose: str) -> None:
+        super().__init__(f"the package {package} is not installed, and {purpose} needs it")
+        self.package = package
+
+
+def best_device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_model(source: ModelSource, device: torch.device) -> nn.Module:
+    """The model on its device, ready to be asked.
+
+    Raises:
+        InvalidError: naming the field of `spec.model` that is wrong.
+        PackageMissingError: a folder, and an image without transformers.
+    """
+    if source.folder is not None:
+        module = _from_folder(source.folder)
+    else:
+        assert source.entry is not None, "admission asks for exactly one source"
+        module = called(source.entry, source.arguments, "spec.model.entry")
+        if not isinstance(module, nn.Module):
+            kind = type(module).__name__
+            raise InvalidError("spec.model.entry", f"gave a {kind}, expected a torch module")
+        if source.weights is not None:
+            _load_weights(module, source.weights)
+    return module.to(device).eval()
+
+
+def called(entry: str, arguments: Mapping[str, Any], field: str) -> Any:
+    """What an entry point gives.
+
+    Raises:
+        InvalidError: it cannot be found, or it failed.
+    """
+    function = _found(entry, field)
+    try:
+        return function(**arguments)
+    except Exception as error:
+        # The user's own code: whatever it raises is the user's to mend, and no defect of ours.
+        raise InvalidError(field, f"{entry} failed with {type(error).__name__}: {error}") from error
+
+
+def _found(entry: str, field: str) -> Callable[..., Any]:
+    module, _, name = entry.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        raise InvalidError(field, f"{module} cannot be imported: {error}") from error
+    except AttributeError as error:
+        raise InvalidError(field, f"{module} has no {name}") from error
+    except Exception as error:
+        # As above: importing runs the user's code.
+        raise InvalidError(
+            field, f"{module} failed with {type(error).__name__}: {error}"
+        ) from error
+    if not callable(found):
+        raise InvalidError(field, f"{entry} is no function")
+    return found  # type: ignore[no-any-return]  # callable, which is all that is asked of it
+
+
+@contextmanager
+def local_copy(url: str, field: str) -> Iterator[Path]:
+    """A file that fsspec knows as a file of this machine, while the context is open.
+
+    Raises:
+        InvalidError: it cannot be read.
+    """
+    try:
+        if "://" not in url:
+            if not Path(url).is_file():
+                raise InvalidError(field, f"there is no file {url}")
+            yield Path(url)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            target = Path(folder) / url.rpartition("/")[2]
+            filesystem, path = fsspec.core.url_to_fs(url)
+            filesystem.get_file(path, str(target))
+            yield target
+    except (OSError, ImportError, ValueError) as error:
+        raise InvalidError(field, f"{url} cannot be read: {error}") from error
+
+
+def _load_weights(module: nn.Module, url: str) -> None:
+    field = "spec.model.weights"
+    with local_copy(url, field) as path:
+        try:
+            module.load_state_dict(load_file(path))
+        except (SafetensorError, RuntimeError) as error:
+            told = " ".join(str(error).split())
+            raise InvalidError(field, f"does not fit the model: {told:.400}") from error
+
+
+def _from_folder(folder: str) -> nn.Module:
+    field = "spec.model.folder"
+    if not (Path(folder) / "config.json").is_file():
+        raise InvalidError(field, f"there is no config.json in {folder}")
+    try:
+        transformers = importlib.import_module("transformers")
+    except ImportError as error:
+        raise PackageMissingError("transformers", "spec.model.folder") from error
+    try:
+        loaded = transformers.AutoModel.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise InvalidError(field, f"cannot be loaded: {error}") from error
+    module: nn.Module = loaded
+    return module

@@ -1,0 +1,130 @@
+"""Where a SeedLayer's checkpoints stand: a folder of numbered safetensors files, anywhere fsspec reaches.
+
+A file is whole or not there: on a file system it is written beside and renamed, and an object store shows
+an object when all of it has come.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import fsspec
+
+from seedbed.crds.errors import InvalidError, UnavailableError
+
+_NAME = re.compile(r"seeds-(\d{10})\.safetensors")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A checkpoint that stands there."""
+
+    number: int
+    path: str
+
+
+class CheckpointPlace:
+    """The folder of one SeedLayer.
+
+    Args:
+        url: the place of all, a path or a URL.
+        folder: this SeedLayer's folder in it.
+    """
+
+    def __init__(self, url: str, folder: str) -> None:
+        try:
+            self._files, path = fsspec.core.url_to_fs(url)
+        except (ImportError, ValueError) as error:
+            raise InvalidError("spec.checkpoint.url", f"{url} cannot be used: {error}") from error
+        self._folder = f"{path.rstrip('/')}/{folder}"
+        self._local = "file" in self._files.protocol
+
+    def kept(self) -> list[Kept]:
+        """Every checkpoint, the newest first.
+
+        Raises:
+            UnavailableError: the place does not answer.
+        """
+        try:
+            self._files.invalidate_cache()
+            names = self._files.ls(self._folder, detail=False)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise UnavailableError(f"checkpoints cannot be listed: {error}") from error
+        found = [
+            Kept(int(match[1]), name)
+            for name in names
+            if (match := _NAME.fullmatch(name.rpartition("/")[2]))
+        ]
+        return sorted(found, key=lambda each: each.number, reverse=True)
+
+    def store(self, number: int, write: Callable[[Path], None], keep: int) -> int:
+        """Write a checkpoint; gives its bytes. All but the newest `keep` are removed afterwards.
+
+        Args:
+            number: larger than all before.
+            write: makes the file.
+            keep: how many stay.
+
+        Raises:
+            UnavailableError: the place does not take it.
+        """
+        name = f"{self._folder}/seeds-{number:010d}.safetensors"
+        try:
+            self._files.makedirs(self._folder, exist_ok=True)
+            if self._local:
+                write(Path(name))
+                size = Path(name).stat().st_size
+            else:
+                with tempfile.TemporaryDirectory() as folder:
+                    file = Path(folder) / "seeds.safetensors"
+                    write(file)
+                    self._files.put_file(str(file), name)
+                    size = file.stat().st_size
+            for old in self.kept()[keep:]:
+                self._files.rm_file(old.path)
+        except OSError as error:
+            raise UnavailableError(f"a checkpoint cannot be written: {error}") from error
+        return size
+
+    def newest(self, read: Callable[[Path], None]) -> Kept | None:
+        """Read the newest checkpoint that is whole; None where there is none.
+
+        Raises:
+            UnavailableError: the place does not answer.
+            InvalidError: the newest whole one is of another model or another spec.
+        """
+        for kept in self.kept():
+            try:
+                self._read(kept, read)
+            except BrokenError as error:
+                _log.warning(
+                    "checkpoint %d is broken, the one before is tried: %s", kept.number, error
+                )
+            except FileNotFoundError:
+                continue  # a newer one has taken its place
+            except OSError as error:
+                raise UnavailableError(f"a checkpoint cannot be read: {error}") from error
+            else:
+                return kept
+        return None
+
+    def _read(self, kept: Kept, read: Callable[[Path], None]) -> None:
+        if self._local:
+            read(Path(kept.path))
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "seeds.safetensors"
+            self._files.get_file(kept.path, str(file))
+            read(file)
+
+
+class BrokenError(Exception):
+    """A file that is no whole checkpoint."""

@@ -1,0 +1,235 @@
+"""The pod of a SeedLayer: loads, serves, trains, obeys the flags, saves, tells.
+
+    wishes (spec and flags, live) ─► host (model with seeds) ─► pages, trainer ─► reports, event log
+                                        ▲                          │
+                                        └────── checkpoints ◄──────┘
+
+The first pod trains. The others serve what it has checkpointed, and take each newer checkpoint over. A
+model that cannot be loaded is told and tried again when the spec changes; the process stays, so that the
+reason can be read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+
+from prometheus_client import CollectorRegistry
+
+from seedbed.crds.errors import RetryableError, SeedbedError
+from seedbed.crds.seed_layer import SeedLayerSpec
+from seedbed.runtime.bus.port import Bus
+from seedbed.runtime.coordination.port import Coordinator
+from seedbed.runtime.seeds.data import Collected
+from seedbed.runtime.seeds.features import Features
+from seedbed.runtime.seeds.figures import SeedMetrics, Served
+from seedbed.runtime.seeds.host import Host
+from seedbed.runtime.seeds.pages import SeedPages
+from seedbed.runtime.seeds.places import CheckpointPlace
+from seedbed.runtime.seeds.progress import Progress
+from seedbed.runtime.seeds.reporting import Pod, Reporter
+from seedbed.runtime.seeds.trainer import Trainer
+from seedbed.runtime.seeds.wishes import Wishes
+from seedbed.runtime.telemetry.health import serving_app
+
+RETRY = 30.0
+"""Seconds after which a model that could not be loaded is tried again."""
+FOLLOW = 2.0
+"""Seconds between two looks for a newer checkpoint, of pods that only serve."""
+_SHARE = 0.5
+# Features that only a model made anew can obey; the others change between two epochs.
+_LASTING = ("chunked_architecture", "extended_lifecycle", "triton_kernels")
+_log = logging.getLogger(__name__)
+
+
+class SeedServer:
+    """One pod.
+
+    Attributes:
+        progress: how far it has come.
+
+    Args:
+        checkpoints: path or URL of the place for checkpoints.
+        drain: seconds in which the state has to be safe when the pod ends.
+        environment: whose variables override flags.
+    """
+
+    def __init__(
+        self,
+        *,
+        pod: Pod,
+        bus: Bus,
+        coordinator: Coordinator,
+        checkpoints: str,
+        environment: Mapping[str, str],
+        drain: float = 110.0,
+        token: str = "",
+        registry: CollectorRegistry | None = None,
+    ) -> None:
+        self.progress = Progress()
+        self._pod, self._drain = pod, drain
+        self._wishes = Wishes(coordinator, pod.namespace, pod.layer, environment)
+        self._place = CheckpointPlace(checkpoints, f"{pod.namespace}.{pod.layer}")
+        self._metrics = SeedMetrics(registry)
+        served, self._collected = Served(), Collected()
+        self._reporter = Reporter(pod, bus, self.progress, served, self._metrics)
+        self.pages = SeedPages(
+            self.progress,
+            served,
+            self._metrics,
+            self._collected,
+            trains=pod.trains,
+            token=token,
+        )
+
+    @property
+    def waiting(self) -> bool:
+        """Whether nothing is served now."""
+        return self.pages.host is None
+
+    async def run(
+        self, host: str, port: int, stopping: asyncio.Event, started: Callable[[int], None]
+    ) -> None:
+        """Serve until `stopping` is set, and save.
+
+        Args:
+            host: address to listen on.
+            port: port to listen on; 0 for any.
+            stopping: ends it.
+            started: told the port once the pages answer, whether the model is there or not.
+        """
+        async with serving_app(self.pages.app(), host, port) as bound:
+            started(bound)
+            async with asyncio.TaskGroup() as tasks:
+                helping = [
+                    tasks.create_task(self._wishes.follow()),
+                    tasks.create_task(self._reporter.run()),
+                ]
+                await self._serve(stopping)
+                for task in helping:
+                    task.cancel()
+            await self._reporter.tell()
+
+    async def _serve(self, stopping: asyncio.Event) -> None:
+        """One host after the other."""
+        if not await _unless(stopping, self._wishes.first()):
+            return
+        while not stopping.is_set():
+            self._wishes.changed.clear()
+            assert self._wishes.spec is not None
+            self.progress.enter("Loading", "the model")
+            try:
+                await self._with_host(self._wishes.spec, stopping)
+            except SeedbedError as error:
+                await self._failed(error, stopping)
+
+    async def _failed(self, error: SeedbedError, stopping: asyncio.Event) -> None:
+        """Say so, and wait for a change."""
+        _log.error("%s", error, extra={"code": error.code})
+        self.progress.fail(error)
+        wait = (error.retry_after if isinstance(error, RetryableError) else None) or RETRY
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait):
+                await _unless(stopping, self._wishes.changed.wait())
+
+    async def _with_host(self, spec: SeedLayerSpec, stopping: asyncio.Event) -> None:
+        """Load a host and serve it, until the pod ends or the features ask for another one.
+
+        Raises:
+            SeedbedError: it cannot be loaded, or its training failed for good.
+        """
+        host = await Host.load(spec, self._wishes.features, self._place)
+        try:
+            self.progress.resume(host.extra)
+            self._reporter.host = self.pages.host = host
+            self._reporter.looked()
+            self.progress.enter("Serving")
+            _log.info("serving %s with %d layers", self._pod.layer, len(host.model.layers))
+            await self._work(host, stopping)
+        finally:
+            self.pages.host = None
+            await host.close()
+
+    async def _work(self, host: Host, stopping: asyncio.Event) -> None:
+        over = asyncio.Event()
+        trainer = Trainer(
+            host,
+            self._wishes,
+            self._place,
+            self._reporter,
+            self.progress,
+            self._metrics,
+            self._collected,
+        )
+        trains = self._pod.trains and bool(host.model.layers)
+        watching = asyncio.ensure_future(self._until_over(host, stopping, over))
+        try:
+            if trains:
+                await self._train(host, trainer, over)
+            elif host.model.layers:
+                await self._follow(host, over)
+            else:
+                self.progress.act("Off")
+                await over.wait()
+        finally:
+            watching.cancel()
+        if stopping.is_set():
+            self.progress.enter("Ending")
+        if trains:
+            await trainer.save()
+
+    async def _until_over(self, host: Host, stopping: asyncio.Event, over: asyncio.Event) -> None:
+        """Set `over` when the pod ends, or when the features ask for a model made anew."""
+        wanted = self._wishes.features
+        while not stopping.is_set() and _same(self._wishes.features, wanted):
+            host.features = host.model.features = replace(
+                self._wishes.features,
+                **{name: getattr(host.features, name) for name in _LASTING},
+            )
+            self._wishes.changed.clear()
+            await _unless(stopping, self._wishes.changed.wait())
+        over.set()
+
+    async def _train(self, host: Host, trainer: Trainer, over: asyncio.Event) -> None:
+        """Train until it is over; an epoch that takes too long then is given up."""
+        training = asyncio.ensure_future(trainer.run(over))
+        try:
+            while not training.done() and not over.is_set():
+                await _unless(over, asyncio.wait({training}))
+            await asyncio.wait({training}, timeout=self._drain * _SHARE)
+            host.abort()
+            await training
+        finally:
+            training.cancel()
+
+    async def _follow(self, host: Host, over: asyncio.Event) -> None:
+        """Serve what the first pod has checkpointed."""
+        while not over.is_set():
+            try:
+                if await host.refresh(self._place):
+                    self.progress.resume(host.extra)
+                    self._reporter.looked()
+            except RetryableError as error:
+                _log.warning("%s", error)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FOLLOW):
+                    await over.wait()
+
+
+def _same(now: Features, before: Features) -> bool:
+    return all(getattr(now, name) == getattr(before, name) for name in _LASTING)
+
+
+async def _unless(stopping: asyncio.Event, waiting: object) -> bool:
+    """Wait for something, or for the end; whether it was the former."""
+    first = asyncio.ensure_future(waiting)  # type: ignore[call-overload]  # any awaitable
+    second = asyncio.ensure_future(stopping.wait())
+    try:
+        await asyncio.wait({first, second}, return_when=asyncio.FIRST_COMPLETED)
+        return bool(first.done())
+    finally:
+        first.cancel()
+        second.cancel()
