@@ -213,7 +213,7 @@ class Recorder:
     _open: dict[int, tuple[Tensor, int, float]] = field(default_factory=dict)
 
     def watch(self, telemetry: Telemetry, before: SeedState, after: SeedState) -> None:
-        """Take a boundary in: the state that was decided by, and the one after the decisions."""
+        """Take a boundary in: a copy of the state that was decided by, and the state afterwards."""
         germinated = before.at(Stage.DORMANT) & after.at(Stage.GERMINATED)
         for seed in germinated.nonzero().flatten().tolist():
             layer = next(

@@ -234,8 +234,10 @@ class SeedState:
             mine.copy_(tensors[name])
 
     def to(self, device: torch.device | str) -> SeedState:
-        """The same state on another device."""
-        core, metrics, graft, moves = (tensor.to(device) for tensor in self.tensors().values())
+        """A copy of the state, on a device."""
+        core, metrics, graft, moves = (
+            tensor.to(device, copy=True) for tensor in self.tensors().values()
+        )
         return SeedState(core, metrics, graft, moves, self.table)
 
 

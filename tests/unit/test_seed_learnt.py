@@ -148,7 +148,6 @@ def test_what_came_of_a_germination_is_recorded() -> None:
     for _ in range(40):
         found = model.train_epoch(data())
         before = model.state.to("cpu")
-        before = SeedState(*(part.clone() for part in before.tensors().values()), before.table)
         model.apply(policy.decide(found, model.state))
         recorder.watch(found, before, model.state)
     assert recorder.records
