@@ -16,7 +16,15 @@ from seedbed.kernels.layer import SeedTensors, chunk_width, plan_route, seed_chu
 from seedbed.kernels.telemetry import Measure, correlation, dead_fraction, drift, variance
 
 __version__ = "1.0.0"
-FEATURES = ("token-routing", "chunk-routing", "telemetry", "autograd", "compile")
+FEATURES = (
+    "token-routing",
+    "chunk-routing",
+    "telemetry",
+    "autograd",
+    "compile",
+    "attention",
+    "custom",
+)
 
 __all__ = [
     "FEATURES",

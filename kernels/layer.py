@@ -99,11 +99,11 @@ def seed_tokens(
     Raises:
         InvalidError: shapes do not fit together.
     """
+    if not acting and not telemetry:
+        return x, None
     _check(seeds, x.shape[-1])
     if seed_of.shape != x.shape[: seed_of.dim()] or seed_of.dim() >= x.dim():
         raise InvalidError("seed_of", f"must have the leading shape of x, {tuple(x.shape[:-1])}")
-    if not acting and not telemetry:
-        return x, None
     flat = x.reshape(-1, x.shape[-1]).contiguous()
     index = _index(seed_of, x.shape[:-1])
     y, sums = dispatch.tokens(flat, index, _state(seeds), plan, telemetry)
@@ -125,9 +125,9 @@ def seed_chunks(
     Raises:
         InvalidError: shapes do not fit together.
     """
-    _check(seeds, chunk_width(x.shape[-1], seeds.alpha.shape[0]))
     if not acting and not telemetry:
         return x, None
+    _check(seeds, chunk_width(x.shape[-1], seeds.alpha.shape[0]))
     flat = x.reshape(-1, x.shape[-1]).contiguous()
     y, sums = dispatch.chunks(flat, _state(seeds), telemetry)
     return y.view(x.shape), sums if telemetry else None

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._dynamo.backends.common import aot_autograd
 
+from seedbed import kernels
 from seedbed.crds.errors import InvalidError
 from seedbed.kernels import (
     Blueprint,
@@ -142,6 +143,24 @@ def test_any_number_of_seeds_runs_as_one_call(seeds: int, each: int) -> None:
         x[some], seed_of[some], SeedTensors(*(tensor[:64] for tensor in state))
     )
     assert errors(y=(y[some], want))["y"] <= 1e-5
+
+
+@pytest.mark.parametrize("each", [1, 5])
+def test_the_usual_layer_which_has_a_shorter_way(each: int) -> None:
+    """All seeds act, low rank, full rank, tokens in even blocks."""
+    state = linear(9, 3, 8)
+    x, seed_of = tokens_of(9 * each, 8, torch.float32), torch.arange(9).repeat_interleave(each)
+    y, _ = seed_tokens(x, seed_of, state)
+    assert errors(y=(y, reference_tokens(x, seed_of, state)[0]))["y"] <= 1e-5
+    wide = tokens_of(each, 72, torch.float32)
+    y, _ = seed_chunks(wide, state)
+    assert errors(y=(y, reference_chunks(wide, state)[0]))["y"] <= 1e-5
+
+
+@pytest.mark.req("ESP-01")
+def test_the_package_tells_its_version_and_features() -> None:
+    assert kernels.__version__.count(".") == 2
+    assert {"token-routing", "chunk-routing", "telemetry"} <= set(kernels.FEATURES)
 
 
 def test_no_loop_over_seeds_on_the_cpu() -> None:
