@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from seedbed.kernels import eager
-from seedbed.kernels.eager import State
+from seedbed.kernels.batches import State
 from seedbed.kernels.telemetry import Measure
 
 _NOWHERE = nullcontext()

@@ -15,7 +15,7 @@ import torch
 import triton
 from torch import Tensor
 
-from seedbed.kernels.eager import State
+from seedbed.kernels.batches import State
 from seedbed.kernels.formulas import Gradients
 from seedbed.kernels.fused_backward import tiles_apply, tiles_hidden
 from seedbed.kernels.fused_chunks import chunks_backward as narrow_backward

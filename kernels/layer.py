@@ -18,7 +18,7 @@ from torch import Tensor
 
 from seedbed.crds.errors import InvalidError
 from seedbed.kernels import dispatch, route
-from seedbed.kernels.eager import State
+from seedbed.kernels.batches import State
 
 MINIMUM_ROWS = 2
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from triton.runtime import interpreter
 
 from seedbed.kernels import chunk_width, fused
-from seedbed.kernels.eager import State
+from seedbed.kernels.batches import State
 from seedbed.kernels.reference import reference_chunks, reference_tokens
 from seedbed.kernels.route import plan_tokens
 from tests.seeds import errors, exact_gradients, layer, tokens_of
