@@ -22,7 +22,7 @@ from seedbed.crds.errors import InvalidError
 
 Marks = NDArray[np.float32]
 
-_LONGEST = 8000
+_LONGEST = 4000
 """Of a longer text the beginning and the end are read."""
 _STEP = 32
 """Bytes hold values in steps of one thirty-second, from -4 to 4."""
@@ -125,7 +125,7 @@ _MARKS: dict[str, Callable[[_Text], float]] = {
     "digits": lambda t: _log(len(_DIGIT.findall(t.stem)), 20),
     "digit_share": lambda t: 5 * _DIGITS(t),
     "maths": lambda t: _log(len(_MATHS.findall(t.whole)), 20),
-    "code": _anywhere(r"```|\b(?:def|class|return|while|import|SELECT)\b.*[(:;]|\w\(\)|\b0x"),
+    "code": _anywhere(r"```|\b(?:def|class|return|while|import|SELECT)\b.{0,80}[(:;]|\w\(\)|\b0x"),
     "money": lambda t: float("$" in t.whole),
     "year": _anywhere(r"\b(?:1[5-9]|20)\d\d\b"),
     "quoted": lambda t: float('"' in t.whole or "“" in t.whole),
