@@ -14,7 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seedbed.crds.errors import InvalidError
+from seedbed.crds.spending import namespace_account
+from seedbed.runtime.llm.budget.limits import Limits
+from seedbed.runtime.llm.budget.purse import Purse
+from seedbed.runtime.llm.budget.stage import BudgetStage
+from seedbed.runtime.llm.budget.teller import Teller
+from seedbed.runtime.llm.call import Identity
 from seedbed.runtime.llm.gateway import Gateway
+from seedbed.runtime.llm.metrics import ModelMetrics
 from seedbed.runtime.llm.models import Models
 from seedbed.runtime.llm.routing.fitting import ENOUGH, Example, fit
 from seedbed.runtime.llm.routing.learning import Learning
@@ -22,6 +29,7 @@ from seedbed.runtime.llm.routing.marks import NAMES, marks, packed, unpacked
 from seedbed.runtime.llm.routing.predictor import Predictor
 from seedbed.runtime.llm.routing.router import Wanted, route
 from seedbed.runtime.llm.service import serving
+from seedbed.runtime.store.ledger import SqlLedger
 from seedbed.runtime.store.outcomes import OutcomeRow, SqlOutcomes
 from seedbed.runtime.store.sql import SqlStore
 from tests.conftest import run_async
@@ -178,6 +186,38 @@ def test_an_answer_tells_the_marks_that_its_outcome_is_told_with(tmp_path: Path)
                 assert packed(marks(TRICKY)) == told["marks"]
 
     run_async(body())
+
+
+@pytest.mark.parametrize(
+    ("dollars", "short"), [(0.0, 0.0), (0.79, 0.0), (0.80, 0.0), (0.86, 0.4), (0.95, 1.0), (2, 1.0)]
+)
+def test_money_is_short_between_the_alert_and_the_halt(
+    dollars: float, short: float, tmp_path: Path
+) -> None:
+    async def body() -> None:
+        models = Models.model_validate(
+            {"models": [{"name": "m"}], "default": "m", "budgets": {"team": {"limit": "1.00"}}}
+        )
+        limits = Limits(models.budgets)
+        store = SqlStore.open(f"sqlite:///{tmp_path}/store")
+        teller = Teller(SqlLedger(store), "one")
+        teller._purses[namespace_account("team")] = Purse(spent=round(dollars * 10**9))
+        stage = BudgetStage(
+            limits,
+            teller,
+            worst=lambda *_: None,
+            prices="",
+            metrics=ModelMetrics(),
+            refused=nothing,
+        )
+        assert stage.short(Identity("team")) == pytest.approx(short)
+        assert stage.short(Identity("other")) == 0
+
+    run_async(body())
+
+
+async def nothing() -> None:
+    """Nobody has to be told."""
 
 
 @pytest.mark.req("COG-5.3.1")
