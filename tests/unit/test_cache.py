@@ -7,7 +7,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from seedbed.crds.errors import InvalidError, SeedbedError, UnavailableError
 from seedbed.runtime.llm.budget.teller import BudgetExceededError
+from seedbed.runtime.llm.cache.backing import IN_VAIN, SELDOM, Backing
 from seedbed.runtime.llm.cache.counting import Counting
 from seedbed.runtime.llm.cache.memory import OVERHEAD, Memory
 from seedbed.runtime.llm.cache.policy import tags_of
@@ -26,7 +27,7 @@ from seedbed.runtime.llm.cache.stats import class_end, percentile, summary, time
 from seedbed.runtime.llm.cache.streaming import Assembled, pieces
 from seedbed.runtime.llm.call import Call, Identity, Reply, Spent
 from seedbed.runtime.llm.providers import parse_request
-from seedbed.runtime.store.answers import AnswerRow, Selection
+from seedbed.runtime.store.answers import AnswerRow, AnswerStore, Selection
 from tests.conftest import run_async
 
 Json = dict[str, Any]
@@ -477,5 +478,50 @@ def test_no_model_is_asked_the_same_twice() -> None:
         assert told["misses"] == len(answers)
         assert told["exact_hits"] == len(texts) - len(answers)
         assert float(told["saved"]["dollars"]) == told["exact_hits"] * 1000 / 1e9
+
+    run_async(body())
+
+
+class Counted:
+    """A store of another gateway's rows that counts its queries."""
+
+    shared, vectors = True, False
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, str, str], AnswerRow] = {}
+        self.queries = 0
+
+    async def find(self, keys: Any) -> list[AnswerRow]:
+        self.queries += 1
+        return [self.rows[key] for key in keys if key in self.rows]
+
+    async def newest(self, *_: Any) -> list[AnswerRow]:
+        return []
+
+    async def nothing(self, *_: Any) -> None:
+        """What is written does not matter here."""
+
+    put = used = learnt = count = trim = nothing
+
+
+def test_who_asks_the_store_in_vain_asks_seldom_until_others_add_something() -> None:
+    async def body() -> None:
+        store = Counted()
+        backing = Backing(
+            cast("AnswerStore", store), Counting(), entries=9, grace=0, loaded=lambda _: True
+        )
+        async with backing.running():
+            backing.heard_of("team")
+            for number in range(IN_VAIN):
+                assert await backing.find(("team", "m", str(number))) is None
+            assert store.queries == IN_VAIN
+            for number in range(10 * SELDOM):
+                await backing.find(("team", "m", str(number)))
+            assert store.queries == IN_VAIN + 10
+            theirs = row("theirs")
+            store.rows[theirs.key] = theirs
+            found = [await backing.find(theirs.key) for _ in range(SELDOM)]
+            assert found.count(theirs) == 1
+            assert await backing.find(theirs.key) == theirs
 
     run_async(body())

@@ -33,6 +33,8 @@ PATIENCE = 0.05
 REST = 5.0
 """Seconds that a store which failed is left alone."""
 PAGE = 200
+IN_VAIN, SELDOM = 100, 20
+"""After so many queries that found nothing one in `SELDOM` look-ups asks, until one finds something."""
 CLOSEST = 4
 SEARCHES = 16
 """Searches and readings under way at once; more are left out."""
@@ -72,6 +74,8 @@ class Backing:
         self._taught: dict[str, bytes] = {}
         self._asked: dict[AnswerKey, asyncio.Future[AnswerRow | None]] = {}
         self._someone_asks = asyncio.Event()
+        self._fruitless: dict[str, int] = {}
+        self._left_out = 0
         self._writing = asyncio.Lock()
         self._rests_until = 0.0
         self._whole: dict[str, bool] = {}
@@ -99,8 +103,7 @@ class Backing:
 
     async def find(self, key: AnswerKey) -> AnswerRow | None:
         """The row of a prompt that is not in memory; None also where the store is slow or away."""
-        all_here = self._whole.get(key[0], False) and not self._store.shared
-        if all_here or self._resting():
+        if self._resting() or not self._is_worth(key[0]):
             return None
         future = self._asked.get(key)
         if future is None:
@@ -108,9 +111,25 @@ class Backing:
             self._someone_asks.set()
         try:
             async with asyncio.timeout(PATIENCE):
-                return await asyncio.shield(future)
+                found = await asyncio.shield(future)
         except TimeoutError:
             return None
+        self._fruitless[key[0]] = 0 if found else self._fruitless.get(key[0], 0) + 1
+        return found
+
+    def _is_worth(self, namespace: str) -> bool:
+        """Whether to ask the store: not where all is here, seldom where nobody else adds anything.
+
+        A query takes longer than all else that the cache does. A single gateway asks in vain each time.
+        """
+        if not self._whole.get(namespace, False):
+            return True
+        if not self._store.shared:
+            return False
+        if self._fruitless.get(namespace, 0) < IN_VAIN:
+            return True
+        self._left_out += 1
+        return self._left_out % SELDOM == 0
 
     async def nearest(self, namespace: str, scope: str, embedding: bytes) -> list[AnswerRow]:
         """The rows of a scope that are closest to a vector; none where the store is slow or away."""
