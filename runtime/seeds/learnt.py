@@ -31,7 +31,7 @@ from seedbed.runtime.seeds.telemetry import Telemetry
 
 FEATURES = 8
 LEAST_RECORDS = 30
-_HIDDEN, _ROUNDS, _STEPS = 16, 2, 300
+_HIDDEN, _ROUNDS, _STEPS = 16, 2, 150
 _RESAMPLES, _LOWER = 1000, 0.05
 _HELD_OUT = 3
 """Every so manieth record is for the replay."""

@@ -277,7 +277,7 @@ def test_the_same_number_gives_the_same_life() -> None:
             Rules(Limits(blueprints=("net",), patience=1, max_active=2, training=6)),
         )
         log = []
-        for _ in range(30):
+        for _ in range(18):
             log += [
                 d.record()
                 for d in model.apply(policy.decide(model.train_epoch(data()), model.state))

@@ -62,5 +62,5 @@ def test_the_three_parts_of_the_data_share_nothing() -> None:
 
 
 def test_the_same_number_gives_the_same_story() -> None:
-    first, second = (recover("moved", epochs=12, chance=3) for _ in range(2))
+    first, second = (recover("moved", epochs=6, chance=3) for _ in range(2))
     assert dataclasses.replace(first, seconds=0) == dataclasses.replace(second, seconds=0)
