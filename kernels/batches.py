@@ -193,6 +193,13 @@ class Routing(NamedTuple):
         index = torch.from_numpy(small[sorting].astype(np.int64)).to(seed_of.device)
         return cls(index, torch.from_numpy(sorting).to(seed_of.device), counts)
 
+    def even(self) -> bool:
+        """Whether all seeds have as many tokens, and every token has a seed."""
+        if self.counts is None:
+            return True
+        tokens = self.named.shape[0]
+        return tokens > 0 and int(self.counts.min()) * len(self.counts) == tokens
+
     def into(self, tensor: Tensor) -> Tensor:
         """Tokens in the order of work."""
         return tensor if self.order is None else tensor.index_select(0, self.order)

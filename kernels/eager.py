@@ -108,10 +108,10 @@ def tokens_forward(
     """Output (T, w), and the sums (S, 6), or (0, 6) where not asked."""
     seeds = len(state.alpha)
     routing = Routing.of(seed_of, seeds)
-    if not telemetry and routing.counts is None and _one_dtype(x, state) and plain(state):
-        y = _at_once(x.view(seeds, -1, x.shape[1]), state)
-        return y.view(x.shape), x.new_empty((0, len(Measure)))
     mine = routing.into(x)
+    if not telemetry and _one_dtype(x, state) and routing.even() and plain(state):
+        y = _at_once(mine.view(seeds, -1, x.shape[1]), state)
+        return routing.back(y.view(x.shape)), x.new_empty((0, len(Measure)))
     sums = x.new_zeros((seeds + 1 if telemetry else 0, len(Measure)), dtype=_arithmetic(x))
     change = None
     if telemetry:

@@ -152,6 +152,9 @@ def test_the_usual_layer_which_has_a_shorter_way(each: int) -> None:
     x, seed_of = tokens_of(9 * each, 8, torch.float32), torch.arange(9).repeat_interleave(each)
     y, _ = seed_tokens(x, seed_of, state)
     assert errors(y=(y, reference_tokens(x, seed_of, state)[0]))["y"] <= 1e-5
+    mixed = torch.randperm(len(x))
+    shuffled, _ = seed_tokens(x[mixed], seed_of[mixed], state)
+    assert errors(y=(shuffled, y[mixed].double()))["y"] <= 1e-6
     wide = tokens_of(each, 72, torch.float32)
     y, _ = seed_chunks(wide, state)
     assert errors(y=(y, reference_chunks(wide, state)[0]))["y"] <= 1e-5
