@@ -242,7 +242,9 @@ class Heard:
     cuts: list[float] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.cuts = [each * 1000 for each in statistics.quantiles(self.times, n=100)]
+        # Hardly an answer in all that time says no more than that.
+        many = self.times if len(self.times) > 1 else [self.seconds] * 2
+        self.cuts = [each * 1000 for each in statistics.quantiles(many, n=100)]
 
     def percentile(self, at: int) -> float:
         """Milliseconds."""
@@ -269,7 +271,7 @@ async def heard(url: str, wanted: Load, headers: Sequence[str] = (), pid: int = 
     used = cpu_seconds(pid) - before if pid else 0.0
     times: list[float] = json.loads(said)
     # The process asked worked for the warm-up too, of which no times are kept.
-    whole = len(times) * (wanted.seconds + 1.0) / wanted.seconds
+    whole = max(1, len(times)) * (wanted.seconds + 1.0) / wanted.seconds
     return Heard(times, wanted.seconds, used / whole)
 
 
