@@ -34,7 +34,7 @@ SPEC: dict[str, Any] = {
     "model": {"entry": f"{HERE}:model"},
     "layers": ["body.*"],
     "seedsPerLayer": 4,
-    "blueprints": [{"type": "lowRank", "rank": 2}],
+    "blueprints": [{"type": "lowRank", "rank": 4}],
     "data": {"entry": f"{HERE}:data"},
     "lifecycle": {
         "patience": 1,
@@ -165,7 +165,7 @@ class PodProcess:
         end = time.monotonic() + 30
         while not ((found := self.get(path)) and holds(found)):
             assert time.monotonic() < end, f"{path} says {found}"
-            time.sleep(0.005)
+            time.sleep(0.03)
         return found
 
     def kill(self) -> None:

@@ -16,15 +16,15 @@ from seedbed.crds.errors import RetryableError
 from seedbed.crds.seed_layer import SeedLayerSpec
 from seedbed.crds.seed_messages import SeedCheckpointed
 from seedbed.runtime.seeds.data import AbortedError, Collected, paced
+from seedbed.runtime.seeds.deciding import Deciders, copied
 from seedbed.runtime.seeds.figures import SeedMetrics
 from seedbed.runtime.seeds.host import Host
 from seedbed.runtime.seeds.places import CheckpointPlace
-from seedbed.runtime.seeds.policy import Policy, Rules
 from seedbed.runtime.seeds.progress import Progress, stage_key
 from seedbed.runtime.seeds.reporting import Reporter
 from seedbed.runtime.seeds.telemetry import Telemetry
 from seedbed.runtime.seeds.training import Data
-from seedbed.runtime.seeds.wishes import Wishes, graft_settings, limits
+from seedbed.runtime.seeds.wishes import Wishes, graft_settings
 
 IDLE_REST = 5.0
 """Seconds between epochs when no seed has been active for long: only measurement is left of them."""
@@ -56,6 +56,7 @@ class Trainer:
         self._saved_at = time.monotonic()
         self._saved_epoch = host.model.epoch
         self._idle = 0
+        self._deciders = Deciders()
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Train until `stopping` is set, then take the last checkpoint.
@@ -131,9 +132,14 @@ class Trainer:
         self._metrics.steps.inc()
 
     async def _decide(self, spec: SeedLayerSpec, telemetry: Telemetry) -> bool:
-        host = self._host
-        decisions = policy(spec).decide(telemetry, host.model.state)
+        host, learns = self._host, self._host.features.neural_controller
+        before = copied(host.model.state) if learns else None
+        policy = self._deciders.policy(spec, host.features)
+        decisions = policy.decide(telemetry, host.model.state)
         done = await host.apply(decisions) if decisions else []
+        if before is not None:
+            after = copied(host.model.state)
+            await asyncio.to_thread(self._deciders.watch, telemetry, before, after)
         now = time.time()
         for decision in done:
             record = self._progress.log(decision, now)
@@ -169,11 +175,6 @@ class Trainer:
         if wait > 0:
             self._progress.act("Resting")
             await _rest(wait, stopping)
-
-
-def policy(spec: SeedLayerSpec) -> Policy:
-    """Who decides about the seeds."""
-    return Rules(limits(spec))
 
 
 async def _rest(wait: float, stopping: asyncio.Event) -> None:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from typer.testing import CliRunner
 
+from seedbed.cli.main import app
 from seedbed.runtime.seeds.attach import attach
 from seedbed.runtime.seeds.features import Features
 from seedbed.runtime.seeds.host import Host
 from seedbed.runtime.seeds.places import CheckpointPlace
 from seedbed.runtime.seeds.policy import Decision
 from seedbed.runtime.seeds.stages import Stage
-from seedbed.runtime.seeds.wishes import attach_spec
+from seedbed.runtime.seeds.wishes import attach_spec, growth
 from tests.seed_pods import PodProcess, model, spec_of
 
 # Long enough in each stage to be seen there, and a checkpoint after each epoch.
 SLOW: dict[str, Any] = {
-    "training": {"interval": "20ms", "learningRate": 0.03},
+    "training": {"interval": "50ms", "learningRate": 0.03},
     "checkpoint": {"interval": "1ms", "keep": 3},
 }
 LIFE = {"patience": 1, "minImprovement": 0.001, "accuracyTarget": 1.0, "maxActiveSeeds": 1}
@@ -31,7 +36,7 @@ USEFUL = {
     "stages": {**STAGES, "longestTraining": 1000},
 }
 BARREN = {**LIFE, "minImprovement": 1.0, "stages": {"longestTraining": 3}}
-DRIFTING = {**USEFUL, "driftLimit": 0.0001}
+GROWN = growth(spec_of().blueprints[0]).name
 
 
 def host() -> Host:
@@ -60,7 +65,6 @@ def newest(folder: Path) -> tuple[int, str]:
         ("fineTuning", USEFUL),
         ("fossilised", USEFUL),
         ("culled", BARREN),
-        ("rolledBack", DRIFTING),
     ],
 )
 def test_a_pod_killed_in_any_stage_goes_on_with_the_same_tensors(
@@ -81,22 +85,28 @@ def test_a_pod_killed_in_any_stage_goes_on_with_the_same_tensors(
     assert sum(seeds["stages"].values()) == 8
 
 
-def test_a_cancelled_seed_is_resumed_as_one(tmp_path: Path) -> None:
-    made = host()
-    asleep = Decision(
-        0, 2, "body.0", 2, Stage.DORMANT, Stage.GERMINATED, "t", "t", {}, "low-rank-2"
-    )
-    begun = replace(asleep, strategy="linear")
-    ended = replace(begun, source=Stage.GERMINATED, target=Stage.CANCELLED)
-    assert made.model.apply([begun])
-    assert made.model.apply([ended])
+@pytest.mark.parametrize(
+    ("path", "stage"),
+    [
+        ((Stage.GERMINATED, Stage.CANCELLED), "cancelled"),
+        ((Stage.GERMINATED, Stage.TRAINING, Stage.GRAFTING, Stage.ROLLED_BACK), "rolledBack"),
+    ],
+)
+def test_a_seed_that_was_given_up_is_resumed_as_one(
+    tmp_path: Path, path: tuple[Stage, ...], stage: str
+) -> None:
+    made, before = host(), Stage.DORMANT
+    for after in path:
+        move = Decision(0, 2, "body.0", 2, before, after, "test", "test", {}, GROWN, "linear")
+        assert made.model.apply([move])
+        before = after
     CheckpointPlace(str(tmp_path), "team.small").store(1, made.model.save, 3)
     running = PodProcess(tmp_path, spec_of(lifecycle={"patience": 1000}, data=None))
     resumed = running.until("/v1/model", lambda page: page)["resumed"]
     seeds = running.get("/v1/seeds")
     running.kill()
     assert resumed["digest"] == made.digest()
-    assert seeds["stages"] == {"dormant": 7, "cancelled": 1}
+    assert seeds["stages"] == {"dormant": 7, stage: 1}
 
 
 def test_a_pod_that_is_told_to_end_saves_what_it_has(tmp_path: Path) -> None:
@@ -125,3 +135,49 @@ def test_a_broken_checkpoint_costs_one_and_no_more(tmp_path: Path) -> None:
     page = again.until("/v1/model", lambda page: page)
     again.kill()
     assert page["resumed"]["checkpoint"] == number - 1
+
+
+ROOT = Path(__file__).parents[2]
+SEEDBED = str(Path(sys.executable).parent / "seedbed")
+
+
+def seedbed(folder: Path, *arguments: str) -> str:
+    environment = {**os.environ, "XDG_STATE_HOME": str(folder), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [SEEDBED, *arguments],
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=160,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def told(folder: Path, *arguments: str) -> str:
+    """What a command that reads says; in this process, which has everything loaded."""
+    local = ("--local", str(folder / "state"))
+    done = CliRunner().invoke(app, ["seeds", *arguments, *local], env={"COLUMNS": "300"})
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.req("ESP-18")
+def test_the_example_runs_in_one_process_and_repairs_the_reader(tmp_path: Path) -> None:
+    manifests = list(yaml.safe_load_all((ROOT / "examples/seeds/digits.yaml").read_text()))
+    manifests[0]["spec"]["training"]["epochs"] = 24
+    (tmp_path / "digits.yaml").write_text(yaml.safe_dump_all(manifests))
+    said = seedbed(tmp_path, "run", "digits.yaml", "--keep", "state", "--timeout", "150")
+    assert "digits answers at http://127.0.0.1:" in said
+    status = yaml.safe_load(told(tmp_path, "status", "digits", "-o", "yaml"))
+    assert status["epoch"] == 24
+    assert float(status["accuracy"]) > float(status["baseAccuracy"])
+    assert sum(status["seeds"].values()) == 24
+    assert f"seed {status['lastDecision']['seed']} of" in told(tmp_path, "status", "digits")
+    log = yaml.safe_load(told(tmp_path, "decisions", "digits", "-o", "yaml"))
+    assert len(log) == status["decisions"] > 0
+    assert {one["to"] for one in log} >= {"Germinated", "Training"}
+    assert log[-1]["rule"] in told(tmp_path, "decisions", "digits")
