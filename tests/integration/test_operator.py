@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import secrets
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ import pytest
 
 from hack.cluster import ControlPlane
 from seedbed.crds.base import API_VERSION
+from seedbed.crds.messages import encode
+from seedbed.crds.seed_messages import SeedReport, seeds_topic
+from seedbed.runtime.bus.nats import NatsBus
 from tests.clusters import apply, read, refusal, seedbed_control_plane
 from tests.operators import LEASE, Operator, operators, until
 from tests.servers import EtcdServer, NatsServer
@@ -96,6 +101,71 @@ def test_objects_get_a_status_and_kubectl_diff_stays_empty(
     assert deployment["spec"]["replicas"] == 0
     for manifest in manifests:
         assert cluster.kubectl("diff", "-f", "-", stdin=json.dumps(manifest)) == ""
+
+
+async def report(nats: str, told: SeedReport) -> None:
+    """Tell the operator what a pod of a SeedLayer would."""
+    bus = await NatsBus.open(nats, name="test", wait=10.0)
+    try:
+        await bus.publish(seeds_topic(told.namespace, told.layer), encode(told))
+    finally:
+        await bus.close()
+
+
+@pytest.mark.req("ESP-18")
+def test_a_seed_layer_gets_its_pods_and_its_status_from_what_they_report(
+    cluster: ControlPlane, operator: Operator, nats_server: NatsServer, namespace: str
+) -> None:
+    manifest = made(
+        "SeedLayer",
+        namespace,
+        "digits",
+        model={"entry": "seedbed.runtime.seeds.digits:model"},
+        layers=["0", "2"],
+        checkpoint={"volume": {"size": "1Gi"}},
+    )
+    apply(cluster, manifest)
+    told = ("False", "PodsNotReady")
+    until(lambda: ready(cluster, "seedlayers", namespace, "digits") == told, "PodsNotReady")
+    pods = read(cluster, "statefulset", "digits-seeds", "-n", namespace)
+    (container,) = pods["spec"]["template"]["spec"]["containers"]
+    assert container["args"] == ["serve", "seeds"]
+    assert pods["spec"]["volumeClaimTemplates"][0]["metadata"]["name"] == "checkpoints"
+    service = read(cluster, "service", "digits-seeds", "-n", namespace)
+    assert service["spec"]["ports"][0]["port"] == 8000
+    uid = read(cluster, "seedlayer", "digits", "-n", namespace)["metadata"]["uid"]
+    pod = SeedReport(
+        namespace,
+        "digits",
+        uid,
+        "digits-seeds-0",
+        time.time(),
+        "Serving",
+        trains=True,
+        activity="Training",
+        stages={"dormant": 2047, "training": 1},
+        accuracy=0.5,
+        p99=0.002,
+    )
+    asyncio.run(report(nats_server.url, pod))
+
+    def shown() -> bool:
+        row = cluster.kubectl("get", "sbseed", "-n", namespace, "--no-headers")
+        return "1 training/2047 dormant" in row and "0.5000" in row and "2ms" in row
+
+    until(shown, "the seeds by stage")
+    failed = replace(pod, at=time.time(), phase="Failed", reason="Invalid", message="spec.model")
+    asyncio.run(report(nats_server.url, failed))
+    told = ("False", "Invalid")
+    until(lambda: ready(cluster, "seedlayers", namespace, "digits") == told, "the failure")
+    writes = quiet(operator)
+    assert quiet(operator) == writes, "an idle SeedLayer causes no write"
+    assert cluster.kubectl("diff", "-f", "-", stdin=json.dumps(manifest)) == ""
+    cluster.kubectl("delete", "seedlayer", "digits", "-n", namespace)
+    until(
+        lambda: "digits-seeds" not in cluster.kubectl("get", "statefulsets", "-n", namespace),
+        "the pods' end",
+    )
 
 
 def test_an_unknown_pool_is_told_and_resolves_when_it_comes(
