@@ -80,9 +80,7 @@ class _Entry:
 class Similar:
     """The entries of one scope."""
 
-    def __init__(
-        self, accepted: Accepted | None = None, evidence: Evidence | None = None
-    ) -> None:
+    def __init__(self, accepted: Accepted | None = None, evidence: Evidence | None = None) -> None:
         """Empty. `evidence`: what is known already of other entries."""
         self.accepted = accepted or Accepted()
         self._verifier = verifier()
