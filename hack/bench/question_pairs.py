@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import multiprocessing
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -90,7 +91,7 @@ def _embed(texts: Sequence[str], folder: Path, processes: int) -> None:
     by_length = sorted(range(len(texts)), key=lambda place: len(texts[place]))
     chunks = [by_length[start : start + _CHUNK] for start in range(0, len(texts), _CHUNK)]
     found: list[Embedded | None] = [None] * len(texts)
-    with ProcessPoolExecutor(processes) as pool:
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         done = pool.map(_embed_some, [[texts[place] for place in chunk] for chunk in chunks])
         for chunk, some in zip(chunks, done, strict=True):
             for place, packed in zip(chunk, some, strict=True):
