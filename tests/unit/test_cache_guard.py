@@ -54,18 +54,20 @@ LET_THROUGH = [
 
 @pytest.mark.req("COG-5.1.1")
 @pytest.mark.parametrize(("kind", "one", "other"), REFUSED)
-def test_a_changed_fact_is_refused_by_name_and_in_both_directions(kind, one, other):
+def test_a_changed_fact_is_refused_by_name_and_in_both_directions(
+    kind: str, one: str, other: str
+) -> None:
     assert difference(facts(one), facts(other)) == kind
     assert difference(facts(other), facts(one)) == kind
 
 
 @pytest.mark.parametrize(("one", "other"), LET_THROUGH)
-def test_the_same_facts_in_another_form_pass(one, other):
+def test_the_same_facts_in_another_form_pass(one: str, other: str) -> None:
     assert difference(facts(one), facts(other)) is None
 
 
 @given(st.text(alphabet=string.printable + "äé€₹中", max_size=80))
-def test_every_prompt_agrees_with_itself(text):
+def test_every_prompt_agrees_with_itself(text: str) -> None:
     assert difference(facts(text), facts(text)) is None
 
 
@@ -89,34 +91,34 @@ WORDS = st.sampled_from(
 
 
 @given(st.lists(WORDS, max_size=8), st.lists(WORDS, max_size=8))
-def test_the_guard_is_symmetric(one, other):
+def test_the_guard_is_symmetric(one: list[str], other: list[str]) -> None:
     mine, theirs = facts(" ".join(one)), facts(" ".join(other))
     assert difference(mine, theirs) == difference(theirs, mine)
 
 
 @pytest.mark.req("COG-5.1.1")
-def test_no_generated_prompt_with_another_id_date_or_amount_passes():
+def test_no_generated_prompt_with_another_id_date_or_amount_passes() -> None:
     kinds = {f"other {kind}" for kind in ("id", "date", "money", "percent", "version", "time")}
     pairs = [p for p in agent_prompts.pairs(3, 1500, training=False) if p.kind in kinds]
     assert len(pairs) > 100
     assert [p for p in pairs if difference(facts(p.a), facts(p.b)) is None] == []
 
 
-def test_generated_prompts_are_seeded_and_their_templates_held_out():
+def test_generated_prompts_are_seeded_and_their_templates_held_out() -> None:
     one = list(agent_prompts.pairs(5, 200, training=True))
     assert one == list(agent_prompts.pairs(5, 200, training=True))
     other = {p.template for p in agent_prompts.pairs(5, 800, training=False)}
     assert not other & {p.template for p in one}
 
 
-def test_slots_leave_the_template():
+def test_slots_leave_the_template() -> None:
     found = parts("[[ ## question ## ]]\nWhy is it slow?\n\n[[ ## table ## ]]\norders")
     assert found.slots == (("question", "Why is it slow?"), ("table", "orders"))
     assert "slow" not in found.template
     assert found.text == "Why is it slow?\norders"
 
 
-def test_a_prompt_in_tags_is_taken_apart():
+def test_a_prompt_in_tags_is_taken_apart() -> None:
     found = parts("Answer briefly.\n<question>Why is it slow?</question>")
     assert found.slots == (("question", "Why is it slow?"),)
     assert found.template == "Answer briefly.\n<question>{question}</question>"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from seedbed.runtime.llm.cache.embedder import Embedded, EmbeddingService, MiniLm
 from seedbed.runtime.llm.cache.evidence import Evidence, expected
@@ -40,12 +41,13 @@ def filled(*texts: str) -> Similar:
     return similar
 
 
-def units(count: int, seed: int = 0) -> np.ndarray:
+def units(count: int, seed: int = 0) -> NDArray[np.float32]:
     rows = np.random.default_rng(seed).standard_normal((count, 384)).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    scaled: NDArray[np.float32] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return scaled
 
 
-def test_texts_are_embedded_alike_alone_and_in_company():
+def test_texts_are_embedded_alike_alone_and_in_company() -> None:
     long = "word " * 400
     together = model().embed([QUESTIONS[0], long, QUESTIONS[1]])
     assert together[0].text == QUESTIONS[0]
@@ -56,7 +58,7 @@ def test_texts_are_embedded_alike_alone_and_in_company():
     assert len(together[0].states) == len(together[0].tokens)
 
 
-def test_an_embedded_text_outlives_the_process():
+def test_an_embedded_text_outlives_the_process() -> None:
     one = embedded(QUESTIONS[0])
     back = Embedded.unpacked(one.text, one.packed())
     assert np.array_equal(back.vector, one.vector)
@@ -64,8 +66,8 @@ def test_an_embedded_text_outlives_the_process():
     assert np.array_equal(back.tokens, one.tokens)
 
 
-def test_the_service_answers_in_order():
-    async def body():
+def test_the_service_answers_in_order() -> None:
+    async def body() -> None:
         async with EmbeddingService() as service:
             assert await service.embed([]) == []
             found = await service.embed(QUESTIONS)
@@ -76,7 +78,9 @@ def test_the_service_answers_in_order():
 
 @given(st.integers(1, 60), st.integers(1, 8), st.lists(st.integers(0, 59), max_size=20))
 @settings(max_examples=30, deadline=None)
-def test_the_exact_index_finds_what_comparing_all_finds(count, wanted, removed):
+def test_the_exact_index_finds_what_comparing_all_finds(
+    count: int, wanted: int, removed: list[int]
+) -> None:
     rows, index = units(count), Index()
     for key, row in enumerate(rows):
         index.add(key, row)
@@ -89,7 +93,7 @@ def test_the_exact_index_finds_what_comparing_all_finds(count, wanted, removed):
     assert [key for key, _ in index.nearest(query, wanted)] == best
 
 
-def test_a_large_index_finds_its_vectors_and_forgets_removed_ones():
+def test_a_large_index_finds_its_vectors_and_forgets_removed_ones() -> None:
     rows, index = units(600), Index(exact_up_to=500)
     for key, row in enumerate(rows):
         index.add(key, row)
@@ -102,20 +106,20 @@ def test_a_large_index_finds_its_vectors_and_forgets_removed_ones():
 
 @pytest.mark.req("COG-5.1.1")
 @pytest.mark.parametrize("text", QUESTIONS)
-def test_a_prompt_is_served_from_its_own_entry(text):
+def test_a_prompt_is_served_from_its_own_entry(text: str) -> None:
     found = filled(*QUESTIONS).look(embedded(text.lower().rstrip(".?") + " "))
     assert found is not None
     assert (found.id, found.serve, found.reason) == (text, True, "same words")
 
 
-def test_an_empty_scope_has_no_candidate():
+def test_an_empty_scope_has_no_candidate() -> None:
     similar = filled(QUESTIONS[0])
     similar.remove(QUESTIONS[0])
     assert similar.look(embedded(QUESTIONS[0])) is None
 
 
 @pytest.mark.req("COG-5.1.1")
-def test_another_id_is_never_served_however_alike():
+def test_another_id_is_never_served_however_alike() -> None:
     similar = filled("Restart the pod payments-4711 because it is out of memory.")
     found = similar.look(embedded("Restart the pod payments-4712 because it is out of memory."))
     assert found is not None
@@ -123,14 +127,14 @@ def test_another_id_is_never_served_however_alike():
     assert (found.serve, found.reason) == (False, "guard: number")
 
 
-def test_something_else_is_not_served():
+def test_something_else_is_not_served() -> None:
     found = filled(*QUESTIONS).look(embedded("Who painted the Mona Lisa?"))
     assert found is not None
     assert not found.serve
 
 
 @pytest.mark.req("COG-5.1.1")
-def test_what_was_proven_wrong_is_not_served_again_not_even_after_a_restart():
+def test_what_was_proven_wrong_is_not_served_again_not_even_after_a_restart() -> None:
     similar = filled(QUESTIONS[0])
     asked = embedded("how do i lose weight")
     found = similar.look(asked)
@@ -151,7 +155,9 @@ def test_what_was_proven_wrong_is_not_served_again_not_even_after_a_restart():
     st.lists(st.tuples(st.floats(-8, 8), st.booleans()), max_size=40),
     st.floats(-8, 8),
 )
-def test_a_wrong_outcome_outlasts_all_right_ones(outcomes, score):
+def test_a_wrong_outcome_outlasts_all_right_ones(
+    outcomes: list[tuple[float, bool]], score: float
+) -> None:
     learnt = Learnt().having(Outcome(0.9, score, correct=False))
     for each, correct in outcomes:
         learnt = learnt.having(Outcome(0.9, each, correct=correct or each < score))
@@ -160,18 +166,20 @@ def test_a_wrong_outcome_outlasts_all_right_ones(outcomes, score):
 
 
 @given(st.lists(st.floats(-3, 6), min_size=1, max_size=16), st.floats(-3, 6))
-def test_right_outcomes_never_lower_an_entry_and_wrong_ones_never_raise_it(scores, score):
+def test_right_outcomes_never_lower_an_entry_and_wrong_ones_never_raise_it(
+    scores: list[float], score: float
+) -> None:
     right = Learnt(tuple(Outcome(0.9, each, correct=True) for each in scores))
     wrong = Learnt(tuple(Outcome(0.9, each, correct=False) for each in scores))
     assert judged(wrong, score) < score < judged(right, score)
 
 
-def test_an_outcome_remembers_the_place_of_the_other_prompt():
+def test_an_outcome_remembers_the_place_of_the_other_prompt() -> None:
     row = units(1)[0]
     assert float(Outcome(0.9, 1.0, True, placed(row)).vector() @ row) > 0.999
 
 
-def test_evidence_counts_around_its_places_only_and_can_be_forgotten():
+def test_evidence_counts_around_its_places_only_and_can_be_forgotten() -> None:
     evidence, rows = Evidence(), units(2)
     for owner in range(5):
         evidence.add(owner, rows[0], 0.9, correct=True)
@@ -184,7 +192,7 @@ def test_evidence_counts_around_its_places_only_and_can_be_forgotten():
     assert len(evidence) == 0
 
 
-def test_features_are_symmetric_and_finite():
+def test_features_are_symmetric_and_finite() -> None:
     rare = verifier().rarities
     read = [prompt(embedded(text), rare) for text in (*QUESTIONS, "?", "")]
     for one in read:
@@ -194,7 +202,7 @@ def test_features_are_symmetric_and_finite():
             assert np.allclose(row, features(other, one), atol=1e-5)
 
 
-def test_who_accepts_fewer_wrong_answers_is_served_less():
+def test_who_accepts_fewer_wrong_answers_is_served_less() -> None:
     bars = [verifier().bar(wrong) for wrong in (0.001, 0.01, 0.02, 0.05, 0.1)]
     assert bars == sorted(bars, reverse=True)
     assert bars[0] == float("inf")
