@@ -70,7 +70,7 @@ PRICES = {WEAK: (0.60, 0.60), STRONG: (10.00, 30.00)}
 RIGHT = {WEAK: (0.95, 0.55), STRONG: (0.96, 0.88)}
 """Share of right answers to plain and to hard calls."""
 LEARNT = 800
-LOSS, LOSS_RECORDED = 0.02, 0.05
+LOSS, LOSS_RECORDED = 0.02, 0.045
 REPEATED, REPHRASED, BURSTS, TWICE = 0.35, 0.10, 0.10, 0.10
 BURST = 4
 CALLS_A_TASK = 5
