@@ -112,7 +112,6 @@ async def report(nats: str, told: SeedReport) -> None:
         await bus.close()
 
 
-@pytest.mark.req("ESP-18")
 def test_a_seed_layer_gets_its_pods_and_its_status_from_what_they_report(
     cluster: ControlPlane, operator: Operator, nats_server: NatsServer, namespace: str
 ) -> None:

@@ -52,7 +52,6 @@ def newest(folder: Path) -> tuple[int, str]:
     return read.resumed.number, read.digest()
 
 
-@pytest.mark.req("ESP-18")
 @pytest.mark.parametrize(
     ("stage", "lifecycle"),
     [
@@ -165,7 +164,6 @@ def told(folder: Path, *arguments: str) -> str:
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.req("ESP-18")
 def test_the_example_runs_in_one_process_and_repairs_the_reader(tmp_path: Path) -> None:
     manifests = list(yaml.safe_load_all((ROOT / "examples/seeds/digits.yaml").read_text()))
     manifests[0]["spec"]["training"]["epochs"] = 24

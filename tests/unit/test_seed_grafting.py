@@ -81,7 +81,6 @@ def test_the_stability_ramp_is_gated_by_the_gradient(norm: float, moves: bool) -
     assert float(state.alpha[0]) == pytest.approx(2 / 30 if moves else 1 / 30)
 
 
-@pytest.mark.req("ESP-18")
 def test_thousands_of_seeds_step_each_by_its_own_strategy() -> None:
     torch.manual_seed(3)
     many = SeedState.dormant(2000)

@@ -212,7 +212,6 @@ def test_without_the_flag_every_graft_is_linear() -> None:
         assert int(model.state.core[0, Core.STRATEGY]) == int(on)
 
 
-@pytest.mark.req("ESP-18")
 def test_each_row_may_name_its_seed() -> None:
     torch.manual_seed(2)
     spec = AttachSpec(("0",), seeds_per_layer=1024, routing="token", blueprints=BLUEPRINTS)
@@ -254,7 +253,6 @@ def test_serving_goes_on_beside_training() -> None:
     assert not wrong
 
 
-@pytest.mark.req("ESP-18")
 def test_telemetry_covers_every_seed_also_where_the_width_does_not_divide() -> None:
     model = seeded(seeds=4)  # 21 columns: 6, 5, 5, 5
     told = model.train_epoch(data())

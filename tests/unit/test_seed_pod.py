@@ -188,7 +188,6 @@ def test_the_defaults_of_the_spec_are_those_of_the_policy() -> None:
     assert growth(Blueprint(type="mlp", rank=3)).name == "mlp-3"
 
 
-@pytest.mark.req("ESP-19")
 def test_percentiles_are_of_the_last_minute() -> None:
     now = 0.0
     served = Served(lambda: now)
@@ -256,7 +255,6 @@ def test_with_everything_off_the_pod_is_the_plain_model(tmp_path: Path) -> None:
     run_async(body())
 
 
-@pytest.mark.req("ESP-18")
 def test_a_pod_trains_decides_reports_and_streams(tmp_path: Path) -> None:
     async def body() -> None:
         spec, bus = spec_of(training={"epochs": 12, "learningRate": 0.05}), MemoryBus()

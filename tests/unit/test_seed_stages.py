@@ -55,7 +55,7 @@ def test_exactly_the_listed_moves_are_allowed(source: Stage, target: Stage) -> N
     assert f"is {source.label} and cannot become {target.label}" in str(error.value)
 
 
-@pytest.mark.req("ESP-11", "ESP-18")
+@pytest.mark.req("ESP-11")
 def test_all_moves_of_all_seeds_at_once() -> None:
     state = in_stages([source for source, _ in PAIRS])
     before = state.core.clone()
@@ -123,7 +123,6 @@ def test_a_failed_try_is_counted_and_a_cancelled_one_is_not() -> None:
     assert not state.graft.any()
 
 
-@pytest.mark.req("ESP-18")
 def test_the_state_of_a_seed_takes_less_than_150_bytes() -> None:
     state = SeedState.dormant(10_000)
     held = sum(tensor.numel() * tensor.element_size() for tensor in state.tensors().values())

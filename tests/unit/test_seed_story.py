@@ -24,7 +24,6 @@ def story() -> Story:
         torch.set_num_threads(threads)
 
 
-@pytest.mark.req("ESP-18")
 def test_half_of_the_lost_accuracy_comes_back_with_few_new_parameters(story: Story) -> None:
     assert story.clean > 0.9
     assert story.broken < 0.3

@@ -114,7 +114,6 @@ def test_ready_when_the_pods_are_there_and_report(
     assert plan.status["observedGeneration"] == 1
 
 
-@pytest.mark.req("ESP-18")
 def test_the_status_tells_what_the_pods_report() -> None:
     seen = look(layer(), children=(stateful_set(1),), seeds=(report(),))
     status = reconcile(seen, NOW, DEFAULTS).status
@@ -153,7 +152,6 @@ def test_the_status_tells_what_the_pods_report() -> None:
     }
 
 
-@pytest.mark.req("ESP-20")
 def test_utilisation_is_told_only_of_gpus() -> None:
     seeds = (report(gpu_utilisation=0.8), report(1, gpu_utilisation=0.9))
     seen = look(layer(replicas=2, **SHARED), children=(stateful_set(2),), seeds=seeds)
@@ -171,7 +169,6 @@ def test_utilisation_is_told_only_of_gpus() -> None:
         ((report(),), 1, "True", "PodsMissing"),
     ],
 )
-@pytest.mark.req("ESP-19")
 def test_degraded_says_what_is_worse_than_it_should_be(
     reports: tuple[SeedReport, ...], pods: int, status: str, reason: str
 ) -> None:
