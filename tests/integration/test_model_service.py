@@ -167,8 +167,9 @@ def test_who_goes_away_ends_the_work() -> None:
 
     async def body() -> None:
         async with service() as session:
-            endless = asked("Tell a very long story.", max_tokens=3000)
-            calls = [asyncio.create_task(chat(session, endless)) for _ in range(2)]
+            # Not the same one twice: equal calls would share an answer.
+            endless = [asked(f"Tell a very long story of {n}.", max_tokens=3000) for n in (1, 2)]
+            calls = [asyncio.create_task(chat(session, one)) for one in endless]
             await until(session, waiting, 2)
             for call in calls:
                 call.cancel()

@@ -43,6 +43,7 @@ class Learning:
         self._examples: dict[tuple[str, str], OrderedDict[str, Example]] = {}
         self._fitted: dict[tuple[str, str], Fitted] = {}
         self._newest = 0.0
+        self._looking = asyncio.Lock()
 
     def of(self, namespace: str) -> Predictor:
         """What is known for a namespace."""
@@ -63,16 +64,19 @@ class Learning:
         await self._store.add(row, b"" if shown is None else as_bytes(shown))
 
     async def look(self) -> None:
-        """Read what is new, and fit to it."""
-        if self._store is None:
-            return
-        changed = self._noted(await self._store.judged(self._newest - OVERLAP))
+        """Read what is new, and fit to it; one look after the other, so that each ends fitted."""
+        async with self._looking:
+            if self._store is not None:
+                await self._look(self._store)
+
+    async def _look(self, store: OutcomeStore) -> None:
+        changed = self._noted(await store.judged(self._newest - OVERLAP))
         for key in changed:
             examples = list(self._examples[key].values())
             if len(examples) >= ENOUGH:
                 self._fitted[key] = await asyncio.to_thread(fit, examples)
         by_namespace: dict[str, list[Outcomes]] = {}
-        for row in await self._store.all():
+        for row in await store.all():
             found = Outcomes(row.task, row.model, row.hardness, row.asked, row.good)
             by_namespace.setdefault(row.namespace, []).append(found)
         self._predictors = {
