@@ -115,7 +115,7 @@ def _values(draw: random.Random, template: Template) -> dict[str, str]:
 def _another(draw: random.Random, kind: str, taken: set[str]) -> str:
     while True:
         value = _value(draw, kind)
-        numbers = [each for each in taken if kind == "id" and each.isdigit()]
+        numbers = [each for each in sorted(taken) if kind == "id" and each.isdigit()]
         if numbers and draw.random() < 0.7:
             old = numbers[0]
             place = draw.randrange(len(old))

@@ -9,12 +9,12 @@ pairs          labelled real question pairs (`question_pairs.jsonl.gz` in DIR, b
                30 %, for each pair `a` is kept and `b` is asked: these are the figures. A hit is right
                where people labelled the pair a duplicate. Nothing is fitted here; the verifier was
                fitted on the 70 % of the default folder.
-pairs_alone    the first 3,000 of the 30 % for a cache that has learnt nothing.
-pairs_together all `a` of these 3,000 are kept at once; what is served may be another pair's `a`, of which
+pairs_alone    the first 1,000 of the 30 % for a cache that has learnt nothing.
+pairs_together all `a` of these 1,000 are kept at once; what is served may be another pair's `a`, of which
                no label is known: that is counted apart.
 agent_prompts  generated, of templates that were not fitted on: true paraphrases and hard negatives.
-workload       look-ups of agents' prompts whose intents repeat by Zipf's law (exponent 1, 1,500
-               intents, 6,000 look-ups); half of the repetitions are word for word.
+workload       look-ups of agents' prompts whose intents repeat by Zipf's law (exponent 1, 500
+               intents, 2,000 look-ups); half of the repetitions are word for word.
 plain gate     in the same run: cosine of at least 0.95, nothing else.
 
 Look-up times are of one prompt, its embedding included, in one thread: in a scope of 10,000 entries,
@@ -51,11 +51,13 @@ from seedbed.runtime.llm.cache.similar import Similar
 
 GATE = 0.95
 SEED = 11
-AGENT_PAIRS = 3000
-INTENTS, LOOKUPS = 1500, 6000
+AGENT_PAIRS = 2000
+INTENTS, LOOKUPS = 500, 2000
 MILLION = 1_000_000
-TIMED = 300
-FEW = 3000
+TIMED = 200
+FEW = 1000
+BUILT_FOR = 60
+"""Seconds after which the large index is taken as it is."""
 
 
 class Labelled(Protocol):
@@ -271,8 +273,8 @@ def built(found: Embeddings) -> tuple[Index, float]:
         moved = rows + noise * np.float32(0.5 / rows.shape[1] ** 0.5)
         moved /= np.linalg.norm(moved, axis=1, keepdims=True)
         index.add_many(np.arange(first, first + step, dtype=np.uint64), moved, os.cpu_count() or 1)
-        if time.perf_counter() - start > 200:
-            print(f"stopped at {len(index)} entries after 200 s")
+        if time.perf_counter() - start > BUILT_FOR:
+            print(f"stopped at {len(index)} entries after {BUILT_FOR} s")
             break
     return index, time.perf_counter() - start
 

@@ -12,7 +12,7 @@ from seedbed.runtime.llm.cache.embedder import Embedded, EmbeddingService, MiniL
 from seedbed.runtime.llm.cache.evidence import Evidence, expected
 from seedbed.runtime.llm.cache.features import features, prompt
 from seedbed.runtime.llm.cache.index import Index
-from seedbed.runtime.llm.cache.similar import Accepted, Similar
+from seedbed.runtime.llm.cache.similar import ENOUGH, Accepted, Similar
 from seedbed.runtime.llm.cache.threshold import Learnt, Outcome, judged, placed, proven_wrong
 from seedbed.runtime.llm.cache.verifier import verifier
 from tests.conftest import run_async
@@ -202,8 +202,29 @@ def test_features_are_symmetric_and_finite() -> None:
             assert np.allclose(row, features(other, one), atol=1e-5)
 
 
+def test_what_is_proven_around_the_kept_prompt_counts_as_well() -> None:
+    asked, kept = "How can I lose weight quickly?", "What is a fast way to lose weight?"
+
+    def score(evidence: Evidence) -> float:
+        similar = Similar(evidence=evidence)
+        similar.add(kept, embedded(kept))
+        found = similar.look(embedded(asked))
+        assert found is not None
+        return found.score
+
+    def after(count: int, *, correct: bool) -> float:
+        evidence = Evidence()
+        for owner in range(count):
+            evidence.add(-1 - owner, embedded(kept).vector, 0.8, correct=correct)
+        return score(evidence)
+
+    assert after(ENOUGH, correct=True) > after(ENOUGH, correct=False)
+    assert after(9, correct=False) == score(Evidence())
+
+
 def test_who_accepts_fewer_wrong_answers_is_served_less() -> None:
-    bars = [verifier().bar(wrong) for wrong in (0.001, 0.01, 0.02, 0.05, 0.1)]
-    assert bars == sorted(bars, reverse=True)
-    assert bars[0] == float("inf")
+    for forest in (verifier().alone, verifier().near):
+        bars = [forest.bar(wrong) for wrong in (0.001, 0.01, 0.02, 0.05, 0.1)]
+        assert bars == sorted(bars, reverse=True)
+        assert bars[0] == float("inf")
     assert Similar(Accepted(per_lookup=0.001, per_hit=0.02)).wrong == pytest.approx(0.002)

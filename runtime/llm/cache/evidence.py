@@ -1,7 +1,7 @@
 """What the neighbourhood of a prompt has been proven right or wrong in. In memory.
 
 An outcome says how much better or worse a likeness turned out than its cosine alone lets expect. It is
-kept at both prompts' places, and a new prompt is told what its nearest places have seen: of some
+kept at both prompts' places, and of each prompt is told what its nearest places have seen: of some
 subjects people ask the same in a hundred ways, in others one word decides. This carries the idea of a
 threshold for each entry over to entries that have seen nothing yet.
 """

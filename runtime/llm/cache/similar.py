@@ -1,7 +1,7 @@
 """Which cached prompt means the same as a new one, if any: one `Similar` for each scope.
 
 The nearest entries by cosine are candidates. The guard refuses those that differ in a fact; the
-verifier says how likely the others mean the same, also by what their neighbourhood has been proven
+verifier says how likely the others mean the same, also by what their neighbourhoods have been proven
 right or wrong in; what the entry itself has taught moves that; it serves where the result meets what
 the user accepts.
 
@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from seedbed.runtime.llm.cache.embedder import Embedded
-from seedbed.runtime.llm.cache.evidence import SIZE, Evidence
+from seedbed.runtime.llm.cache.evidence import Evidence
 from seedbed.runtime.llm.cache.features import Prompt, features, prompt
 from seedbed.runtime.llm.cache.guard import difference
 from seedbed.runtime.llm.cache.index import Index, Vector
@@ -33,6 +33,8 @@ NEAREST = 3
 """Candidates that are looked at."""
 FARTHEST = 0.7
 """Cosine below which nothing is a candidate."""
+ENOUGH = 2000
+"""Places of outcomes from which on the neighbourhood is asked."""
 SURE = 30.0
 """Log-odds of certainty."""
 _GUESSED_HITS, _GUESSED_LOOKS = 50.0, 100.0
@@ -122,7 +124,8 @@ class Similar:
         if not near:
             return None
         new = prompt(embedded, self._verifier.rarities)
-        around = self._evidence.around(embedded.vector) if len(self._evidence) else _NOTHING
+        enough = len(self._evidence) >= ENOUGH
+        around = self._evidence.around(embedded.vector) if enough else None
         found = [self._judged(self._entries[key], new, cosine, around) for key, cosine in near]
         best = max(found, key=lambda each: (each.serve, each.confidence, each.similarity))
         self._looks += 1
@@ -150,7 +153,9 @@ class Similar:
         if outcome.place:
             self._evidence.add(key, outcome.vector(), cosine, correct=correct)
 
-    def _judged(self, entry: _Entry, new: Prompt, cosine: float, around: Around) -> Candidate:
+    def _judged(
+        self, entry: _Entry, new: Prompt, cosine: float, around: Around | None
+    ) -> Candidate:
         def said(score: float, *, serve: bool, reason: str) -> Candidate:
             sure = 1 / (1 + math.exp(-score))
             return Candidate(entry.id, cosine, score, sure, serve, reason, new.embedded.vector)
@@ -165,15 +170,18 @@ class Similar:
         differs = difference(new.facts, old.facts)
         if differs is not None:
             return said(-SURE, serve=False, reason=f"guard: {differs}")
-        score = self._verifier.score(np.concatenate([features(new, old), around]))
+        row, forest = features(new, old), self._verifier.alone
+        if around is not None:
+            there = self._evidence.around(entry.prompt.vector)
+            row, forest = np.concatenate([row, around, there]), self._verifier.near
+        score = forest.score(row)
         if proven_wrong(entry.learnt, score):
             return said(score, serve=False, reason="proven wrong")
-        serve = judged(entry.learnt, score) >= self._verifier.bar(self.wrong)
+        serve = judged(entry.learnt, score) >= forest.bar(self.wrong)
         return said(score, serve=serve, reason="alike" if serve else "unsure")
 
 
 Around = np.ndarray[tuple[int], np.dtype[np.float64]]
-_NOTHING: Around = np.zeros(SIZE)
 
 
 def _plain(text: str) -> str:
