@@ -56,7 +56,7 @@ INTENTS, LOOKUPS = 500, 2000
 MILLION = 1_000_000
 TIMED = 200
 FEW = 1000
-BUILT_FOR = 60
+BUILT_FOR = 30
 """Seconds after which the large index is taken as it is."""
 
 
