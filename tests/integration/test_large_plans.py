@@ -135,6 +135,7 @@ def test_the_largest_objects_go_through_real_servers(
                 assert len(row.request) < 4096
             # Whoever reaches the database may ask about the graph.
             other = SqlStore.open(postgres_url)
+            assert row is not None
             found = await of_run(other, row)
             assert len(found.graph.nodes) == 10_000
             assert len(found.critical.path) == len(found.graph.levels)
