@@ -94,6 +94,8 @@ class Index:
 
     def _grow_graph(self) -> None:
         """Move all into a graph; it stays one when entries leave."""
+        # The embedder's library first: loaded after usearch it ends the process with a fault.
+        import onnxruntime  # noqa: F401, PLC0415 -- see above
         from usearch.index import Index as Graph  # noqa: PLC0415 -- most scopes never need it
 
         graph = Graph(
