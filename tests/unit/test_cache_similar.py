@@ -204,6 +204,7 @@ def test_features_are_symmetric_and_finite() -> None:
 
 def test_what_is_proven_around_the_kept_prompt_counts_as_well() -> None:
     asked, kept = "How can I lose weight quickly?", "What is a fast way to lose weight?"
+    place = embedded(kept).vector
 
     def score(evidence: Evidence) -> float:
         similar = Similar(evidence=evidence)
@@ -215,7 +216,7 @@ def test_what_is_proven_around_the_kept_prompt_counts_as_well() -> None:
     def after(count: int, *, correct: bool) -> float:
         evidence = Evidence()
         for owner in range(count):
-            evidence.add(-1 - owner, embedded(kept).vector, 0.8, correct=correct)
+            evidence.add(-1 - owner, place, 0.8, correct=correct)
         return score(evidence)
 
     assert after(ENOUGH, correct=True) > after(ENOUGH, correct=False)
