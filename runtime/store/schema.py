@@ -246,3 +246,102 @@ cache_counts = Table(
     Column("name", Text, primary_key=True),
     Column("amount", Double, nullable=False),
 )
+
+# Files of batches. Those that a batch has written have no chunks: they are made from its lines.
+batch_files = Table(
+    "batch_files",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("namespace", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("filename", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("batch", Text, nullable=False),
+)
+Index("batch_files_newest", batch_files.c.namespace, batch_files.c.created_at, batch_files.c.id)
+
+# What is in them. Chunks without a file are of an upload that broke off, or is under way.
+batch_chunks = Table(
+    "batch_chunks",
+    metadata,
+    Column("file", Text, primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("data", LargeBinary, nullable=False),
+    Column("written_at", Double, nullable=False),
+)
+
+# Batches of offline work, with counts and sums of their lines that are done.
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("namespace", Text, nullable=False),
+    Column("agent", Text, nullable=False),
+    Column("workflow", Text, nullable=False),
+    Column("run", Text, nullable=False),
+    Column("user", Text, nullable=False),
+    Column("endpoint", Text, nullable=False),
+    Column("input_file", Text, nullable=False),
+    Column("metadata", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Column("in_progress_at", Double),
+    Column("finalizing_at", Double),
+    Column("cancelling_at", Double),
+    Column("ended_at", Double),
+    Column("errors", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("notes", Text, nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("completed", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("by_provider", Integer, nullable=False),
+    Column("by_gateway", Integer, nullable=False),
+    Column("by_cache", Integer, nullable=False),
+    Column("by_equal", Integer, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("nanos", BigInteger, nullable=False),
+    Column("saved", BigInteger, nullable=False),
+)
+Index("batches_newest", batches.c.namespace, batches.c.created_at, batches.c.id)
+Index("batches_by_status", batches.c.status, batches.c.created_at)
+
+# The requests of a batch by their line, and their answers.
+batch_lines = Table(
+    "batch_lines",
+    metadata,
+    Column("batch", Text, primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("custom_id", Text, nullable=False),
+    Column("same_as", Integer),
+    Column("body", LargeBinary, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("part", Text, nullable=False),
+    Column("way", Text, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("answer", LargeBinary, nullable=False),
+    Column("nanos", BigInteger, nullable=False),
+    Column("saved", BigInteger, nullable=False),
+)
+Index("batch_lines_by_state", batch_lines.c.batch, batch_lines.c.state, batch_lines.c.number)
+Index("batch_lines_equal", batch_lines.c.batch, batch_lines.c.same_as)
+
+# Lines that a provider works through as a batch of its own; written before it is told of them.
+batch_parts = Table(
+    "batch_parts",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("batch", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("provider_file", Text, nullable=False),
+    Column("provider_batch", Text, nullable=False),
+    Column("reserved", BigInteger, nullable=False),
+)
+Index("batch_parts_by_batch", batch_parts.c.batch, batch_parts.c.state)
