@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import orjson
@@ -26,18 +26,12 @@ from aiohttp import web
 from seedbed.crds.errors import InvalidError, SeedbedError, UnavailableError
 from seedbed.crds.money import dollars
 from seedbed.runtime.llm.call import Call, Reply
+from seedbed.runtime.llm.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, Endpoint, Form
 from seedbed.runtime.llm.failures import in_openai_form, told
 from seedbed.runtime.llm.gateway import Gateway
 from seedbed.runtime.llm.identity import Identify, anybody
 from seedbed.runtime.llm.models import Models
-from seedbed.runtime.llm.providers import (
-    ChatRequest,
-    CompletionRequest,
-    EmbeddingRequest,
-    Json,
-    Outcome,
-    parse,
-)
+from seedbed.runtime.llm.providers import ChatRequest, Json, Outcome, parse
 from seedbed.runtime.llm.routing.marks import unpacked
 from seedbed.runtime.store.outcomes import OutcomeRow
 
@@ -47,9 +41,6 @@ _TIMEOUT, _TASK, _QUALITY = "X-Seedbed-Timeout", "X-Seedbed-Task", "X-Seedbed-Qu
 _LONGEST_TASK = 128
 _DONE = b"data: [DONE]\n\n"
 _log = logging.getLogger(__name__)
-
-Form = Callable[[Json], Json]
-"""Turns a chat completion, or a chunk of one, into what the page answers."""
 
 
 def create_app(
@@ -123,27 +114,22 @@ class _Service:
             self._ready = False
 
     async def chat(self, http: web.Request) -> web.StreamResponse:
-        return await self._answered(http, parse_chat, _as_it_is)
+        return await self._answered(http, CHAT)
 
     async def completions(self, http: web.Request) -> web.StreamResponse:
-        return await self._answered(http, _parse_completion, _as_text)
+        return await self._answered(http, COMPLETIONS)
 
     async def embeddings(self, http: web.Request) -> web.StreamResponse:
-        return await self._answered(http, _parse_embedding, _as_it_is)
+        return await self._answered(http, EMBEDDINGS)
 
-    async def _answered(
-        self,
-        http: web.Request,
-        read: Callable[[bytes], ChatRequest | EmbeddingRequest],
-        form: Form,
-    ) -> web.StreamResponse:
+    async def _answered(self, http: web.Request, asked: Endpoint) -> web.StreamResponse:
         began = self._gateway.now()
         outcome, name = "cancelled", "?"
         call: Call | None = None
         begun: list[web.StreamResponse] = []
         try:
             identity = await self._identify(http)
-            request = read(await http.read())
+            request = asked.read(await http.read())
             name = self._gateway.named(request.model)
             limit = _limit(http)
             async with asyncio.timeout(limit):
@@ -152,7 +138,7 @@ class _Service:
                     call.task = http.headers.get(_TASK, "")[:_LONGEST_TASK]
                     call.floor = _share(http)
                     call.headers = http.headers
-                    answer = await self._sent(http, call, form, begun)
+                    answer = await self._sent(http, call, asked.form, begun)
                 if isinstance(answer, web.StreamResponse):
                     await answer.write(_DONE)
                     await answer.write_eof()
@@ -167,7 +153,9 @@ class _Service:
             outcome = "ok"
             if isinstance(answer, web.StreamResponse):
                 return answer
-            return _json({**form(answer), "seedbed": _account(call)}, headers=_headers(call))
+            return _json(
+                {**asked.form(answer), "seedbed": account_of(call)}, headers=_headers(call)
+            )
         finally:
             served = call.served_by if call is not None else ""
             self._metrics.count(served or name, outcome, self._gateway.now() - began, call)
@@ -218,19 +206,6 @@ class _Service:
         )
 
 
-def parse_chat(body: bytes) -> ChatRequest:
-    """A chat completion request."""
-    return parse(ChatRequest, body)
-
-
-def _parse_completion(body: bytes) -> ChatRequest:
-    return parse(CompletionRequest, body).as_chat()
-
-
-def _parse_embedding(body: bytes) -> EmbeddingRequest:
-    return parse(EmbeddingRequest, body)
-
-
 async def _broken_off(
     begun: Sequence[web.StreamResponse], error: SeedbedError
 ) -> web.StreamResponse:
@@ -268,7 +243,7 @@ async def _streamed(
         if chunk.get("usage"):
             last = chunk
     if wanted and last is not None:
-        await response.write(_event(form({**last, "choices": [], "seedbed": _account(call)})))
+        await response.write(_event(form({**last, "choices": [], "seedbed": account_of(call)})))
     return response
 
 
@@ -276,25 +251,7 @@ def _told(name: str) -> Json:
     return {"id": name, "object": "model", "created": 0, "owned_by": "seedbed"}
 
 
-def _as_it_is(body: Json) -> Json:
-    return body
-
-
-def _as_text(body: Json) -> Json:
-    """A chat completion, or a chunk of one, in the older form."""
-    choices = [
-        {
-            "index": choice["index"],
-            "text": (choice.get("message") or choice.get("delta") or {}).get("content") or "",
-            "finish_reason": choice.get("finish_reason"),
-            "logprobs": None,
-        }
-        for choice in body.get("choices") or ()
-    ]
-    return {**body, "object": "text_completion", "choices": choices}
-
-
-def _account(call: Call) -> Json:
+def account_of(call: Call) -> Json:
     """What the caller is told of how the answer came about."""
     return {
         "model": call.served_by,

@@ -14,7 +14,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
-from sqlalchemy import BigInteger, Double, Select, Text, bindparam, func, select, text, update
+from sqlalchemy import (
+    BigInteger,
+    Double,
+    Select,
+    Text,
+    bindparam,
+    delete,
+    func,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -260,25 +271,33 @@ class SqlLedger:
         return bool(found[0][0])
 
     async def _take(self, turn: Turn) -> list[Drawn]:
-        names = {*turn.costs, *turn.refusals, *(draw.account for draw in turn.draws)}
         async with self._store.transaction() as connection:
-            spent = await self._locked(connection, sorted(names))
-            if not await self._is_known(connection, turn):
-                await self._write(connection, turn)
-                for name, cost in turn.costs.items():
-                    spent[name] += cost
-            refusals = [{"of": name, "ceiling": of} for name, of in turn.refusals.items()]
-            if refusals:
-                await connection.execute(_REFUSED, refusals)
-            drawn, holding = [], dict(turn.holding)
-            for draw in turn.draws:
-                name = draw.account
-                mine = holding.get(name, 0)
-                found = await self._drawn(connection, turn, draw, spent[name] + mine)
-                holding[name] = mine + found.granted
-                drawn.append(Drawn(found.granted, spent[name]))
-            await self._hold_all(connection, turn, holding)
-            return drawn
+            return await self.take_within(connection, turn)
+
+    async def take_within(self, connection: AsyncConnection, turn: Turn) -> list[Drawn]:
+        """`take` as a part of somebody's transaction, so that what was paid for is written with it."""
+        names = {*turn.costs, *turn.refusals, *(draw.account for draw in turn.draws)}
+        spent = await self._locked(connection, sorted(names))
+        if not await self._is_known(connection, turn):
+            await self._write(connection, turn)
+            for name, cost in turn.costs.items():
+                spent[name] += cost
+        refusals = [{"of": name, "ceiling": of} for name, of in turn.refusals.items()]
+        if refusals:
+            await connection.execute(_REFUSED, refusals)
+        drawn, holding = [], dict(turn.holding)
+        for draw in turn.draws:
+            name = draw.account
+            mine = holding.get(name, 0)
+            found = await self._drawn(connection, turn, draw, spent[name] + mine)
+            holding[name] = mine + found.granted
+            drawn.append(Drawn(found.granted, spent[name]))
+        await self._hold_all(connection, turn, holding)
+        return drawn
+
+    async def forget_holder(self, connection: AsyncConnection, holder: str) -> None:
+        """A holder is gone for good: what it held is free, and nothing of it is kept."""
+        await connection.execute(delete(advances).where(advances.c.holder == holder))
 
     async def _hold_all(
         self, connection: AsyncConnection, turn: Turn, holding: Mapping[str, int]

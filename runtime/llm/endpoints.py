@@ -1,0 +1,63 @@
+"""What callers may ask: each endpoint's path, how its request is read, and the form of its answer. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from seedbed.runtime.llm.providers import (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    Json,
+    parse,
+)
+
+Request = ChatRequest | EmbeddingRequest
+Form = Callable[[Json], Json]
+"""Turns a chat completion, or a chunk of one, into what the page answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One of them; `read` raises InvalidError, naming the field."""
+
+    path: str
+    read: Callable[[bytes], Request]
+    form: Form
+
+
+def _parse_chat(body: bytes) -> Request:
+    return parse(ChatRequest, body)
+
+
+def _parse_completion(body: bytes) -> Request:
+    return parse(CompletionRequest, body).as_chat()
+
+
+def _parse_embedding(body: bytes) -> Request:
+    return parse(EmbeddingRequest, body)
+
+
+def _as_it_is(body: Json) -> Json:
+    return body
+
+
+def _as_text(body: Json) -> Json:
+    """A chat completion, or a chunk of one, in the older form."""
+    choices = [
+        {
+            "index": choice["index"],
+            "text": (choice.get("message") or choice.get("delta") or {}).get("content") or "",
+            "finish_reason": choice.get("finish_reason"),
+            "logprobs": None,
+        }
+        for choice in body.get("choices") or ()
+    ]
+    return {**body, "object": "text_completion", "choices": choices}
+
+
+CHAT = Endpoint("/v1/chat/completions", _parse_chat, _as_it_is)
+COMPLETIONS = Endpoint("/v1/completions", _parse_completion, _as_text)
+EMBEDDINGS = Endpoint("/v1/embeddings", _parse_embedding, _as_it_is)
+ENDPOINTS: Mapping[str, Endpoint] = {each.path: each for each in (CHAT, COMPLETIONS, EMBEDDINGS)}
