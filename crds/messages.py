@@ -77,6 +77,16 @@ def engine_address(partition: int) -> str:
     return f"engine.{partition}"
 
 
+def unwanted_topic(namespace: str) -> str:
+    """Where engines tell the workers of a namespace which attempts are `Unwanted`."""
+    return f"unwanted.{namespace}"
+
+
+def attempt_id(run: str, key: StepKey, attempt: int) -> str:
+    """Names one attempt of one execution unit."""
+    return f"{run}/{key}/{attempt}"
+
+
 def summaries_topic(partition: int) -> str:
     """Where the owner of a partition publishes a RunSummary after each change."""
     return f"runs.{partition}"
@@ -190,6 +200,13 @@ class StepResult:
     error: StepError | None = None
     started: float = 0.0
     finished: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Unwanted:
+    """Attempts whose results nobody awaits any more, by `attempt_id`: workers stop or drop them."""
+
+    attempts: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,3 +83,12 @@ async def numbers(count: int, pause_at: int, gate: str) -> AsyncIterator[int]:
 def squares(count: int) -> Iterator[int]:
     for number in range(count):
         yield number * number
+
+
+async def stopped_once(folder: str, item: int, stuck: int) -> int:
+    """As `stuck_once`; it leaves a trace when the stuck call is stopped."""
+    try:
+        return await stuck_once(folder, item, stuck)
+    except asyncio.CancelledError:
+        (Path(folder) / f"stopped-{item}").touch()
+        raise

@@ -94,7 +94,7 @@ class Hands:
 
     async def drop(self, delivery: Delivery) -> None:
         """An item is of no use to anybody."""
-        del self._held[delivery]
+        self._held.pop(delivery, None)
         self._changed.set()
         await self._ack(delivery)
 

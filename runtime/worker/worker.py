@@ -40,6 +40,7 @@ from seedbed.runtime.coordination.registry import Registration, deregister, regi
 from seedbed.runtime.worker.adapters import Adapter, EntryFailedError, adapter_named
 from seedbed.runtime.worker.goals import GOAL, take_apart
 from seedbed.runtime.worker.reporting import Hands
+from seedbed.runtime.worker.unwanted import Hearing, Lane
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ class Worker:
         self._node = node or socket.gethostname()
         self._concurrency = concurrency
         self._answering = asyncio.Semaphore(concurrency)
+        self._unwanted = Hearing(bus, namespace)
         self._agents: Any = None
         self._starting_agents = asyncio.Lock()
 
@@ -160,6 +162,7 @@ class Worker:
                         for _ in range(self._concurrency)
                     ]
                     working.append(tasks.create_task(hands.keep()))
+                    working.append(tasks.create_task(self._unwanted.listen()))
                     await _first_of(self._stopping, lease.lost)
                     pulling.cancel()
                     await hands.until_empty()
@@ -189,7 +192,7 @@ class Worker:
             useless = []
             for delivery in found:
                 task = self._read(delivery)
-                if task is None or hands.is_over(task.run):
+                if task is None or hands.is_over(task.run) or self._unwanted.names(task):
                     useless.append(delivery)
                 else:
                     lanes.put(delivery, task)
@@ -205,11 +208,15 @@ class Worker:
 
     async def _work(self, lanes: _Lanes, hands: Hands) -> None:
         """One lane: execute one step after the other, for ever."""
+        lane = self._unwanted.lane()
         while True:
             delivery, task = await lanes.next()
-            result = await self.execute(task)
+            result = await self.execute(task, lane)
             lanes.end()
-            hands.done(delivery, result)
+            if lane.stopped:
+                await hands.drop(delivery)
+            else:
+                hands.done(delivery, result)
 
     async def _answer(self, payload: bytes) -> bytes:
         """Execute one task for somebody who waits for it: no engine, no queue, no other attempt."""
@@ -217,12 +224,19 @@ class Worker:
         async with self._answering:
             return encode(await self.execute(task))
 
-    async def execute(self, task: StepTask) -> StepResult:
-        """Execute one attempt of a step; every failure is part of the result."""
+    async def execute(self, task: StepTask, lane: Lane | None = None) -> StepResult:
+        """Execute one attempt of a step; every failure is part of the result.
+
+        Args:
+            task: the attempt.
+            lane: what can stop it before its time is over.
+        """
         started, clock = time.time(), time.monotonic()
         output, error = None, None
         try:
-            async with asyncio.timeout(_time_left(task, started)):
+            async with asyncio.timeout(_time_left(task, started)) as limit:
+                if lane is not None:
+                    lane.begin(task, limit)
                 output = await self._run(task)
         except TimeoutError:
             error = StepError("timeout", f"not done within {task.timeout:g} s")
@@ -236,6 +250,9 @@ class Worker:
             name = type(failure).__name__
             message = f"{name} in the worker, see its log"
             error = StepError("internal", message, category=class_of("internal", name))
+        finally:
+            if lane is not None:
+                lane.end()
         finished = started + (time.monotonic() - clock)
         return StepResult(
             task.run, task.key, task.attempt, self.worker_id, output, error, started, finished

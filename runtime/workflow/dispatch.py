@@ -8,11 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 from seedbed.crds.errors import QueueFullError, UnavailableError
-from seedbed.crds.messages import encode, work_queue
+from seedbed.crds.messages import (
+    StepKey,
+    Unwanted,
+    attempt_id,
+    encode,
+    unwanted_topic,
+    work_queue,
+)
 from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.workflow import metrics
 from seedbed.runtime.workflow.journal import LiveRun
@@ -43,6 +51,7 @@ class Dispatch:
         self._bus = bus
         self._again = again
         self._waiting: deque[_Put] = deque()
+        self._unwanted: defaultdict[str, list[str]] = defaultdict(list)
         self._changed = asyncio.Event()
 
     def follow(self, run: LiveRun, records: Iterable[Record], now: float) -> None:
@@ -56,6 +65,8 @@ class Dispatch:
             elif isinstance(record, StepSucceeded | StepFailed):
                 put = handed.pop(record.key, None)
                 if put and raced and record.key.step in raced:
+                    if run.doubled.get(record.key) == put[0]:
+                        self._drop(run, record.key, put[0])
                     learn(run, record.key, now - put[1])
         if raced:
             self._race(run, now)
@@ -75,12 +86,20 @@ class Dispatch:
             metrics.DOUBLED.inc()
             self._put(run, unit, now)
 
+    def _drop(self, run: LiveRun, key: StepKey, attempt: int) -> None:
+        """Tell workers that nobody awaits the result of an attempt any more."""
+        request = run.state.request
+        self._unwanted[request.namespace].append(attempt_id(request.run, key, attempt))
+        self._changed.set()
+
     async def run(self) -> None:
         """Put what is scheduled, until cancelled."""
         while True:
             self._changed.clear()
-            if not self._waiting:
+            if not self._waiting and not self._unwanted:
                 await self._changed.wait()
+            if self._unwanted:
+                await self._tell_unwanted()
             puts = [self._waiting.popleft() for _ in range(min(MOST_AT_ONCE, len(self._waiting)))]
             by_queue: dict[str, list[_Put]] = {}
             for put in puts:
@@ -92,6 +111,14 @@ class Dispatch:
             for queue, some in by_queue.items():
                 await self._put_all(queue, some)
             await asyncio.sleep(0)
+
+    async def _tell_unwanted(self) -> None:
+        told, self._unwanted = self._unwanted, defaultdict(list)
+        for namespace, attempts in told.items():
+            with suppress(UnavailableError):  # they go on until their time limit
+                await self._bus.publish(
+                    unwanted_topic(namespace), encode(Unwanted(tuple(attempts)))
+                )
 
     def _put(self, run: LiveRun, unit: Unit, now: float) -> None:
         run.handed[unit.key] = (unit.attempt, now)

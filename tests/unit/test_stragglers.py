@@ -109,3 +109,24 @@ def test_the_second_start_ends_a_run_that_a_stuck_item_would_hold_up(tmp_path: P
             assert calls == [1, 1, 1, 2, 1, 1, 1, 1]
 
     run_async(body())
+
+
+def test_the_start_that_does_not_count_is_stopped_on_its_worker(tmp_path: Path) -> None:
+    """The run goes on behind the items; the stuck one has an hour, and its lane is free long before."""
+    entry = {
+        "entry": "tests.steps:stopped_once",
+        "args": {"folder": str(tmp_path), "item": "${item}", "stuck": 3},
+    }
+    policy = {"slowerThan": 2, "atLeast": "50ms", "after": 3}
+    step = {"name": "each", "forEach": "lists.range(8)", "call": entry, "stragglers": policy}
+    then = {"name": "then", "needs": ["each"], "wait": {"event": "never"}}
+    plan = request({**step, "timeout": "1h"}, then)
+
+    async def body() -> None:
+        async with asyncio.timeout(40), a_store(tmp_path) as store, serving(store) as bus:
+            await ask(bus, plan.run, Submit(plan))
+            await until(bus, plan.run, lambda run: bool(run.waiting))
+            while not (tmp_path / "stopped-3").exists():
+                await asyncio.sleep(0.01)
+
+    run_async(body())

@@ -21,10 +21,13 @@ from seedbed.crds.messages import (
     StepKey,
     StepResult,
     StepTask,
+    Unwanted,
+    attempt_id,
     decode_request,
     encode,
     engine_address,
     partition_of,
+    unwanted_topic,
     work_queue,
 )
 from seedbed.runtime.bus.memory import MemoryBus
@@ -516,5 +519,28 @@ def test_javascript_entry_points_give_their_value_or_their_error(tmp_path: Path)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(1.0):
                 await adapter.call(f"{module}:hang", {}, "k")
+
+    run_async(body())
+
+
+def test_an_unwanted_attempt_is_stopped_and_its_lane_takes_the_next_step() -> None:
+    async def body() -> None:
+        place = Place()
+        async with serving(place, count=1, concurrency=1):
+            stuck, late = a_task("tests.steps:forever", "stuck"), a_task("tests.steps:echo", "late")
+            following = StepKey("next")
+            await place.give(stuck, late, a_task("tests.steps:echo", "next"))
+            unwanted = Unwanted(tuple(attempt_id(RUN, task.key, 1) for task in (stuck, late)))
+            others = Unwanted((attempt_id(RUN, following, 2), attempt_id("run-2", following, 1)))
+
+            async def told() -> bool:
+                await place.bus.publish(unwanted_topic("team"), encode(others))
+                await place.bus.publish(unwanted_topic("team"), encode(unwanted))
+                return not place.results.empty()
+
+            await until(told)
+            # Neither the stopped attempt nor the one that came later is reported.
+            assert (await place.results.get()).key.step == "next"
+            assert place.results.empty()
 
     run_async(body())
