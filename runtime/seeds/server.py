@@ -31,6 +31,7 @@ from seedbed.runtime.seeds.pages import SeedPages
 from seedbed.runtime.seeds.places import CheckpointPlace
 from seedbed.runtime.seeds.progress import Progress
 from seedbed.runtime.seeds.reporting import Pod, Reporter
+from seedbed.runtime.seeds.threads import limit_threads
 from seedbed.runtime.seeds.trainer import Trainer
 from seedbed.runtime.seeds.wishes import Wishes
 from seedbed.runtime.telemetry.health import serving_app
@@ -54,7 +55,7 @@ class SeedServer:
     Args:
         checkpoints: path or URL of the place for checkpoints.
         drain: seconds in which the state has to be safe when the pod ends.
-        environment: whose variables override flags.
+        environment: whose variables override flags, and the number of threads, see `threads`.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class SeedServer:
         registry: CollectorRegistry | None = None,
     ) -> None:
         self.progress = Progress()
-        self._pod, self._drain = pod, drain
+        self._pod, self._drain, self._environment = pod, drain, environment
         self._wishes = Wishes(coordinator, pod.namespace, pod.layer, environment)
         self._place = CheckpointPlace(checkpoints, f"{pod.namespace}.{pod.layer}")
         self._metrics = SeedMetrics(registry)
@@ -101,6 +102,7 @@ class SeedServer:
             stopping: ends it.
             started: told the port once the pages answer, whether the model is there or not.
         """
+        _log.info("computing with %d threads", limit_threads(self._environment))
         async with serving_app(self.pages.app(), host, port) as bound:
             started(bound)
             async with asyncio.TaskGroup() as tasks:
