@@ -39,6 +39,10 @@ _ERROR = 400
 _IN_A_POD = "KUBERNETES_SERVICE_HOST"
 # The API server's proxy takes `Authorization` out; Seedbed's API reads this one too.
 _TOKEN_HEADER = "X-Seedbed-Authorization"  # noqa: S105 - the name of a header
+_NAME_AN_ACCOUNT = (
+    "the kubeconfig has no token: name a service account that may do this by `--account "
+    "NAMESPACE/NAME` (you need the right to create its `serviceaccounts/token`), or give `--token`"
+)
 _BYTES = {"Content-Type": "application/octet-stream"}
 
 
@@ -46,6 +50,12 @@ class MissingError(TerminalError):
     """The server has no such thing."""
 
     code = "not_found"
+
+
+class DeniedError(TerminalError):
+    """The server knows the user, or not, and refuses."""
+
+    code = "denied"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +66,14 @@ class Api:
         url: its address; through the API server's service proxy where none is given.
         service: `namespace/service:port` in the cluster, for the proxy.
         token: bearer token; the kubeconfig's own where none is given.
+        account: a service account, `NAMESPACE/NAME` or a name in the namespace of the context, whose
+            token is asked for where there is none.
     """
 
     url: str | None = None
     service: str = ""
     token: str | None = None
+    account: str | None = None
 
 
 @asynccontextmanager
@@ -232,6 +245,23 @@ class ClusterSource:
         told = json.loads(await self.text_from_api("/api/v3/cache/invalidate", "POST", data))
         return int(told["forgotten"])
 
+    async def batches(self, namespace: str) -> Mapping[str, Any]:
+        """From Seedbed's API."""
+        query = urlencode({"namespace": namespace})
+        told: Mapping[str, Any] = await self._from_api(f"/api/v3/batches?{query}")
+        return told
+
+    async def batch(self, name: str) -> Mapping[str, Any]:
+        """From Seedbed's API."""
+        told: Mapping[str, Any] = await self._from_api(f"/api/v3/batches/{quote(name, safe='')}")
+        return told
+
+    async def cancel_batch(self, name: str) -> Mapping[str, Any]:
+        """Through Seedbed's API."""
+        path = f"/api/v3/batches/{quote(name, safe='')}/cancel"
+        told: Mapping[str, Any] = json.loads(await self.text_from_api(path, "POST", b"{}"))
+        return told
+
     async def analysis(self, namespace: str, workflow: str, page: str) -> Mapping[str, Any]:
         """From Seedbed's API."""
         told: Mapping[str, Any] = await self._from_api(
@@ -347,12 +377,15 @@ class ClusterSource:
     async def text_from_api(self, path: str, method: str = "GET", data: bytes = b"") -> str:
         """A page of Seedbed's API, straight or through the API server's proxy."""
         bearer = await self._bearer()
-        if not bearer:
-            raise InvalidError(
-                "--token",
-                "Seedbed's API needs one and the kubeconfig has none; "
-                "try `kubectl create token` of a service account that may get workflows",
-            )
+        try:
+            return await self._page(path, method, data, bearer)
+        except DeniedError as error:
+            if method == "GET" or self._api.account or await self._own_token():
+                raise
+            # A user known by a certificate: the account that stands in for them may only read.
+            raise DeniedError(f"{error.message}; {_NAME_AN_ACCOUNT}") from error
+
+    async def _page(self, path: str, method: str, data: bytes, bearer: str) -> str:
         if self._api.url:
             url = f"{self._api.url.rstrip('/')}{path}"
             return await self._plain_text(url, bearer, method, data)
@@ -372,19 +405,18 @@ class ClusterSource:
             return await answer.text()
 
     async def _bearer(self) -> str:
-        """`Bearer TOKEN`: the user's own, or one that the user may ask for; nothing otherwise.
+        """`Bearer TOKEN`: the user's own, or one that the user may ask for.
 
-        A user known by a client certificate has no token. Who has the right to, gets one of the
-        installation's account that may only read.
+        A user known by a client certificate has no token. Who has the right to, gets one of the account
+        that the user names, or else of the installation's account that may only read.
+
+        Raises:
+            DeniedError: the user has no token and may not ask for one.
         """
-        if self._api.token:
-            return f"Bearer {self._api.token}"
-        known = (await self._client.configuration.auth_settings()).get("BearerToken")
-        if known:
-            return str(known["value"])
-        namespace, _, service = self._api.service.partition("/")
-        reader = service.partition(":")[0].removesuffix("-api") + "-reader"
-        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{reader}/token"
+        if own := await self._own_token():
+            return own
+        namespace, name = self._account()
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
         asked = {
             "apiVersion": "authentication.k8s.io/v1",
             "kind": "TokenRequest",
@@ -393,8 +425,24 @@ class ClusterSource:
         try:
             async with self._opened(path, {}, _WAIT, method="POST", body=asked) as answer:
                 return f"Bearer {(await answer.json())['status']['token']}"
-        except TerminalError:
-            return ""
+        except TerminalError as error:
+            told = f"no token of service account {namespace}/{name} for Seedbed's API"
+            raise DeniedError(f"{told}: {error.message}; {_NAME_AN_ACCOUNT}") from error
+
+    async def _own_token(self) -> str:
+        """`Bearer TOKEN` of the user, where there is one."""
+        if self._api.token:
+            return f"Bearer {self._api.token}"
+        known = (await self._client.configuration.auth_settings()).get("BearerToken")
+        return str(known["value"]) if known and not self._api.account else ""
+
+    def _account(self) -> tuple[str, str]:
+        """Namespace and name of the service account whose token stands in for the user's."""
+        if self._api.account:
+            namespace, _, name = self._api.account.rpartition("/")
+            return quote(namespace or self._namespace, safe=""), quote(name, safe="")
+        namespace, _, service = self._api.service.partition("/")
+        return namespace, service.partition(":")[0].removesuffix("-api") + "-reader"
 
     async def _plain_text(self, url: str, bearer: str, method: str, data: bytes) -> str:
         limit = aiohttp.ClientTimeout(_PUSH_WAIT if data else _WAIT)
@@ -471,7 +519,7 @@ def _refusal(status: int, body: str, path: str) -> SeedbedError:
     if status == _MISSING:
         return MissingError(message or f"{path}: there is no such page")
     if status in (_UNAUTHORISED, _FORBIDDEN):
-        return TerminalError(message or "the server refuses: no right to do this")
+        return DeniedError(message or "the server refuses: no right to do this")
     if status == _CONFLICT:
         return ConflictError(message)
     if status in (_GONE, _TOO_MANY) or status >= 500:  # noqa: PLR2004 - the server's own failures

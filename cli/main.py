@@ -12,6 +12,7 @@ import typer
 
 from seedbed.cli import (
     baseline,
+    batches,
     cache,
     checkpoints,
     costs,
@@ -51,6 +52,7 @@ app.add_typer(record_of_runs.app)
 app.add_typer(rendering.app)
 app.add_typer(plans.app, name="plan")
 app.add_typer(events.app, name="events")
+app.add_typer(batches.app, name="batches")
 app.add_typer(cache.app, name="cache")
 app.add_typer(seeds.app, name="seeds")
 

@@ -254,6 +254,7 @@ async def _reached(process: Process, stack: AsyncExitStack, notices: EventLogNot
 async def _api(process: Process) -> None:
     from seedbed.runtime.api.access import kubernetes_access
     from seedbed.runtime.api.app import serve
+    from seedbed.runtime.api.batches import BatchPages
     from seedbed.runtime.api.cache import CachePages
     from seedbed.runtime.api.checkpoints import Acting, CheckpointPages
     from seedbed.runtime.api.costs import CostPages
@@ -262,6 +263,7 @@ async def _api(process: Process) -> None:
     from seedbed.runtime.api.inbox import InboxPages
     from seedbed.runtime.api.objects import kubernetes_workflows
     from seedbed.runtime.store.answers import SqlAnswers
+    from seedbed.runtime.store.batches import SqlBatches
     from seedbed.runtime.store.checkpoints import SqlCheckpoints
     from seedbed.runtime.store.goals import SqlGoals
     from seedbed.runtime.store.ledger import SqlLedger
@@ -296,6 +298,7 @@ async def _api(process: Process) -> None:
             goals=GoalPages(SqlGoals(store), process.settings.gateway_url),
             costs=CostPages(SqlLedger(store), SqlOutcomes(store)),
             cache=CachePages(await SqlAnswers.open(store), coordinator),
+            batches=BatchPages(SqlBatches(store)),
             started=lambda _: process.started(),
         )
 

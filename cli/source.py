@@ -70,6 +70,18 @@ class Source(Protocol):
     async def cache_invalidate(self, namespace: str, tag: str, model: str) -> int:
         """Forget cached answers of a namespace, of a tag or model where named; how many there were."""
 
+    async def batches(self, namespace: str) -> Mapping[str, Any]:
+        """The newest batches of offline work, of all namespaces where it is empty, under `data`.
+
+        Each is as `seedbed.runtime.llm.batch.offline.form.batch_form` tells.
+        """
+
+    async def batch(self, name: str) -> Mapping[str, Any]:
+        """One batch of offline work."""
+
+    async def cancel_batch(self, name: str) -> Mapping[str, Any]:
+        """Have a batch of offline work end early; gives it as it stands then."""
+
     async def picture(self, namespace: str, workflow: str, form: str) -> str:
         """A picture of the Workflow's newest run as SVG; forms as in `runtime.workflow.planning.picture`."""
 

@@ -244,6 +244,31 @@ class FolderSource:
             chosen = Selection(namespace, tag, model)
             return await invalidate(await SqlAnswers.open(store), None, chosen)
 
+    async def batches(self, namespace: str) -> Mapping[str, Any]:
+        """From the state folder's store."""
+        from seedbed.runtime.api.batches import batches_of  # noqa: PLC0415  # as below
+        from seedbed.runtime.store.batches import SqlBatches  # noqa: PLC0415
+
+        async with self._store() as store:
+            return await batches_of(SqlBatches(store), namespace)
+
+    async def batch(self, name: str) -> Mapping[str, Any]:
+        """From the state folder's store."""
+        from seedbed.runtime.api.batches import found  # noqa: PLC0415  # as below
+        from seedbed.runtime.llm.batch.offline.form import batch_form  # noqa: PLC0415
+        from seedbed.runtime.store.batches import SqlBatches  # noqa: PLC0415
+
+        async with self._store() as store:
+            return batch_form(await found(SqlBatches(store), name))
+
+    async def cancel_batch(self, name: str) -> Mapping[str, Any]:
+        """In the state folder's store; the next run ends it."""
+        from seedbed.runtime.llm.batch.offline.form import batch_form  # noqa: PLC0415  # as below
+        from seedbed.runtime.store.batches import SqlBatches, cancelled  # noqa: PLC0415
+
+        async with self._store() as store:
+            return batch_form(await cancelled(SqlBatches(store), name))
+
     async def analysis(self, namespace: str, workflow: str, page: str) -> Mapping[str, Any]:
         """From the journals."""
         from seedbed.runtime.workflow.planning import insight  # noqa: PLC0415  # as below

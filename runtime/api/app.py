@@ -6,6 +6,7 @@
     /api/v3/plans/...              plans too large for an object (plans.py)
     /api/v3/costs, routing, outcomes    money and quality of models (costs.py)
     /api/v3/cache/...              answers that are kept, and what they saved (cache.py)
+    /api/v3/batches/...            offline work in batches (batches.py)
     /api/v3/tasks/...              goals and their trees of tasks (goals.py)
     GET /api/v3/services           the live services, of `?namespace=` or of all
     /api/v3/dead-letters           events that could not be handled (dead_letters.py)
@@ -25,6 +26,7 @@ from aiohttp import web
 from seedbed.crds.errors import RetryableError
 from seedbed.runtime.api.access import Access, Action
 from seedbed.runtime.api.answers import ACCESS, answer, errors_as_answers, require, with_caller
+from seedbed.runtime.api.batches import BatchPages
 from seedbed.runtime.api.cache import CachePages
 from seedbed.runtime.api.checkpoints import CheckpointPages
 from seedbed.runtime.api.costs import CostPages
@@ -67,6 +69,7 @@ def create_app(
     goals: GoalPages | None = None,
     costs: CostPages | None = None,
     cache: CachePages | None = None,
+    batches: BatchPages | None = None,
 ) -> web.Application:
     """The application; `flags` is kept up to date by whoever calls."""
 
@@ -113,6 +116,7 @@ def create_app(
             *(goals.routes() if goals else ()),
             *(costs.routes() if costs else ()),
             *(cache.routes() if cache else ()),
+            *(batches.routes() if batches else ()),
         ]
     )
     return app
@@ -135,6 +139,7 @@ async def serve(
     goals: GoalPages | None = None,
     costs: CostPages | None = None,
     cache: CachePages | None = None,
+    batches: BatchPages | None = None,
     started: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Serve until cancelled.
@@ -155,6 +160,7 @@ async def serve(
         goals: the pages about goals and their trees.
         costs: the pages about money.
         cache: the pages about cached answers.
+        batches: the pages about offline work.
         started: told the port once it serves.
     """
     known = flags or LiveFlags()
@@ -175,6 +181,7 @@ async def serve(
             goals=goals,
             costs=costs,
             cache=cache,
+            batches=batches,
         )
         started(await stack.enter_async_context(serving_app(app, host, port)))
         while True:

@@ -82,6 +82,7 @@ class Call:
         notes: what other stages tell the caller, by header name without `X-Seedbed-`.
         afford: awaited before each attempt with the model's name and the most that it can cost, None
             where nobody knows; raises where that may not be spent.
+        accounted: whoever makes the call reserves and writes its money itself.
     """
 
     request: ChatRequest | EmbeddingRequest
@@ -99,6 +100,7 @@ class Call:
     floor: float | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     afford: Afford = _free
+    accounted: bool = False
 
     @property
     def model(self) -> str:

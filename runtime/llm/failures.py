@@ -9,6 +9,7 @@ import orjson
 from aiohttp import web
 
 from seedbed.crds.errors import (
+    ConflictError,
     InvalidError,
     NotFoundError,
     QueueFullError,
@@ -28,6 +29,7 @@ _STATUS: tuple[tuple[type[SeedbedError], int, str], ...] = (
     (NotAllowedError, 403, "permission_error"),
     (InvalidError, 400, "invalid_request_error"),
     (NotFoundError, 404, "invalid_request_error"),
+    (ConflictError, 409, "invalid_request_error"),
     (BudgetExceededError, 402, "insufficient_quota"),
     (UnpricedError, 402, "insufficient_quota"),
     (QueueFullError, 429, "rate_limit_error"),

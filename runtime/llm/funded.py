@@ -55,6 +55,8 @@ async def funded(
     )
     gateway.stages.append(stage)
     gateway.short = stage.short
+    gateway.budgets = limits.of
+    gateway.spent = teller.touched
     async with teller.working(), asyncio.TaskGroup() as tasks:
         keeping_up = [
             tasks.create_task(limits.follow(coordinator)),

@@ -144,16 +144,20 @@ class ModelMetrics:
         self.seconds.labels(model).observe(seconds)
         if call is None:
             return
+        self.spent(call)
+        for attempt in call.attempts:
+            self._add(self.attempts, 1, attempt.model, attempt.outcome)
+        if call.attempts and call.served_by and call.attempts[0].model != call.served_by:
+            self.failovers.labels(call.attempts[0].model, call.served_by).inc()
+
+    def spent(self, call: Call) -> None:
+        """Count the tokens and the money of a call."""
         for spent in call.spent:
             self._add(self.tokens, spent.prompt_tokens, spent.model, "prompt")
             if spent.cached_tokens:
                 self._add(self.tokens, spent.cached_tokens, spent.model, "cached")
             self._add(self.tokens, spent.completion_tokens, spent.model, "completion")
             self._add(self.cost, spent.nanos / NANOS, spent.model)
-        for attempt in call.attempts:
-            self._add(self.attempts, 1, attempt.model, attempt.outcome)
-        if call.attempts and call.served_by and call.attempts[0].model != call.served_by:
-            self.failovers.labels(call.attempts[0].model, call.served_by).inc()
 
     def _add(self, counter: Counter, amount: float, *labels: str) -> None:
         """Count; the library takes longer to find a label's counter than to count."""

@@ -5,6 +5,9 @@
     budget.alert       a budget runs out (from `alertAt` on): `spent` and `limit` in dollars
     budget.exceeded    a budget halts calls
     budget.resumed     it does so no more, because it was raised
+    batch.halted       a batch stands still: `namespace` and `reason`
+    batch.resumed      it goes on
+    batch.ended        it has: `namespace`, `status`, `completed`, `failed` and dollars `saved`
 
 Each comes once, when it begins to hold.
 """
@@ -18,7 +21,17 @@ from typing import Literal
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["model.breaker", "model.quota", "budget.alert", "budget.exceeded", "budget.resumed"]
+Kind = Literal[
+    "model.breaker",
+    "model.quota",
+    "budget.alert",
+    "budget.exceeded",
+    "budget.resumed",
+    "batch.halted",
+    "batch.resumed",
+    "batch.ended",
+]
+_GOOD: tuple[Kind, ...] = ("budget.resumed", "batch.resumed", "batch.ended")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +50,7 @@ class Notice:
     @property
     def bad(self) -> bool:
         """Whether calls fail or soon will."""
-        return self.kind != "budget.resumed" and self.facts.get("state", "open") == "open"
+        return self.kind not in _GOOD and self.facts.get("state", "open") == "open"
 
 
 Tell = Callable[[Notice], None]

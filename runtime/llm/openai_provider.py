@@ -1,41 +1,29 @@
 """A model of a provider that speaks OpenAI's protocol, reached directly over HTTP.
 
-The shortest way: one connection pool a model, JSON in and out, nothing between. As with the other
-providers, what the far side says about a wrong key is passed on only after the key is taken out.
+The shortest way: one connection pool a model, JSON in and out, nothing between.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 
 import orjson
 
-from seedbed.crds.errors import InvalidError, SeedbedError, UnavailableError
+from seedbed.crds.errors import SeedbedError, UnavailableError
 from seedbed.runtime.llm.http_client import Answer, BrokenOffError, HttpClient
 from seedbed.runtime.llm.models import ModelEntry
+from seedbed.runtime.llm.openai_origin import Origin
 from seedbed.runtime.llm.providers import (
     ChatRequest,
     EmbeddingRequest,
     Json,
     MalformedError,
-    RateLimitedError,
-    RefusedError,
 )
 
-_OPENAI = "https://api.openai.com/v1"
-_LONGEST_REASON = 300
 _LONGEST_LINE = 4 * 1024 * 1024
 _DATA, _END = b"data:", b"[DONE]"
-_OK, _KEY_REFUSED, _REQUEST_REFUSED, _NOT_FOUND, _TOO_MANY = (
-    200,
-    (401, 403),
-    (400, 413, 422),
-    404,
-    429,
-)
+_OK = 200
 
 Heard = Callable[[Mapping[str, str]], None]
 
@@ -53,28 +41,20 @@ class OpenAIModel:
         self.waiting = 0
         self.heard = heard
         self._entry = entry
-        self._url = (entry.api_base or _OPENAI).rstrip("/")
-        self._key = os.environ.get(entry.api_key_env, "") if entry.api_key_env else ""
+        self._origin = Origin(entry)
         self._client: HttpClient | None = None
-        field = f"models[{entry.name}].apiKeyEnv"
-        if entry.api_key_env and not self._key:
-            raise InvalidError(field, f"{entry.api_key_env} is not set or empty")
-        if not self._key.isprintable():
-            raise InvalidError(field, f"{entry.api_key_env} holds a line break or the like")
 
     def __repr__(self) -> str:
         return f"OpenAIModel({self.name!r}, {self._entry.model!r})"
 
     async def start(self) -> None:
         """See `Provider`."""
-        headers = {"Content-Type": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        self._client = HttpClient(self._url, headers)
+        headers = {"Content-Type": "application/json", **self._origin.headers()}
+        self._client = HttpClient(self._origin.url, headers)
 
     async def complete(self, request: ChatRequest) -> Json:
         """See `Provider`."""
-        answer = await self._json("/chat/completions", self._asked(request))
+        answer = await self._json("/chat/completions", chat_body(self._entry, request))
         choices = answer.get("choices")
         if not isinstance(choices, list) or not choices:
             raise MalformedError(self.name, "the answer has no choices")
@@ -83,13 +63,6 @@ class OpenAIModel:
         ):
             raise MalformedError(self.name, "a choice has no message")
         return answer
-
-    def _asked(self, request: ChatRequest) -> Json:
-        """What it is asked. OpenAI itself has another name for the limit by now, and refuses the old."""
-        asked = request.parameters()
-        if self._entry.api_base is None and "max_tokens" in asked:
-            asked["max_completion_tokens"] = asked.pop("max_tokens")
-        return asked
 
     async def complete_all(self, prompts: Sequence[str], parameters: Json) -> Json:
         """See `ListsPrompts`."""
@@ -100,15 +73,15 @@ class OpenAIModel:
 
     async def embed(self, request: EmbeddingRequest) -> Json:
         """See `Provider`."""
-        fields = request.model_dump(mode="json", exclude={"model", "user"}, exclude_none=True)
-        answer = await self._json("/embeddings", fields)
+        answer = await self._json("/embeddings", embedding_body(request))
         if not isinstance(answer.get("data"), list):
             raise MalformedError(self.name, "the answer has no data")
         return answer
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Json, None]:
         """See `Provider`."""
-        asked = {**self._asked(request), "stream": True, "stream_options": {"include_usage": True}}
+        asked = chat_body(self._entry, request)
+        asked |= {"stream": True, "stream_options": {"include_usage": True}}
         async with self._asking("/chat/completions", asked, whole=False) as answer:
             async for event in _events(answer):
                 if event == _END:
@@ -120,7 +93,7 @@ class OpenAIModel:
         chunk = self._read(event)
         if error := chunk.get("error"):
             told = error.get("message") if isinstance(error, dict) else error
-            raise UnavailableError(f"model {self.name!r}: {self._without_key(str(told))}")
+            raise UnavailableError(f"model {self.name!r}: {self._origin.without_key(str(told))}")
         choices = chunk.get("choices") or ()
         if not all(isinstance(each, dict) for each in choices):
             raise MalformedError(self.name, "a choice is no object")
@@ -154,7 +127,8 @@ class OpenAIModel:
             try:
                 self.heard(answer.headers)
                 if answer.status != _OK:
-                    raise self._refusal(answer.status, answer.headers, await answer.read())
+                    body = await answer.read()
+                    raise self._origin.refusal(answer.status, answer.headers, body)
                 yield answer
                 return
             finally:
@@ -164,30 +138,11 @@ class OpenAIModel:
         except BrokenOffError as error:
             refusal = MalformedError(self.name, f"the answer broke off: {error}")
         except OSError as error:
-            reason = self._without_key(str(error) or type(error).__name__)
+            reason = self._origin.without_key(str(error) or type(error).__name__)
             refusal = UnavailableError(f"model {self.name!r} cannot be reached: {reason}")
         finally:
             self.waiting -= 1
         raise refusal  # outside of `except`: the original holds the request and so the key
-
-    def _refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> SeedbedError:
-        if status in _KEY_REFUSED:
-            source = self._entry.api_key_env or "no variable"
-            return RefusedError(self.name, f"the provider refuses the key from {source}")
-        reason = self._without_key(_message(body) or f"HTTP {status}")
-        if status in _REQUEST_REFUSED:
-            return InvalidError("request", reason)
-        if status == _TOO_MANY:
-            return RateLimitedError(self.name, reason, _seconds(headers.get("retry-after")))
-        if status == _NOT_FOUND:
-            return RefusedError(self.name, reason)
-        wait = _seconds(headers.get("retry-after"))
-        return UnavailableError(f"model {self.name!r}: {reason}", wait)
-
-    def _without_key(self, text: str) -> str:
-        if self._key:
-            text = text.replace(self._key, "[key]")
-        return " ".join(text.split())[:_LONGEST_REASON]
 
     async def close(self) -> None:
         """See `Provider`."""
@@ -208,16 +163,17 @@ async def _events(answer: Answer) -> AsyncGenerator[bytes, None]:
             raise BrokenOffError("an event is too long")
 
 
-def _message(body: bytes) -> str:
-    try:
-        told: Any = orjson.loads(body)["error"]
-        return str(told["message"] if isinstance(told, dict) else told)
-    except (orjson.JSONDecodeError, LookupError, TypeError):
-        return ""
+def chat_body(entry: ModelEntry, request: ChatRequest) -> Json:
+    """What a provider is asked, but the model.
+
+    OpenAI itself has another name for the limit by now, and refuses the old.
+    """
+    asked = request.parameters()
+    if entry.api_base is None and "max_tokens" in asked:
+        asked["max_completion_tokens"] = asked.pop("max_tokens")
+    return asked
 
 
-def _seconds(text: str | None) -> float | None:
-    try:
-        return max(0.0, float(text)) if text else None
-    except ValueError:
-        return None
+def embedding_body(request: EmbeddingRequest) -> Json:
+    """What a provider is asked for vectors, but the model."""
+    return request.model_dump(mode="json", exclude={"model", "user"}, exclude_none=True)

@@ -78,7 +78,7 @@ _TAKE_BACK = (
     update(batch_lines)
     .where(batch_lines.c.part == bindparam("old_part"), batch_lines.c.batch == bindparam("of"))
     .where(batch_lines.c.state == "sent")
-    .values(state="own", part="")
+    .values(state=bindparam("new_state"), part="")
 )
 _FINISH = (
     update(batch_lines)
@@ -97,6 +97,11 @@ _UNDONE = select(batch_lines.c.number, batch_lines.c.same_as).where(
     batch_lines.c.state != "done",
     batch_lines.c.number.in_(bindparam("some", expanding=True))
     | batch_lines.c.same_as.in_(bindparam("some", expanding=True)),
+)
+_SOME = select(batch_lines).where(
+    batch_lines.c.batch == bindparam("of"),
+    batch_lines.c.number.in_(bindparam("some", expanding=True)),
+    batch_lines.c.state != "done",
 )
 _OF_PART = (
     select(batch_lines)
@@ -196,11 +201,12 @@ class SqlBatchWork:
             await connection.execute(statement)
         return replace(part, **fields)
 
-    async def end(self, part: PartRow, holder: str, *, own: bool = False) -> None:
-        """A part is over: its money is free, its row ends; with `own` its lines go the other way."""
+    async def end(self, part: PartRow, holder: str, back: LineState | None = None) -> None:
+        """A part is over: its money is free, its row ends; what is left of its lines goes `back`."""
         async with self._writing() as connection:
-            if own:
-                await connection.execute(_TAKE_BACK, {"of": part.batch, "old_part": part.id})
+            if back is not None:
+                values = {"of": part.batch, "old_part": part.id, "new_state": back}
+                await connection.execute(_TAKE_BACK, values)
             ended = update(batch_parts).where(batch_parts.c.id == part.id).values(state="ended")
             await connection.execute(ended)
             await self._ledger.forget_holder(connection, holder)
@@ -217,6 +223,11 @@ class SqlBatchWork:
         )
         return [LineRow(*row) for row in rows]
 
+    async def some(self, batch: str, numbers: Sequence[int]) -> list[LineRow]:
+        """Lines by their numbers, those that are not done."""
+        rows = await self._store.rows(_SOME, of=batch, some=list(numbers))
+        return [LineRow(*row) for row in rows]
+
     async def answered(
         self, batch: str, results: Sequence[LineResult], turn_of: TurnOf
     ) -> list[LineResult]:
@@ -227,7 +238,7 @@ class SqlBatchWork:
         async with self._writing() as connection:
             numbers = [each.number for each in results]
             undone = await connection.execute(_UNDONE, {"of": batch, "some": numbers})
-            same_as: dict[int, int | None] = dict(undone.tuples().all())
+            same_as: dict[int, int | None] = {int(number): same for number, same in undone}
             new = [each for each in results if each.number in same_as]
             by_number = {each.number: each for each in results}
             equal = [
@@ -236,10 +247,9 @@ class SqlBatchWork:
                 if same in by_number and number not in by_number
             ]
             written = [*new, *equal]
-            if not written:
-                return []
-            await connection.execute(_FINISH, [_finished(batch, each) for each in written])
-            await connection.execute(_counted(batch, written))
+            if written:
+                await connection.execute(_FINISH, [_finished(batch, each) for each in written])
+                await connection.execute(_counted(batch, written))
             turn = turn_of(new)
             if turn is not None:
                 await self._ledger.take_within(connection, turn)
@@ -266,6 +276,8 @@ class SqlBatchWork:
             ended = await connection.execute(done)
             if ended.rowcount and rows:
                 await connection.execute(insert(batch_files), rows)
+            if status == "failed":
+                await connection.execute(delete(batch_lines).where(batch_lines.c.batch == batch))
 
     async def trim(self, before: float) -> int:
         """Forget batches that ended before a Unix time, with all that is theirs; how many."""
@@ -281,7 +293,8 @@ class SqlBatchWork:
 
 def _equal(number: int, of: LineResult) -> LineResult:
     """The result of a line that asks the same: it is shared, and what it cost is saved."""
-    return LineResult(number, "equal", of.status, of.answer, saved=of.nanos + of.saved)
+    way = "equal" if of.way else ""
+    return LineResult(number, way, of.status, of.answer, saved=of.nanos + of.saved)
 
 
 def _finished(batch: str, result: LineResult) -> dict[str, Any]:

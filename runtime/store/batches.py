@@ -10,11 +10,13 @@ in the file. A line goes through states:
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import and_, bindparam, func, insert, or_, select, update
 
+from seedbed.crds.errors import ConflictError, NotFoundError
 from seedbed.runtime.store.schema import batch_lines, batch_parts, batches
 from seedbed.runtime.store.sql import SqlStore
 
@@ -226,3 +228,19 @@ class SqlBatches:
     async def parts(self, batch: str) -> list[PartRow]:
         """What of a batch is with providers."""
         return [PartRow(*row) for row in await self._store.rows(_PARTS, of=batch)]
+
+
+async def cancelled(batches: SqlBatches, name: str) -> BatchRow:
+    """Have a batch end early; gives it as it stands then.
+
+    Raises:
+        NotFoundError: where there is none.
+        ConflictError: where it has ended, or is about to.
+    """
+    done = await batches.cancel(name, time.time())
+    row = await batches.batch(name)
+    if row is None:
+        raise NotFoundError("batch", name)
+    if not done and row.status not in ("cancelling", "cancelled"):
+        raise ConflictError(f"batch {name!r} cannot be cancelled any more: it is {row.status}")
+    return row

@@ -56,6 +56,8 @@ class BudgetStage:
 
     async def __call__(self, call: Call, rest: Rest) -> Reply:
         """The stage."""
+        if call.accounted:
+            return await rest(call)
         budgets = self._limits.of(call.identity)
         bill = _Bill(self._teller, call, budgets, self._prices)
         # Worked off after what the targets leave there, so that every attempt is in it.

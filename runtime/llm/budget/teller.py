@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 
@@ -122,6 +122,10 @@ class Teller:
         """What an account has spent, as far as was heard; 0 before the first reservation."""
         purse = self._purses.get(account)
         return 0 if purse is None else purse.spent
+
+    def touched(self, accounts: Iterable[str]) -> None:
+        """Accounts have spent without this teller's help."""
+        self.changed.update(accounts)
 
     def heard(self, account: str, spent: int) -> None:
         """The ledger's word on what an account has spent, by others too."""

@@ -1,0 +1,60 @@
+"""What batches of offline work count, for Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from seedbed.crds.money import NANOS
+from seedbed.runtime.store.batch_work import LineResult
+from seedbed.runtime.store.batches import FIRST_ERROR, OPEN
+
+
+class OfflineMetrics:
+    """Beside the gateway's."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._batches = Gauge(
+            "seedbed_model_offline_batches",
+            "Batches by status, told by the replica that works through them.",
+            ["status"],
+            registry=registry,
+        )
+        self._lines = Counter(
+            "seedbed_model_offline_lines",
+            "Lines of batches by who answered (provider, gateway, cache, equal, nobody) and outcome.",
+            ["way", "outcome"],
+            registry=registry,
+        )
+        self._cost = Counter(
+            "seedbed_model_offline_cost_dollars", "Dollars that lines have cost.", registry=registry
+        )
+        self._saved = Counter(
+            "seedbed_model_offline_saved_dollars",
+            "Dollars that lines would have cost more, had each been asked by itself.",
+            ["way"],
+            registry=registry,
+        )
+
+    def stand(self, counts: Mapping[str, int]) -> None:
+        """How many batches there are, by status."""
+        for status in {*OPEN, *counts}:
+            self._batches.labels(status).set(counts.get(status, 0))
+
+    def resigned(self) -> None:
+        """Another replica tells them from now on."""
+        self._batches.clear()
+
+    def answered(self, results: Sequence[LineResult]) -> None:
+        """Lines are done."""
+        for each in results:
+            outcome = "failed" if each.status >= FIRST_ERROR else "ok"
+            self._lines.labels(each.way or "nobody", outcome).inc()
+            self._cost.inc(each.nanos / NANOS)
+            if each.saved:
+                self._saved.labels(each.way).inc(each.saved / NANOS)
+
+    def charged(self, nanos: int) -> None:
+        """Money was spent in vain."""
+        self._cost.inc(nanos / NANOS)
