@@ -40,13 +40,14 @@ class Place:
     api: str | None = None
     api_service: str = ""
     token: str | None = None
+    account: str | None = None
 
     def open(self) -> AbstractAsyncContextManager[Source]:
         """Open it for reading."""
         if self.local is not None:
             return import_module("seedbed.cli.embedded.state").opened(self.local)  # type: ignore[no-any-return]  # a context manager of a Source
         module = import_module("seedbed.cli.cluster")
-        api = module.Api(self.api, self.api_service, self.token)
+        api = module.Api(self.api, self.api_service, self.token, self.account)
         return module.connected(self.context, api)  # type: ignore[no-any-return]  # likewise
 
 
@@ -69,6 +70,14 @@ Token = Annotated[
         envvar="SEEDBED_TOKEN", help="Bearer token for Seedbed's API; the kubeconfig's by default."
     ),
 ]
+Account = Annotated[
+    str | None,
+    typer.Option(
+        envvar="SEEDBED_ACCOUNT",
+        help="Service account, NAMESPACE/NAME, as which Seedbed's API is asked; for users without a "
+        "token, such as those known by a client certificate.",
+    ),
+]
 Name = Annotated[str, typer.Argument(help="Name of the Workflow.")]
 
 _IN_CLUSTER: dict[str, tuple[Any, Any]] = {
@@ -76,6 +85,7 @@ _IN_CLUSTER: dict[str, tuple[Any, Any]] = {
     "api": (Api, None),
     "api_service": (ApiService, API_SERVICE),
     "token": (Token, None),
+    "account": (Account, None),
 }
 _ANYWHERE = {**_IN_CLUSTER, "local": (Local, None)}
 

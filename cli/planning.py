@@ -11,6 +11,7 @@ import typer
 
 from seedbed.cli.options import (
     API_SERVICE,
+    Account,
     Api,
     ApiService,
     Context,
@@ -134,6 +135,7 @@ def decompose(
     api: Api = None,
     api_service: ApiService = API_SERVICE,
     token: Token = None,
+    account: Account = None,
 ) -> None:
     """Take a goal apart into a tree of tasks."""
     commands = import_module("seedbed.cli.goals")
@@ -141,7 +143,7 @@ def decompose(
     if here:
         finish(commands.decompose_here(wanted, file))
         return
-    service = commands.Api(api, api_service, token)
+    service = commands.Api(api, api_service, token, account)
     finish(commands.decompose_there(wanted, namespace, context, service))
 
 
@@ -156,10 +158,11 @@ def tree(
     api: Api = None,
     api_service: ApiService = API_SERVICE,
     token: Token = None,
+    account: Account = None,
 ) -> None:
     """Show a goal's tree of tasks."""
     commands = import_module("seedbed.cli.goals")
     if Path(name).is_file():
         finish(commands.tree_of_file(Path(name), file))
         return
-    finish(commands.tree_there(name, file, context, commands.Api(api, api_service, token)))
+    finish(commands.tree_there(name, file, context, commands.Api(api, api_service, token, account)))

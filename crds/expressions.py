@@ -6,6 +6,7 @@ An expression sees
 - `steps`: what earlier steps left, as `steps.NAME` or `steps['NAME-WITH-HYPHEN']`, each with
   `output`, `error` (null, or code and message) and `state`;
 - `item` and `index`: in a step with forEach, the item at hand and its place from 0;
+- `previous`: in a step with ordered items, the outputs of the items that this one comes after;
 - `previous` and `iteration`: in a step with repeat, the output of the iteration before and the
   number of the one at hand from 0; `output`: in repeat.until, what it gave;
 - `run`: `id`, `namespace` and `workflow`;

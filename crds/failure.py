@@ -9,11 +9,18 @@ from pydantic import Field
 
 from seedbed.crds.base import Duration, Model, Name
 
-ErrorClass = Literal["timeout_error", "connection_error", "python_execution_error", "unknown_error"]
+ErrorClass = Literal[
+    "timeout_error",
+    "connection_error",
+    "python_execution_error",
+    "overload_error",
+    "unknown_error",
+]
 CLASSES: tuple[str, ...] = (
     "timeout_error",
     "connection_error",
     "python_execution_error",
+    "overload_error",
     "unknown_error",
 )
 """Every error is of exactly one of these classes; its code tells more."""
@@ -27,6 +34,9 @@ _CLASS_OF_CODE: dict[str, ErrorClass] = {
     "entry_failed": "python_execution_error",
     "program_failed": "python_execution_error",
     "internal": "python_execution_error",
+    "queue_full": "overload_error",
+    "queue_timeout": "overload_error",
+    "queue_shed": "overload_error",
 }
 MOST_ATTEMPTS = 6
 """One attempt and at most five retries."""
@@ -75,8 +85,8 @@ class Retry(Model):
         default=(),
         description=(
             "Classes (`timeout_error`, `connection_error`, `python_execution_error`, "
-            "`unknown_error`) and codes of errors that are retried; all that may pass where none is "
-            "named."
+            "`overload_error`, `unknown_error`) and codes of errors that are retried; all that may "
+            "pass where none is named."
         ),
         max_length=32,
         examples=[["timeout_error", "connection_error"]],

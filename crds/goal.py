@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from seedbed.crds.base import Model
+from seedbed.crds.base import OPEN, Model
 from seedbed.crds.errors import InvalidError
+from seedbed.crds.sub_workflow import WorkflowCall
 
 PLACE = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 """A name in a rule's form or text."""
@@ -17,6 +18,8 @@ MOST_PLACES = 2
 RESERVED = frozenset({"n", "each", "level"})
 MOST_TASKS = 100_000
 MOST_LEVELS = 250
+PART = "part"
+"""Name of the step that does the leaves of a goal's tree."""
 GoalText = Annotated[str, Field(min_length=1, max_length=500)]
 
 
@@ -42,6 +45,14 @@ class SubGoal(Model):
         ge=1,
         le=MOST_TASKS,
         examples=[8],
+    )
+    after: bool = Field(
+        default=False,
+        description=(
+            "Begins once all that stands before it in the rule is done; what stands behind it does so "
+            "too."
+        ),
+        examples=[True],
     )
 
 
@@ -78,12 +89,49 @@ class GoalTemplate(Model):
     )
 
 
+class GoalWork(Model):
+    """Has the leaves of a goal's tree done, in their order, by a run of its own."""
+
+    step: dict[str, Any] = Field(
+        description=(
+            "What is done for each leaf: a step in the form of `spec.steps`, without name, needs, join, "
+            "forEach and ordered. Its expressions see `item` (`text`, `id`, the texts `above`), "
+            "`previous` (the outputs of the leaves that come directly before) and `params` (`goal`, "
+            "`leaves`), nothing of the Workflow around."
+        ),
+        examples=[{"agent": {"name": "doer", "inputs": {"task": "${item.text}"}}}],
+        json_schema_extra=OPEN,
+    )
+    result: str | None = Field(
+        default=None,
+        description=(
+            f"CEL of the step's output; else `steps.{PART}.output`, the outputs in the order of "
+            "`params.leaves`."
+        ),
+        min_length=1,
+        max_length=4096,
+        examples=[f"last(steps.{PART}.output)"],
+    )
+
+    @property
+    def plan(self) -> WorkflowCall:
+        """The plan that does the leaves; they are its parameter `leaves`."""
+        part = {**self.step, "name": PART, "forEach": "params.leaves", "ordered": True}
+        return WorkflowCall(steps=(part,), result=self.result or f"steps.{PART}.output")
+
+
+OF_THE_TREE = ("name", "needs", "join", "forEach", "ordered")
+"""What a leaf's step cannot say: it follows from the tree."""
+
+
 class GoalCall(Model):
     """Takes a goal apart into a tree of tasks.
 
     The output holds `tasks` (each with `id`, `parent`, `level`, `text`), `leaves` (the tasks without
-    parts, each with the texts `above` it), `depth`, `calls` and `cut`, which tells why parts were left
-    whole. A forEach over `steps.NAME.output.leaves` has each leaf done.
+    parts, each with the texts `above` it and, where leaves come before it, their places in `after`),
+    `depth`, `calls` and `cut`, which tells why parts were left whole. A forEach over
+    `steps.NAME.output.leaves` has each leaf done, with `ordered` in their order; `execute` does so in a
+    run of its own.
     """
 
     text: str = Field(
@@ -125,6 +173,22 @@ class GoalCall(Model):
         ge=1,
         le=10_000,
         examples=[50],
+    )
+    order: Literal["Parallel", "Sequence"] = Field(
+        default="Parallel",
+        description=(
+            "How the parts of each goal are done: side by side, but for what rules say by `after`; or "
+            "one after the other."
+        ),
+        examples=["Sequence"],
+    )
+    execute: GoalWork | None = Field(
+        default=None,
+        description=(
+            "Has the leaves done, in their order. The step's output is then the result of that work; "
+            "retries repeat the work, not the planning."
+        ),
+        examples=[{"step": {"agent": {"name": "doer", "inputs": {"task": "${item.text}"}}}}],
     )
 
 

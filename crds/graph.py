@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.expressions import Expression, suggestion
+from seedbed.crds.goal import GoalWork
 from seedbed.crds.graph_checks import (
     COMPENSATE,
     FALLBACK,
@@ -52,6 +53,7 @@ class Node:
         undo: what compensates the step, where it can be undone; no step of the graph.
         early: whether it may start before its gate has decided.
         by_engine: whether the engine carries the step out itself, without a worker.
+        turns: whether it may have to run again after it has gone well.
     """
 
     step: Step
@@ -67,11 +69,17 @@ class Node:
     undo: Node | None = None
     by_engine: bool = False
     early: bool = False
+    turns: bool = False
 
     @property
     def name(self) -> str:
         """The step's name."""
         return self.step.name
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """Names of the variables that what it is given is made from."""
+        return frozenset().union(*(part.variables for part in self.body.expressions))
 
     @property
     def flags(self) -> frozenset[str]:
@@ -138,6 +146,11 @@ class Graph:
         return frozenset(
             name for name, node in self.nodes.items() if node.step.stragglers is not None
         )
+
+    @cached_property
+    def least_priority(self) -> int:
+        """The lowest priority that a step has."""
+        return min(node.step.priority for node in self.nodes.values())
 
     @cached_property
     def exit_roots(self) -> tuple[str, ...]:
@@ -262,6 +275,7 @@ class _Builder:
             self._undo(step, position),
             any(getattr(step, kind) is not None for kind in OF_ENGINE),
             gate is not None and gate.expected and gate.step not in read and may_start_early(step),
+            step.repeat is not None or (step.goal is not None and step.goal.execute is not None),
         )
 
     def _conditions(self, step: Step, field: str) -> tuple[Expression | None, Expression | None]:
@@ -351,6 +365,8 @@ class _Builder:
         check_step(step, field, self._refuse)
         if step.workflow is not None:
             self._check_inline(step.workflow, f"{field}.workflow")
+        if step.goal is not None and step.goal.execute is not None:
+            self._check_work(step.goal.execute, f"{field}.goal.execute")
         try:
             return _template(step, field)
         except InvalidError as error:
@@ -377,6 +393,14 @@ class _Builder:
             except InvalidError as error:
                 found.append(error)
             self.errors += [error.inside(field) for error in found]
+
+    def _check_work(self, work: GoalWork, field: str) -> None:
+        """What is done for each leaf of a goal's tree: the one step of the plan that does them."""
+        first = len(self.errors)
+        self._check_inline(work.plan, field)
+        for place, error in enumerate(self.errors[first:], first):
+            where = error.field.replace(f"{field}.steps[0]", f"{field}.step", 1)
+            self.errors[place] = InvalidError(where, error.expected)
 
     def _check_known(self, steps: Iterable[str], field: str) -> None:
         for name in sorted(steps):

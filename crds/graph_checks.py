@@ -10,7 +10,7 @@ from seedbed.crds.base import seconds
 from seedbed.crds.expressions import LOCAL, Expression, suggestion
 from seedbed.crds.failure import CLASSES, OnError, Retry
 from seedbed.crds.flow import Wait
-from seedbed.crds.goal import GoalCall, problems_of
+from seedbed.crds.goal import OF_THE_TREE, GoalCall, problems_of
 from seedbed.crds.templates import below
 from seedbed.crds.workflow import Step, WorkflowSpec, listed
 
@@ -105,6 +105,8 @@ def check_step(step: Step, field: str, refuse: Refuse) -> None:
             refuse(f"{field}.{written}", meaning)
     if step.goal is not None:
         _check_goal(step.goal, f"{field}.goal", refuse)
+        if step.goal.execute is not None and step.repeat is not None:
+            refuse(f"{field}.repeat", "has no meaning for a goal that is executed")
     if step.wait is not None:
         _check_wait(step.wait, f"{field}.wait", refuse)
     if step.on_error is not None:
@@ -115,6 +117,8 @@ def check_step(step: Step, field: str, refuse: Refuse) -> None:
         refuse(
             f"{field}.stragglers", "only a step with forEach and an agent or a call has stragglers"
         )
+    if step.ordered and (step.for_each is None or step.repeat is not None):
+        refuse(f"{field}.ordered", "only a step with forEach and without repeat has ordered items")
     if step.alternatives:
         _check_alternatives(step, f"{field}.alternatives", refuse)
 
@@ -137,6 +141,9 @@ def _check_goal(goal: GoalCall, field: str, refuse: Refuse) -> None:
         refuse(field, "a goal needs rules, a model, or both")
     for problem in problems_of(goal.rules, f"{field}.rules"):
         refuse(problem.field, problem.expected)
+    for name in OF_THE_TREE if goal.execute is not None else ():
+        if goal.execute is not None and name in goal.execute.step:
+            refuse(f"{field}.execute.step.{name}", "follows from the tree")
 
 
 def _check_wait(wait: Wait, field: str, refuse: Refuse) -> None:
@@ -151,12 +158,16 @@ def check_local(expression: Expression, step: Step | None, refuse: Refuse) -> No
     field = expression.field
     asks = field.endswith(".repeat.until") or ".compensate." in field
     repeats = step is not None and step.repeat is not None and not field.endswith(".when")
+    follows = step is not None and step.ordered and not field.endswith((".when", ".forEach"))
     for name in sorted(expression.variables & LOCAL):
         if name == "output":
             if not asks:
                 refuse(field, "`output` exists only in repeat.until and compensate")
+        elif name == "previous" and follows:
+            continue
         elif not repeats:
-            refuse(field, f"`{name}` exists only within a step that has repeat")
+            where = "repeat or ordered items" if name == "previous" else "repeat"
+            refuse(field, f"`{name}` exists only within a step that has {where}")
 
 
 def check_policies(spec: WorkflowSpec, refuse: Refuse) -> None:

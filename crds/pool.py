@@ -10,6 +10,8 @@ from pydantic import Field
 from seedbed.crds.base import Duration, Model, ObjectMeta, Observation, Status
 from seedbed.crds.pod import PodSettings
 
+QueuePolicy = Literal["Wait", "Reject", "ShedLow"]
+
 
 class PoolSpec(Model):
     """What a user wants of a Pool."""
@@ -54,18 +56,21 @@ class PoolSpec(Model):
         le=1_000_000,
         examples=[10_000],
     )
-    queue_policy: Literal["Wait", "Reject"] = Field(
+    queue_policy: QueuePolicy = Field(
         default="Wait",
         description=(
             "What happens to further steps: Wait keeps them in the engine, in order and durably; "
-            "Reject fails them with the code `queue_full`, so that their `onError` decides."
+            "Reject fails them with the code `queue_full`, so that their `onError` decides; ShedLow "
+            "keeps them too, and for one of a higher priority (of its Workflow, then of the step) the "
+            "step of the lowest priority that was handed out last gives its place up: its attempt "
+            "fails with the code `queue_shed`, so that its `retry` decides."
         ),
         examples=["Reject"],
     )
     queue_timeout: Duration | None = Field(
         default=None,
         description=(
-            "How long the queue may stay full under the policy Wait without taking any of a run's "
+            "How long the queue may stay full under Wait and ShedLow without taking any of a run's "
             "waiting steps; then these fail with the code `queue_timeout`. Without it they wait for "
             "as long as the run may take."
         ),

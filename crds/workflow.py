@@ -197,6 +197,15 @@ class Step(Model):
         max_length=4096,
         examples=["steps.collect.output"],
     )
+    ordered: bool = Field(
+        default=False,
+        description=(
+            "Items of forEach may have `after`, a list of places of earlier items, or of pairs "
+            "`[FROM, TO]` of places, TO not included; an item starts once all of them have ended. "
+            "Expressions may read `previous`, the list of their outputs. 1,000,000 links at most."
+        ),
+        examples=[True],
+    )
     repeat: Repeat | None = Field(
         default=None,
         description=(

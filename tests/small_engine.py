@@ -26,7 +26,7 @@ from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.store.plans import SqlPlans
 from seedbed.runtime.store.sql import SqlStore
-from seedbed.runtime.worker.worker import serve_workers
+from seedbed.runtime.worker.worker import CONCURRENCY, serve_workers
 from seedbed.runtime.workflow.engine import Engine
 
 NAMESPACE = "team"
@@ -48,6 +48,8 @@ async def serving(
     templates: dict[str, dict[str, Any]] | None = None,
     engines: int = 1,
     others: Iterator[float] | None = None,
+    pool: PoolSpec | None = None,
+    concurrency: int = CONCURRENCY,
 ) -> AsyncIterator[MemoryBus]:
     """Engines with four workers, until they are killed: nothing is finished or handed over.
 
@@ -57,10 +59,12 @@ async def serving(
         templates: specs of Workflows, by name.
         engines: how many stay.
         others: for how many seconds each of those is there that come and go, one after the other.
+        pool: settings of the one Pool.
+        concurrency: steps that each worker executes side by side.
     """
     bus, coordinator = MemoryBus(), MemoryCoordinator(after=start << 32)
-    pool = PoolSpec().model_dump_json(by_alias=True).encode()
-    await coordinator.put(pool_setting(NAMESPACE, "general"), pool)
+    setting = (pool or PoolSpec()).model_dump_json(by_alias=True).encode()
+    await coordinator.put(pool_setting(NAMESPACE, "general"), setting)
     for name, fields in (templates or {}).items():
         spec = WorkflowSpec.model_validate({**fields, "template": True})
         plan = spec.model_dump_json(by_alias=True).encode()
@@ -72,6 +76,7 @@ async def serving(
         namespace=NAMESPACE,
         pool="general",
         count=4,
+        concurrency=concurrency,
         drain=0.0,
         stopping=asyncio.Event(),
     )

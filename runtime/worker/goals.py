@@ -35,12 +35,14 @@ async def take_apart(task: StepTask, gateway_url: str) -> dict[str, Any]:
     planners: list[Planner] = []
     if call.rules:
         planners.append(TemplatePlanner(GoalTemplate(rules=call.rules)))
+    tree: GoalTree
     bounds = Bounds(call.max_tasks, call.max_depth, call.max_calls, call_seconds=task.timeout)
+    in_sequence = call.order == "Sequence"
     if call.model is None:
         # Rules only compute: in a thread with a loop of its own no other step waits for them.
         work = decompose(call.text, planners, bounds)
-        tree: GoalTree = await asyncio.to_thread(asyncio.run, work)
-        return await asyncio.to_thread(told, tree)
+        tree = await asyncio.to_thread(asyncio.run, work)
+        return await asyncio.to_thread(told, tree, in_sequence=in_sequence)
     if not gateway_url:
         raise InvalidError("goal.model", "this worker knows no model service")
     headers = {
@@ -53,4 +55,5 @@ async def take_apart(task: StepTask, gateway_url: str) -> dict[str, Any]:
     known = {name: value for name, value in headers.items() if value}
     async with aiohttp.ClientSession(gateway_url, headers=known) as session:
         planners.append(ModelPlanner(session, call.model))
-        return told(await decompose(call.text, planners, bounds))
+        tree = await decompose(call.text, planners, bounds)
+        return told(tree, in_sequence=in_sequence)

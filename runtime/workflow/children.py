@@ -235,7 +235,8 @@ class Children:
 def _running(state: RunState) -> Iterable[Unit]:
     """Units whose children may run; also of a run that has ended and awaits nothing any more."""
     for step in state.steps.values():
-        if step.node.step.workflow is not None or step.node.step.alternatives:
+        said = step.node.step
+        if said.workflow is not None or said.goal is not None or said.alternatives:
             for unit in step.units:
                 if unit.status == "Scheduled" and unit.task and unit.task.kind == "workflow":
                     yield unit

@@ -34,10 +34,11 @@ from seedbed.runtime.workflow.ending import cancel, complete, failing, run_out, 
 from seedbed.runtime.workflow.engine_steps import approve, enter, expire, receive
 from seedbed.runtime.workflow.entering import AsLeft, barred
 from seedbed.runtime.workflow.failures import failed, refused
-from seedbed.runtime.workflow.lanes import queue, queue_early
+from seedbed.runtime.workflow.item_order import ItemOrder
+from seedbed.runtime.workflow.lanes import queue, queue_early, rank_of
 from seedbed.runtime.workflow.loops import turned
 from seedbed.runtime.workflow.nesting import check_depth
-from seedbed.runtime.workflow.overflow import overflowed
+from seedbed.runtime.workflow.overflow import overflowed, put_off
 from seedbed.runtime.workflow.records import (
     EventReceived,
     Record,
@@ -67,7 +68,7 @@ def accept(state: RunState, result: StepResult, now: float) -> list[Record]:
     error = result.error or _too_large(result.output)
     times = (now, result.worker, result.started, result.finished)
     node = state.steps[result.key.step].node
-    if error is None and node.until is not None:
+    if error is None and node.turns:
         return turned(state, result, now)
     if error is None and node.early and state.anticipates(result.key):
         return made(state, StepAnticipated(result.key, result.attempt, *times, result.output))
@@ -136,6 +137,8 @@ def advance(state: RunState, now: float, world: World) -> list[Record]:
     if state.finished:
         return []
     decided = [] if state.started is not None else made(state, RunStarted(now))
+    if world.shedding.asked:
+        decided += put_off(state, world.shedding.asked.pop(state.request.run, {}), now)
     over = state.ends
     if over is not None and now >= over:
         decided += run_out(state, now)
@@ -184,8 +187,7 @@ def _start_all(state: RunState, scope: Scope, now: float, world: World) -> list[
         for lane in sorted(state.lanes):
             stopped = _drain(state, lane, scope, now, world, decided)
             if stopped is not None and not stopped.missing:
-                decided += overflowed(state, lane, stopped, now)
-                state.starved = state.starved or lane in state.lanes
+                stopped = _overflow(state, lane, stopped, scope, now, world, decided)
             blocked = blocked or (stopped if stopped and stopped.missing else None)
         again = bool(state.startable)
     return [*decided, *_hold(state, blocked, now)]
@@ -197,6 +199,8 @@ def _open(state: RunState, name: str, scope: Scope, now: float) -> list[Record]:
     decided: list[Record] = []
     if step.settled:
         return decided
+    if step.order is not None:
+        return _queue_units(state, step, now)
     if step.join is not None:
         scope = _early(state, step.node, scope)
     way = _way(state, step, now)
@@ -212,7 +216,16 @@ def _open(state: RunState, name: str, scope: Scope, now: float) -> list[Record]:
         decided = made(state, StepExpanded(name, now, items))
     elif not step.units:
         state.unit(StepKey(name))
-    for unit in step.units:
+    return [*decided, *_queue_units(state, step, now)]
+
+
+def _queue_units(state: RunState, step: StepState, now: float) -> list[Record]:
+    """Put the units into their lane that have nothing to wait for any more."""
+    decided: list[Record] = []
+    units = step.units
+    if step.order is not None:
+        units = [units[place] for place in step.order.take()]
+    for unit in units:
         if unit.status == "Ready":
             queue(state, unit)
         elif unit.status == "Held":
@@ -260,6 +273,8 @@ def _items(node: Node, scope: Scope) -> list[Any]:
         raise InvalidError(
             node.for_each.field, f"gives {len(items)} items, at most {MAX_ITEMS} are possible"
         )
+    if node.step.ordered:
+        ItemOrder(items)  # what is wrong with it is found before it is journalled
     return items
 
 
@@ -286,6 +301,11 @@ def _drain(
         ):
             state.starved = True
             return None
+        if place.sheds and not world.shedding.enter(
+            (namespace, place.pool), state, rank_of(state, lane), now
+        ):
+            state.starved = True
+            return None
         unit = state.unit(waiting.popleft())
         if unit.status in _WAITING:
             place = revision.settle(place) if revision else place
@@ -294,6 +314,25 @@ def _drain(
     if not waiting:
         del state.lanes[lane]
     return None
+
+
+def _overflow(
+    state: RunState,
+    lane: Lane,
+    stopped: Blocked,
+    scope: Scope,
+    now: float,
+    world: World,
+    decided: list[Record],
+) -> Blocked | None:
+    """What the policy of a full queue does; where it makes room, the lane goes on."""
+    followed = overflowed(state, lane, stopped, now, world)
+    decided += followed
+    again: Blocked | None = stopped
+    if followed and stopped.policy == "ShedLow" and lane in state.lanes:
+        again = _drain(state, lane, scope, now, world, decided)
+    state.starved = state.starved or lane in state.lanes
+    return again
 
 
 def _without(state: RunState, key: StepKey, blocked: Blocked, now: float) -> list[Record]:
@@ -308,30 +347,14 @@ def _start(
 ) -> list[Record]:
     step, before = state.step_of(unit.key), unit.task
     if before is not None:
-        kind = _kind(step)
-        if kind == "workflow" and before.kind != kind:
-            try:
-                check_depth(state, f"spec.steps[{node.position}].alternatives")
-            except InvalidError as error:
-                return refused(state, unit.key, error, now)
-        record = StepScheduled(
-            unit.key,
-            unit.attempt + 1,
-            now,
-            kind,
-            place.pool,
-            place.timeout,
-            inputs=None,
-            program=None
-            if before.kind == "container" or before.program == place.program
-            else place.program,
-        )
-        return made(state, record)
+        return _start_again(state, unit, before, place, now)
     if node.at_least is not None:
         scope = _early(state, node, scope)
     items = state.steps[unit.key.step].items
     if items is not None:
         scope = scope.at(unit.key.index, items[unit.key.index])
+        if step.ordered and "previous" in node.reads:
+            scope = replace(scope, previous=_came_before(state, unit.key))
     elif state.is_undone:
         scope = _undoing(state, scope)
     try:
@@ -343,6 +366,9 @@ def _start(
         inputs, program = node.body.render(scope), place.program
         if step.workflow is not None:
             check_depth(state, f"spec.steps[{node.position}].workflow")
+            if node.step.goal is not None:
+                tree = state.loops[unit.key].previous
+                inputs = {"goal": tree["goal"], "leaves": tree["leaves"]}
         _check_size(inputs, f"spec.steps[{node.position}]")
     except InvalidError as error:
         return refused(state, unit.key, error, now)
@@ -355,6 +381,30 @@ def _start(
             unit.key, unit.attempt + 1, now, kind, place.pool, place.timeout, inputs, program
         ),
     )
+
+
+def _came_before(state: RunState, key: StepKey) -> list[Any]:
+    """The outputs of the items that an item comes after."""
+    step = state.steps[key.step]
+    assert step.order is not None
+    return [step.units[place].output for place in step.order.before(key.index)]
+
+
+def _start_again(
+    state: RunState, unit: Unit, before: StepScheduled, place: Place, now: float
+) -> list[Record]:
+    """Another attempt, with the inputs of the one before."""
+    kind = _kind(state.step_of(unit.key))
+    if kind == "workflow" and before.kind != kind:
+        position = state.steps[unit.key.step].node.position
+        try:
+            check_depth(state, f"spec.steps[{position}].alternatives")
+        except InvalidError as error:
+            return refused(state, unit.key, error, now)
+    known = before.kind == "container" or before.program == place.program
+    program = None if known else place.program
+    of = (now, kind, place.pool, place.timeout)
+    return made(state, StepScheduled(unit.key, unit.attempt + 1, *of, inputs=None, program=program))
 
 
 def _kind(step: Step) -> StepKind:

@@ -24,6 +24,7 @@ from seedbed.crds.messages import (
 from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.workflow import metrics
 from seedbed.runtime.workflow.journal import LiveRun
+from seedbed.runtime.workflow.overflow import QUEUE_SHED
 from seedbed.runtime.workflow.records import Record, StepFailed, StepScheduled, StepSucceeded
 from seedbed.runtime.workflow.stragglers import learn, stragglers
 from seedbed.runtime.workflow.units import Unit
@@ -64,6 +65,8 @@ class Dispatch:
                     self._put(run, scheduled[record.key], now)
             elif isinstance(record, StepSucceeded | StepFailed):
                 put = handed.pop(record.key, None)
+                if type(record) is StepFailed and record.error.code == QUEUE_SHED:
+                    self._drop(run, record.key, record.attempt)
                 if put and raced and record.key.step in raced:
                     if run.doubled.get(record.key) == put[0]:
                         self._drop(run, record.key, put[0])

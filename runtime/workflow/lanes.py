@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from seedbed.crds.workflow import Step
+from seedbed.runtime.workflow.shedding import Rank
 from seedbed.runtime.workflow.state import Lane, RunState
 from seedbed.runtime.workflow.units import Unit
 
@@ -22,6 +23,11 @@ def queue_early(state: RunState, unit: Unit) -> None:
     """Put a unit whose branch has not decided behind all that is known to be needed."""
     _, who, pool = lane_of(state, state.steps[unit.key.step].node.step)
     state.lanes.setdefault((EARLY, who, pool), deque()).append(unit.key)
+
+
+def rank_of(state: RunState, lane: Lane) -> Rank:
+    """The rank of a lane's units among those that want a place of a Pool."""
+    return state.priority, -lane[0]
 
 
 def lane_of(state: RunState, step: Step) -> Lane:

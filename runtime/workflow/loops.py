@@ -1,4 +1,9 @@
-"""Loops: a step that runs again until a condition over its own output holds. Pure."""
+"""Steps that run again after they have gone well. Pure.
+
+Loops do until a condition over their own output holds. A goal that is executed does so once: first a
+worker makes the tree, which is journalled as the output of the first iteration; then a run of its own
+does the leaves, however often that is tried.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +23,10 @@ def turned(state: RunState, result: StepResult, now: float) -> list[Record]:
     times = (now, result.worker, result.started, result.finished)
     node = state.steps[key.step].node
     repeat = node.step.repeat
-    assert repeat is not None
+    if repeat is None:
+        if key in state.loops:
+            return made(state, StepSucceeded(key, result.attempt, *times, output))
+        return made(state, StepRepeated(key, result.attempt, *times, output, 0, now))
     assert node.until is not None
     loop = state.loops.get(key)
     iteration = loop.iteration if loop else 0

@@ -13,7 +13,7 @@ STEPS = Counter("seedbed_engine_steps_total", "Attempts that ended, by result.",
 SUCCEEDED = STEPS.labels("succeeded")
 REJECTED = Counter(
     "seedbed_engine_rejected_steps_total",
-    "Steps that a full queue failed, by code: queue_full, queue_timeout.",
+    "Attempts that a full queue failed, by code: queue_full, queue_timeout, queue_shed.",
     ["code"],
 )
 DOUBLED = Counter(

@@ -150,6 +150,7 @@ class Partition:
         Raises:
             FencedError: a newer owner exists; nothing more is written here.
         """
+        self._world.shedding.wake[self.number] = self._look_at
         try:
             for row in await self._journal.claim():
                 await self._resume(row)
@@ -166,12 +167,14 @@ class Partition:
 
     def _close(self) -> None:
         self._closed = True
+        self._world.shedding.wake.pop(self.number, None)
         self._silence()
         for waiting in (*self._answering, *self._asked):
             waiting.settle(_moving())
         for name, run in self._runs.items():
             run.state.release()
             self._world.shares.leave(name)
+            self._world.shedding.leave(name)
         self._count.set(0)
 
     async def _resume(self, row: RunRow) -> None:
@@ -182,6 +185,7 @@ class Partition:
             self._left.add(row.run)
             return
         self._runs[row.run] = LiveRun(state, seq)
+        self._world.shedding.resumed(state)
         self._look_at(row.run)
 
     def _look_at(self, name: str) -> None:
@@ -238,6 +242,7 @@ class Partition:
     def _forget(self, name: str) -> None:
         del self._runs[name]
         self._world.shares.leave(name)
+        self._world.shedding.leave(name)
         self._reminders.forget(name)
 
     def _advance(self, now: float) -> dict[str, LiveRun]:

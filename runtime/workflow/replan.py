@@ -28,7 +28,7 @@ Cause = Literal["place", "model", "logic", "none"]
 _FINAL = frozenset(
     {BUDGET_EXCEEDED, "rejected", "cancelled", "join_impossible", "loop_exhausted", "anticipated"}
 )
-_PLACE = frozenset({"queue_full", "queue_timeout"})
+_PLACE = frozenset({"queue_full", "queue_timeout", "queue_shed"})
 _MODEL = frozenset(
     {
         "model_refused",

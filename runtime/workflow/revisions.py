@@ -37,9 +37,17 @@ class Revision:
         revised = step.model_copy(update=_fields(record.to))
         return cls(revised, before, (*tried, record.to), record.attempt, record.reason)
 
+    @classmethod
+    def to_carry_out(cls, step: Step, attempts: int) -> Revision:
+        """What a goal step does once there is a tree: a run of its own that does the leaves."""
+        assert step.goal is not None
+        assert step.goal.execute is not None
+        work = step.model_copy(update={"goal": None, "workflow": step.goal.execute.plan})
+        return cls(work, {}, (), attempts, "")
+
     def settle(self, place: Place) -> Place:
         """The place of the step, with the model that its Agent is to ask."""
-        name = self.tried[-1].get("model")
+        name = self.tried[-1].get("model") if self.tried else None
         if name is None:
             return place
         model = {**place.program["model"], "name": name}

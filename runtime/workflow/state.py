@@ -19,6 +19,7 @@ from seedbed.crds.messages import Decision, RunRequest, StepError, StepKey, Step
 from seedbed.crds.workflow import Step
 from seedbed.runtime.workflow.entering import AsLeft, Join, things_to_await
 from seedbed.runtime.workflow.inbox import Inbox
+from seedbed.runtime.workflow.item_order import ItemOrder
 from seedbed.runtime.workflow.plan import RunPlan, plan_of
 from seedbed.runtime.workflow.records import (
     ApprovalGiven,
@@ -330,6 +331,8 @@ class RunState:
 
     def _expand(self, step: StepState, items: list[Any]) -> None:
         step.items = items
+        if step.node.step.ordered:
+            step.order = ItemOrder(items)
         self._open(step, [Unit(StepKey(step.node.name, at)) for at in range(len(items))])
         if not items:
             self._settle(step)
@@ -363,6 +366,9 @@ class RunState:
         self._leave(unit)
         self.loops[unit.key] = Loop(record.iteration + 1, record.output, record.attempt)
         unit.attempt, unit.task, unit.error = record.attempt, None, None
+        step = self.step_of(unit.key)
+        if step.goal is not None and step.goal.execute is not None:
+            self.revisions[unit.key] = Revision.to_carry_out(step, record.attempt)
         unit.status, unit.retry_at = "Retrying", record.next_at
         heapq.heappush(self.retries, (record.next_at, unit.key.step, unit.key.index))
         self._note(unit, "Repeating", f"iteration {record.iteration} has ended")
@@ -488,6 +494,8 @@ class RunState:
         step.open -= 1
         if step.open == 0:
             self._settle(step)
+        elif step.order is not None and step.order.end(unit.key.index):
+            self.startable.append(step.node.name)
 
     def _skip(self, unit: Unit, reason: str) -> None:
         if reason:

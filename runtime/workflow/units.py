@@ -9,6 +9,7 @@ from seedbed.crds.graph import Node
 from seedbed.crds.graph_checks import COMPENSATE
 from seedbed.crds.messages import StepError, StepKey
 from seedbed.runtime.workflow.entering import Join
+from seedbed.runtime.workflow.item_order import ItemOrder
 from seedbed.runtime.workflow.records import StepScheduled
 
 UnitStatus = Literal[
@@ -48,7 +49,11 @@ class Unit:
 
 @dataclass(slots=True)
 class StepState:
-    """A step with its units; `items` is None where the step has no forEach or is not expanded."""
+    """A step with its units; `items` is None where the step has no forEach or is not expanded.
+
+    Attributes:
+        order: which items come after which, where the step says that they do.
+    """
 
     node: Node
     waits_for: int
@@ -57,6 +62,7 @@ class StepState:
     open: int = 0
     settled: bool = False
     join: Join | None = None
+    order: ItemOrder | None = None
 
 
 @dataclass(frozen=True, slots=True)

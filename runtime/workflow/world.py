@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 from pydantic import ValidationError
@@ -19,7 +19,7 @@ from seedbed.crds.messages import (
     pool_setting,
     template_setting,
 )
-from seedbed.crds.pool import PoolSpec
+from seedbed.crds.pool import PoolSpec, QueuePolicy
 from seedbed.crds.spending import (
     SPENDING_PREFIX,
     Limits,
@@ -33,6 +33,7 @@ from seedbed.runtime.coordination.port import Change
 from seedbed.runtime.flags.evaluate import evaluate
 from seedbed.runtime.workflow.fairness import Shares, weight_of
 from seedbed.runtime.workflow.plan import program_of
+from seedbed.runtime.workflow.shedding import Shedding
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +46,16 @@ Hands = Counter[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a step can run now. `pool` is empty for a container step."""
+    """Where a step can run now. `pool` is empty for a container step.
+
+    Attributes:
+        sheds: whether the Pool takes places from steps of a lower rank.
+    """
 
     pool: str
     program: dict[str, Any]
     timeout: float
+    sheds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +72,7 @@ class Blocked:
     reason: str
     message: str
     missing: bool = True
-    policy: Literal["Wait", "Reject"] = "Wait"
+    policy: QueuePolicy = "Wait"
     patience: float | None = None
     pool: str = ""
 
@@ -82,6 +88,7 @@ class World:
     def __init__(self) -> None:
         self.hands: Hands = Counter()
         self.shares = Shares()
+        self.shedding = Shedding()
         self._agents: dict[str, AgentSpec] = {}
         self._pools: dict[str, PoolSpec] = {}
         self._flags: dict[str, FeatureFlagSpec] = {}
@@ -134,7 +141,7 @@ class World:
             return self._in_pool(namespace, pool, {"entry": step.call.entry}, timeout)
         if step.goal is not None:
             pool = (step.pool or spec.pool).name
-            goal = step.goal.model_dump(mode="json", by_alias=True, exclude={"text"})
+            goal = step.goal.model_dump(mode="json", by_alias=True, exclude={"text", "execute"})
             return self._in_pool(namespace, pool, {"goal": goal}, timeout)
         if step.workflow is not None:
             return self._nested(namespace, step, spec)
@@ -222,4 +229,4 @@ class World:
                 patience=patience,
                 pool=pool,
             )
-        return Place(pool, program, timeout)
+        return Place(pool, program, timeout, known.queue_policy == "ShedLow")

@@ -13,11 +13,14 @@ from seedbed.cli.main import app
 from seedbed.crds.messages import RunRequest
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.worker.goals import take_apart
+from seedbed.runtime.workflow.decide import accept
+from seedbed.runtime.workflow.nesting import child_request, result_of
 from seedbed.runtime.workflow.planning.critical_path import bottlenecks
 from seedbed.runtime.workflow.planning.insight import of_plan
 from seedbed.runtime.workflow.planning.optimise import optimise
+from seedbed.runtime.workflow.state import RunState
 from tests.conftest import run_async
-from tests.runs import play
+from tests.runs import Clockwork, a_world, play
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = (ROOT / "docs" / "guides" / "planning.md").read_text()
@@ -51,6 +54,30 @@ def test_the_goal_of_the_example_is_taken_apart_and_done() -> None:
     assert state.finished is not None
     done = ["Plan the roof", "Make the roof", "Plan the wall", "Make the wall", "Inspect house"]
     assert sorted(state.finished.result) == sorted(done)
+
+
+def test_the_goal_of_the_example_is_carried_out_in_its_order() -> None:
+    spec = EXAMPLES["move-house"].model_dump(mode="json", by_alias=True)
+    state = RunState(RunRequest("run", "team", "move-house", spec))
+    clockwork = Clockwork(state, a_world(), lambda task: run_async(take_apart(task, "")))
+    clockwork.turn()
+    clockwork.advance()
+    (unit,) = state.scheduled.values()
+    child = Clockwork(RunState(child_request(state, unit)), a_world(), lambda task: task.inputs)
+    found = child.to_the_end().finished
+    assert found is not None
+    assert [(one["task"], one["knows"]) for one in found.result] == [
+        ("Pack the kitchen", []),
+        ("Pack the books", []),
+        ("Drive", ["Pack the kitchen", "Pack the books"]),
+        ("Unpack", ["Drive"]),
+    ]
+    times = (clockwork.now, clockwork.now)
+    ended = result_of(child.state.request, "Succeeded", "", "", found.result, times)
+    accept(state, ended, clockwork.now)
+    clockwork.advance()
+    assert state.finished is not None
+    assert state.finished.result == [one["task"] for one in found.result]
 
 
 def test_every_command_of_the_guide_exists() -> None:

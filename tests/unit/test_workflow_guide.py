@@ -56,6 +56,7 @@ RUNS: dict[str, tuple[dict[str, StepError], str, Any, list[str]]] = {
         None,
         ["book-flight", "book-hotel", "pay", "book-hotel:compensate", "book-flight:compensate"],
     ),
+    "nightly-sweep": ({}, "Succeeded", 200, [f"sweep[{at}]" for at in range(200)]),
     "on-exit": ({}, "Succeeded", 3, ["work", "tell", "clean"]),
 }
 
@@ -71,7 +72,7 @@ def test_an_example_runs_as_the_guide_says(name: str) -> None:
             return task.inputs
         return failing.get(str(task.key), task.inputs)
 
-    world = a_world("general", "spare")
+    world = a_world("general", "spare", "shared")
     plan = RunRequest("run-1", "team", name, manifest["spec"])
     run = Clockwork(RunState(plan, world.hands), world, behave)
     run.to_the_end()

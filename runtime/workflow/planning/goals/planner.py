@@ -39,11 +39,13 @@ class Part:
     Attributes:
         of: place of the part, in the same answer, that it is a part of; -1 for the goal asked about.
         whole: whether it is one piece of work that needs no further planning.
+        after: whether it begins once all parts before it are done, as those behind it do.
     """
 
     of: int
     text: str
     whole: bool = False
+    after: bool = False
 
 
 class Planner(Protocol):
@@ -199,7 +201,9 @@ class _Growing:
             if self.growth.tasks[parent].level >= self.bounds.max_depth:
                 numbers.append(parent)  # below the last level everything belongs to it
                 continue
-            made = self.growth.put(parent, part.text[:LONGEST_GOAL], whole=part.whole)
+            made = self.growth.put(
+                parent, part.text[:LONGEST_GOAL], whole=part.whole, after=part.after
+            )
             numbers.append(made)
             leaf = place not in above and not part.whole
             if leaf and self.growth.tasks[made].level < self.bounds.max_depth:

@@ -64,10 +64,13 @@ class TemplatePlanner:
             return
         rule, names = found
         for sub in rule.into:
+            after = sub.after  # of the first of them: those behind it belong to its stage
             for each in sub.each or ("",):
                 for n in range(1, sub.count + 1):
                     told = {**names, "n": str(n), "each": each, "level": str(asked.level + 1)}
-                    yield Part(-1, PLACE.sub(lambda at: told[at[1]], sub.text)[:_LONGEST])  # noqa: B023  # used at once
+                    text = PLACE.sub(lambda at: told[at[1]], sub.text)  # noqa: B023  # used at once
+                    yield Part(-1, text[:_LONGEST], after=after)
+                    after = False
 
 
 def read_template(path: Path) -> GoalTemplate:

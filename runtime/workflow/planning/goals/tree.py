@@ -2,7 +2,8 @@
 
 Tasks are numbered from 0, the goal itself, and each one's parent has a smaller number than it has itself.
 So every task has exactly one parent that exists, and no task can stand above itself. The document is
-JSON, `{"version", "goal", "planner", "calls", "cut", "tasks": [[parent, text, whole], ...]}`.
+JSON, `{"version", "goal", "planner", "calls", "cut", "tasks": [[parent, text, whole], ...]}`; a task
+before which its earlier siblings have to be done has a fourth member, true.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ class Task:
         parent: number of the task that it is a part of; -1 for the goal itself.
         level: 0 for the goal itself.
         whole: whether the planner says that it is one piece of work.
+        after: whether it, and its siblings behind it, begin once all siblings before it are done.
     """
 
     parent: int
     text: str
     level: int
     whole: bool = False
+    after: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,10 @@ class GoalTree:
 
     def document(self) -> bytes:
         """The tree as JSON; equal trees have equal documents."""
-        rows = [[task.parent, task.text, task.whole] for task in self.tasks]
+        rows = [
+            [task.parent, task.text, task.whole, *([True] if task.after else [])]
+            for task in self.tasks
+        ]
         head = {"version": VERSION, "goal": self.goal, "planner": self.planner}
         return orjson.dumps({**head, "calls": self.calls, "cut": self.cut, "tasks": rows})
 
@@ -106,8 +112,9 @@ def read_tree(document: bytes) -> GoalTree:
     """
     try:
         found = orjson.loads(document)
-        rows: list[tuple[int, str, bool]] = [
-            (int(parent), str(text), bool(whole)) for parent, text, whole in found["tasks"]
+        rows: list[tuple[int, str, bool, bool]] = [
+            (int(parent), str(text), bool(whole), bool(after))
+            for parent, text, whole, *after in found["tasks"]
         ]
         version, calls = found["version"], int(found["calls"])
         planner, cut = str(found["planner"]), str(found["cut"])
@@ -116,10 +123,10 @@ def read_tree(document: bytes) -> GoalTree:
     if version != VERSION:
         raise InvalidError("tree.version", f"version {version} is not known, expected {VERSION}")
     growth = Growth(MOST_TASKS)
-    for number, (parent, text, whole) in enumerate(rows):
+    for number, (parent, text, whole, after) in enumerate(rows):
         if parent not in range(number) and (number, parent) != (0, -1):
             raise InvalidError(f"tree.tasks[{number}]", "its parent must come before it")
-        growth.put(parent, text, whole=whole)
+        growth.put(parent, text, whole=whole, after=after)
     if not growth.tasks:
         raise InvalidError("tree.tasks", "a tree has at least its goal")
     return growth.tree(planner=planner, calls=calls, cut=cut)
@@ -149,12 +156,12 @@ class Growth:
         """How many more tasks there may be."""
         return self.most_tasks - len(self.tasks)
 
-    def put(self, parent: int, text: str, *, whole: bool = False) -> int:
+    def put(self, parent: int, text: str, *, whole: bool = False, after: bool = False) -> int:
         """Add a part of a task; returns its number."""
         level = self.tasks[parent].level + 1 if parent >= 0 else 0
         if level > MOST_LEVELS:
             raise InvalidError("tree", f"has more than {MOST_LEVELS} levels")
-        self.tasks.append(Task(parent, text, level, whole))
+        self.tasks.append(Task(parent, text, level, whole, after))
         return len(self.tasks) - 1
 
     def above(self, number: int) -> list[str]:
@@ -171,8 +178,16 @@ class Growth:
         return GoalTree(tuple(self.tasks), planner, calls, cut)
 
 
-def told(tree: GoalTree) -> dict[str, Any]:
-    """A tree as the output of a step: every task, and the leaves with what they are part of."""
+def told(tree: GoalTree, *, in_sequence: bool = False) -> dict[str, Any]:
+    """A tree as the output of a step: every task, and the leaves with what they are part of.
+
+    The leaves stand in the order of the tree, parts below their goal. `after` of a leaf is the span of
+    places of the leaves that come before it, where some do.
+
+    Args:
+        tree: the tree.
+        in_sequence: whether all parts of a goal are done one after the other.
+    """
     tasks = [
         {"id": number, "parent": task.parent, "level": task.level, "text": task.text}
         for number, task in enumerate(tree.tasks)
@@ -182,18 +197,57 @@ def told(tree: GoalTree) -> dict[str, Any]:
         over = [] if task.parent < 0 else [*above[task.parent], tree.tasks[task.parent].text]
         above.append(over)
     leaves = [
-        {"id": number, "text": tree.tasks[number].text, "above": above[number][-ABOVE_TOLD:]}
-        for number in tree.leaves
+        {
+            "id": number,
+            "text": tree.tasks[number].text,
+            "above": above[number][-ABOVE_TOLD:],
+            **({"after": [list(span)]} if span is not None else {}),
+        }
+        for number, span in in_order(tree, in_sequence=in_sequence)
     ]
     head = {"goal": tree.goal, "planner": tree.planner, "calls": tree.calls, "cut": tree.cut}
     return {**head, "depth": tree.depth, "tasks": tasks, "leaves": leaves}
 
 
+Span = tuple[int, int]
+"""Places of leaves, from the first up to, not including, the second."""
+
+
+def in_order(tree: GoalTree, *, in_sequence: bool = False) -> list[tuple[int, Span | None]]:
+    """The leaves as they stand in the tree, each with the leaves that come directly before it.
+
+    The parts of a task are done in stages; `after` begins a new one. A task of a later stage waits for
+    all leaves of the stage before, which have waited for all that is earlier; one of the first stage
+    waits for what its parent waits for.
+    """
+    leaves: list[tuple[int, Span | None]] = []
+    waits: list[Span | None] = [None] * len(tree.tasks)
+    # For each task: where the stage at hand of its parts begins, and the one before.
+    stages: list[tuple[int, Span | None]] = [(0, None)] * len(tree.tasks)
+    stack = [0]
+    while stack:
+        number = stack.pop()
+        task, place = tree.tasks[number], len(leaves)
+        if task.parent >= 0:
+            begin, before = stages[task.parent]
+            if (task.after or in_sequence) and place > begin:
+                begin, before = place, (begin, place)
+                stages[task.parent] = begin, before
+            waits[number] = before or waits[task.parent]
+        stages[number] = place, None
+        parts = tree.children[number]
+        if not parts:
+            leaves.append((number, waits[number]))
+        stack.extend(reversed(parts))
+    return leaves
+
+
 def hierarchy(tree: GoalTree, under: int = 0, levels: int = MOST_LEVELS) -> bytes:
     """A task with its parts below each other, as nested JSON.
 
-    Each task has `id`, `text`, `level`, `tasks` (how many stand below it) and, down to `levels` below
-    `under`, its `children`. Written piece by piece, since no JSON library takes trees this deep.
+    Each task has `id`, `text`, `level`, `tasks` (how many stand below it), `after` where its earlier
+    siblings come first, and, down to `levels` below `under`, its `children`. Written piece by piece,
+    since no JSON library takes trees this deep.
 
     Raises:
         InvalidError: where there is no such task.
@@ -214,6 +268,8 @@ def _written(tree: GoalTree, under: int, last: int) -> Iterator[bytes]:
             continue
         task = tree.tasks[item]
         head: dict[str, Any] = {"id": item, "text": task.text, "level": task.level}
+        if task.after:
+            head["after"] = True
         yield orjson.dumps({**head, "tasks": tree.sizes[item]})[:-1]
         parts = tree.children[item] if task.level < last else []
         if not parts:
