@@ -15,7 +15,7 @@ RUN uv build --quiet --wheel --build-constraints requirements/dev.lock --require
  && mv /opt/seedbed/app/bin /opt/seedbed/bin \
  && sed -i '1s|^#!.*|#!/usr/bin/env python3|' /opt/seedbed/bin/*
 
-FROM ${BASE}
+FROM ${BASE} AS seedbed
 # libgomp1 is what llama.cpp computes with.
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends ca-certificates libgomp1 \
@@ -30,3 +30,15 @@ ENV PATH=/opt/seedbed/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
 WORKDIR /opt/seedbed
 USER 65532:65532
 ENTRYPOINT ["seedbed"]
+
+# `--target seedbed-kernels`: the product with torch, for the pods of SeedLayers.
+FROM build AS build-kernels
+RUN uv pip install --quiet --no-deps --require-hashes --only-binary :all: --link-mode copy \
+      --compile-bytecode --target /opt/seedbed/lib/kernels -r requirements/kernels.lock
+
+FROM seedbed AS seedbed-kernels
+COPY --from=build-kernels /opt/seedbed/lib/kernels /opt/seedbed/lib/kernels
+ENV PYTHONPATH=/opt/seedbed/app:/opt/seedbed/lib/python:/opt/seedbed/lib/kernels
+
+# What is built where no target is named.
+FROM seedbed

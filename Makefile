@@ -11,8 +11,9 @@ PYTHON := $(BIN)/python
 STAMP := $(VENV)/.seedbed-stamp
 CLUSTER ?= dev
 
-.PHONY: help setup demo demo-cluster test test-unit test-integration test-e2e lint format \
-	cluster-up cluster-down cluster-status image bench bench-kill coverage-map generate lock clean
+.PHONY: help setup demo demo-cluster test test-unit test-integration test-e2e \
+	test-seeds-cluster lint format cluster-up cluster-down cluster-status image bench bench-kill \
+	coverage-map generate lock clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +44,10 @@ test-integration: setup ## Only the tests against real servers
 test-e2e: setup ## Only the tests on a real node
 	@$(PYTHON) -m hack.prepare_tests
 	@$(PYTHON) -m pytest -q tests/e2e
+
+test-seeds-cluster: setup ## SeedLayers on a real node: their image with torch (6 GB), a kill in every stage
+	@$(PYTHON) -m hack.prepare_tests
+	@$(PYTHON) -m pytest -q --durations=15 tests/chaos/test_seed_pods.py
 
 lint: setup ## Formatting, rules, types, boundaries, drift of generated files
 	@$(BIN)/ruff format --check .

@@ -2,6 +2,9 @@
 
 The pods have an identity: the first one trains, and each one's checkpoints stay its own. A new version
 rolls out one pod after another; each ends with a checkpoint, and the next one goes on from it.
+
+Pods that train together (`spec.distribution`) find each other by the names that a headless Service gives
+them; the first one is the meeting point of torchrun's elastic launch.
 """
 
 from __future__ import annotations
@@ -26,9 +29,10 @@ from seedbed.controllers.pods import (
     queue_labels,
 )
 from seedbed.crds.base import GROUP, seconds
-from seedbed.crds.seed_layer import SeedLayerSpec
+from seedbed.crds.seed_layer import Distribution, SeedLayerSpec
 
 SERVE_PORT = 8000
+RENDEZVOUS_PORT = 29400
 CHECKPOINTS = "/var/lib/seedbed/seeds"
 GPU = "nvidia.com/gpu"
 # Seconds beside `drain` in which the pod signs off.
@@ -42,6 +46,11 @@ def pods_name(layer: str) -> str:
     return f"{layer}-seeds"
 
 
+def peers_name(layer: str) -> str:
+    """Name of the headless Service of pods that train together."""
+    return f"{layer}-seed-peers"
+
+
 def selector_of(layer: str) -> dict[str, str]:
     """Labels that select the pods of a SeedLayer."""
     return {SEEDS_LABEL: layer}
@@ -52,19 +61,43 @@ def address_of(namespace: str, layer: str) -> str:
     return f"http://{pods_name(layer)}.{namespace}.svc:{SERVE_PORT}"
 
 
-def service(layer: Raw) -> dict[str, Any]:
-    """The Service before the pods."""
+def services(layer: Raw, spec: SeedLayerSpec) -> Iterator[dict[str, Any]]:
+    """The Service before the pods, and the one by which pods that train together find each other."""
     name = layer["metadata"]["name"]
-    return {
+    selector = selector_of(name)
+    together = spec.distribution
+    if together is not None:
+        yield _peers(layer)
+        if together.seeds == "sharded":
+            # Only the first one can answer, with what the others give.
+            selector |= {"statefulset.kubernetes.io/pod-name": f"{pods_name(name)}-0"}
+    yield {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": _metadata(layer),
         "spec": {
             "type": "ClusterIP",
-            "selector": selector_of(name),
+            "selector": selector,
             "ports": [
                 {"name": "http", "port": SERVE_PORT, "targetPort": "http", "protocol": "TCP"}
             ],
+        },
+    }
+
+
+def _peers(layer: Raw) -> dict[str, Any]:
+    metadata = _metadata(layer)
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {**metadata, "name": peers_name(layer["metadata"]["name"])},
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": "None",
+            # They have to find each other before any of them is ready.
+            "publishNotReadyAddresses": True,
+            "selector": selector_of(layer["metadata"]["name"]),
+            "ports": [{"name": "rendezvous", "port": RENDEZVOUS_PORT, "protocol": "TCP"}],
         },
     }
 
@@ -81,7 +114,7 @@ def stateful_set(layer: Raw, spec: SeedLayerSpec, defaults: Defaults) -> dict[st
     name = layer["metadata"]["name"]
     wanted: dict[str, Any] = {
         "replicas": 0 if spec.suspend else spec.replicas,
-        "serviceName": metadata["name"],
+        "serviceName": metadata["name"] if spec.distribution is None else peers_name(name),
         # Those that only serve need not wait for each other.
         "podManagementPolicy": "Parallel",
         "selector": {"matchLabels": selector_of(name)},
@@ -150,12 +183,13 @@ def _pod(metadata: Raw, spec: SeedLayerSpec, defaults: Defaults) -> dict[str, An
 
 def _volumes(spec: SeedLayerSpec) -> Iterator[dict[str, Any]]:
     if spec.checkpoint.claim is not None:
-        claim = {"claimName": spec.checkpoint.claim}
+        claim: dict[str, Any] = {"claimName": spec.checkpoint.claim}
         yield {"name": "checkpoints", "persistentVolumeClaim": claim}
     elif spec.checkpoint.volume is None and spec.checkpoint.url is None:
         yield {"name": "checkpoints", "emptyDir": {}}
     for volume in spec.volumes:
-        claim = {"claimName": volume.claim}
+        # Read-only here as well: a kubelet does not change the owner of what it may only read.
+        claim = {"claimName": volume.claim, "readOnly": True}
         yield {"name": f"user-{volume.name}", "persistentVolumeClaim": claim}
 
 
@@ -186,6 +220,10 @@ def _container(metadata: Raw, spec: SeedLayerSpec, defaults: Defaults) -> dict[s
         "securityContext": CONTAINER_SECURITY,
         "volumeMounts": [SCRATCH_MOUNT, *_mounts(spec)],
     }
+    if spec.distribution is not None:
+        # torchrun starts a group anew that has lost a process; until the pods have met nothing answers.
+        for name in ("startupProbe", "livenessProbe"):
+            del container[name]
     if resources := _resources(spec):
         container["resources"] = resources
     return container
@@ -213,8 +251,22 @@ def _environment(metadata: Raw, spec: SeedLayerSpec, defaults: Defaults) -> list
         {"name": "SEEDBED_DRAIN", "value": spec.drain},
         *(dict(variable) for variable in defaults.environment),
     ]
+    if spec.distribution is not None:
+        mine += _group(metadata, spec.distribution)
     if spec.token_secret is not None:
         secret = {"name": spec.token_secret.name, "key": spec.token_secret.key}
         mine.append({"name": "SEEDBED_SEED_TOKEN", "valueFrom": {"secretKeyRef": secret}})
     taken = {variable["name"] for variable in mine}
     return [*mine, *(dict(one) for one in spec.template.env if one.get("name") not in taken)]
+
+
+def _group(metadata: Raw, together: Distribution) -> Iterator[dict[str, Any]]:
+    """What torchrun's elastic launch has to know."""
+    name = metadata["name"]
+    domain = f"{peers_name(name)}.{metadata['namespace']}.svc"
+    yield {"name": "SEEDBED_SEED_GROUP", "value": together.seeds}
+    yield {"name": "SEEDBED_SEED_PROCESSES", "value": str(together.processes_per_pod)}
+    yield {"name": "SEEDBED_SEED_LEAST_PODS", "value": str(together.least_pods)}
+    meeting = f"{pods_name(name)}-0.{domain}:{RENDEZVOUS_PORT}"
+    yield {"name": "SEEDBED_SEED_RENDEZVOUS", "value": meeting}
+    yield {"name": "SEEDBED_SEED_ADDRESS", "value": f"$(POD_NAME).{domain}"}

@@ -30,7 +30,6 @@ BASE_PACKAGES = ("ca-certificates", "libgomp1", "python3")
 BUILD_PACKAGES = ("mmdebstrap", "debian-archive-keyring")
 LIBRARIES = "opt/seedbed/lib/python"
 KERNELS = "opt/seedbed/lib/kernels"
-EXAMPLES = ("scikit-learn", "scipy", "joblib", "threadpoolctl", "narwhals")
 PRODUCT = "opt/seedbed/app"
 PROGRAMS = "opt/seedbed/bin"
 POSTGRES = "opt/postgres"
@@ -103,14 +102,10 @@ def libraries() -> oci.Layer:
 
 
 def kernels() -> oci.Layer:
-    """What `requirements/kernels.lock` pins beyond the runtime, and the examples' data: gigabytes.
-
-    The examples of seed layers read a data set that scikit-learn ships.
-    """
+    """What `requirements/kernels.lock` pins beyond the runtime: gigabytes."""
     lock = (REQUIREMENTS / "kernels.lock").read_text()
     runtime = set(pinned((REQUIREMENTS / "runtime.lock").read_text()))
     subset = lock_subset(lock, [name for name in pinned(lock) if name not in runtime])
-    subset += lock_subset((REQUIREMENTS / "dev.lock").read_text(), EXAMPLES)
 
     def make() -> oci.Layer:
         with tempfile.TemporaryDirectory(dir=images_folder()) as temporary:

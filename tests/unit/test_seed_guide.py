@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
 
+from hack.image import layers
 from seedbed.cli.main import app
+from seedbed.crds.seed_layer import SeedLayer
 from seedbed.runtime.seeds import migration, peft
 from seedbed.runtime.seeds.stages import EXTENDED, Stage
 
@@ -75,12 +78,21 @@ def test_the_diagram_is_the_table() -> None:
 
 @pytest.mark.req("ESP-12")
 def test_the_migration_shown_is_valid(tmp_path: Path) -> None:
-    (text,) = blocks("yaml")
+    text = blocks("yaml")[0]
     (tmp_path / "migration.yaml").write_text(text)
     found = migration.load(tmp_path / "migration.yaml")
     assert found.phases == migration.Migration().phases
     assert found.rollout == migration.Migration().rollout
     assert found.rollback == migration.Migration().rollback
+
+
+def test_the_seed_layer_shown_is_valid_and_finds_its_packages() -> None:
+    layer = SeedLayer.model_validate(yaml.safe_load(blocks("yaml")[1]))
+    (path,) = [one["value"] for one in layer.spec.template.env if one["name"] == "PYTHONPATH"]
+    assert path.split(":") == [
+        *(f"/{place}" for place in (layers.PRODUCT, layers.LIBRARIES, layers.KERNELS)),
+        "/volumes/packages",
+    ]
 
 
 def test_every_option_shown_exists() -> None:

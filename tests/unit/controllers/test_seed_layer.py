@@ -320,6 +320,12 @@ def test_volumes_are_mounted_for_reading_and_the_token_comes_from_a_secret() -> 
         "volumes": [{"name": "models", "claim": "claim-of-models"}],
         "tokenSecret": {"name": "encoder-token"},
     }
+    (claim,) = [
+        one
+        for one in pods_of(**spec)["template"]["spec"]["volumes"]
+        if one["name"] == "user-models"
+    ]
+    assert claim["persistentVolumeClaim"] == {"claimName": "claim-of-models", "readOnly": True}
     container = container_of(**spec)
     mount = {"name": "user-models", "mountPath": "/volumes/models", "readOnly": True}
     assert mount in container["volumeMounts"]
