@@ -11,7 +11,7 @@ saw (`telemetry`). Which path computes them, `dispatch` says.
 
 from seedbed.kernels.attention import attend_chunks, attend_tokens
 from seedbed.kernels.blueprints import Blueprint, newborn
-from seedbed.kernels.custom import apply_custom
+from seedbed.kernels.custom import custom_chunks, custom_tokens
 from seedbed.kernels.layer import SeedTensors, chunk_width, plan_route, seed_chunks, seed_tokens
 from seedbed.kernels.telemetry import Measure, correlation, dead_fraction, drift, variance
 
@@ -32,11 +32,12 @@ __all__ = [
     "Measure",
     "SeedTensors",
     "__version__",
-    "apply_custom",
     "attend_chunks",
     "attend_tokens",
     "chunk_width",
     "correlation",
+    "custom_chunks",
+    "custom_tokens",
     "dead_fraction",
     "drift",
     "newborn",

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seedbed.crds.errors import InvalidError
 from seedbed.kernels.blueprints import Blueprint
 
 Pick = slice | Tensor
@@ -161,43 +162,76 @@ def _block(first: int, seeds: int, each: int) -> View:
 
 
 class Routing(NamedTuple):
-    """Of one assignment of tokens to S seeds.
+    """Of one assignment of T tokens to S seeds.
 
     Attributes:
-        named: (T,) the seed of each token in the order of work; S for none.
-        order: the tokens sorted by seed; None where they come sorted.
-        counts: tokens of each seed, where the blocks are not even.
+        order: the tokens sorted by seed, those without one last; None where they come sorted.
+        places: where each token stands in that order.
+        counts: tokens of each seed; None where they come in even blocks, in the order of the seeds.
     """
 
-    named: Tensor
     order: Tensor | None
+    places: Tensor | None
     counts: Indexes | None
 
     @classmethod
-    def of(cls, seed_of: Tensor, seeds: int) -> Routing:
-        """Looks at the assignment: even blocks, sorted, or anything."""
+    def of(cls, seed_of: Tensor, seeds: int, plan: Tensor | None = None) -> Routing:
+        """Of this assignment: even blocks, sorted, or anything; what `packed` gave need not be found.
+
+        Raises:
+            InvalidError: the plan is that of another assignment.
+        """
+        if plan is not None:
+            return cls._unpacked(plan, seed_of.shape[0], seeds)
         wanted = _host(seed_of)
         tokens = len(wanted)
         if tokens and tokens % seeds == 0:
             blocks = wanted.reshape(seeds, -1)
             if bool((blocks == np.arange(seeds, dtype=wanted.dtype)[:, None]).all()):
-                return cls(seed_of.long(), None, None)
+                return cls(None, None, None)
         small = np.where((wanted < 0) | (wanted >= seeds), seeds, wanted)
         # numpy sorts 16-bit integers by radix
         small = small.astype(np.int16 if seeds < np.iinfo(np.int16).max else np.int64)
         counts = np.bincount(small, minlength=seeds + 1)[:seeds]
         if bool((small[1:] >= small[:-1]).all()):
-            index = torch.from_numpy(small.astype(np.int64)).to(seed_of.device)
-            return cls(index, None, counts)
-        sorting = np.argsort(small, kind="stable")
-        index = torch.from_numpy(small[sorting].astype(np.int64)).to(seed_of.device)
-        return cls(index, torch.from_numpy(sorting).to(seed_of.device), counts)
+            return cls(None, None, counts)
+        order = np.argsort(small, kind="stable")
+        places = np.empty_like(order)
+        places[order] = np.arange(tokens)
+        device = seed_of.device
+        return cls(torch.from_numpy(order).to(device), torch.from_numpy(places).to(device), counts)
 
-    def even(self) -> bool:
+    def packed(self) -> Tensor:
+        """All of it as one int64 tensor, which an operator of torch can be given."""
+        parts = [part for part in (self.order, self.places) if part is not None]
+        if self.counts is not None:
+            parts.append(torch.from_numpy(self.counts))
+        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
+
+    @classmethod
+    def _unpacked(cls, plan: Tensor, tokens: int, seeds: int) -> Routing:
+        """Its length tells which of the three kinds it is."""
+        length = plan.shape[0]
+        if length == 0 and tokens:
+            return cls(None, None, None)
+        if length == seeds:
+            return cls(None, None, _host(plan))
+        if length != 2 * tokens + seeds:
+            raise InvalidError("plan", "is of another number of tokens or seeds")
+        return cls(plan[:tokens], plan[tokens : 2 * tokens], _host(plan[2 * tokens :]))
+
+    def named(self, seeds: int, tokens: int) -> Tensor:
+        """The seed of each token in the order of work, (T,); S for none."""
+        if self.counts is None:
+            return torch.arange(seeds).repeat_interleave(tokens // seeds)
+        counts = torch.from_numpy(self.counts)
+        each = torch.cat([counts, (tokens - counts.sum())[None]])
+        return torch.arange(seeds + 1).repeat_interleave(each)
+
+    def even(self, tokens: int) -> bool:
         """Whether all seeds have as many tokens, and every token has a seed."""
         if self.counts is None:
             return True
-        tokens = self.named.shape[0]
         return tokens > 0 and int(self.counts.min()) * len(self.counts) == tokens
 
     def into(self, tensor: Tensor) -> Tensor:
@@ -206,11 +240,7 @@ class Routing(NamedTuple):
 
     def back(self, tensor: Tensor) -> Tensor:
         """Tokens in the order in which they came."""
-        if self.order is None:
-            return tensor
-        places = torch.empty_like(self.order)
-        places[self.order] = torch.arange(len(places), device=places.device)
-        return tensor.index_select(0, places)
+        return tensor if self.places is None else tensor.index_select(0, self.places)
 
     def batches(self, state: State) -> Iterator[Batch]:
         """Of the tokens in the order of work."""

@@ -59,17 +59,30 @@ def _fused(x: Tensor, state: State) -> Any:
     return module if module is not None and module.supports(x, state) else None
 
 
+def _whole(x: Tensor, y: Tensor, sums: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What an operator of torch returns: it knows no None."""
+    return y, x.new_empty((0, len(Measure)), dtype=torch.float32) if sums is None else sums
+
+
 def _tokens_now(
+    x: Tensor, seed_of: Tensor, state: State, plan: Tensor | None, *, telemetry: bool, usual: bool
+) -> tuple[Tensor, Tensor | None]:
+    fused = _fused(x, state)
+    if fused is None:
+        plan = None if x.is_cuda else plan  # on a GPU it is the Triton kernels' plan
+        return eager.tokens_forward(x, seed_of, state, plan, telemetry=telemetry, usual=usual)
+    with _beside(x):
+        y, sums = fused.tokens_forward(x, seed_of, plan, state, telemetry=telemetry)
+    return y, sums
+
+
+@torch.library.custom_op("seedbed::tokens", mutates_args=())
+def _tokens(
     x: Tensor, seed_of: Tensor, down: Tensor, up: Tensor, alpha: Tensor, rank: Tensor,
     blueprint: Tensor, plan: Tensor | None, telemetry: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     state = State(down, up, alpha, rank, blueprint)
-    fused = _fused(x, state)
-    if fused is None:
-        return eager.tokens_forward(x, seed_of, state, telemetry=telemetry)
-    with _beside(x):
-        y, sums = fused.tokens_forward(x, seed_of, plan, state, telemetry=telemetry)
-    return y, sums
+    return _whole(x, *_tokens_now(x, seed_of, state, plan, telemetry=telemetry, usual=False))
 
 
 @torch.library.custom_op("seedbed::tokens_backward", mutates_args=())
@@ -80,7 +93,7 @@ def _tokens_backward(
     state = State(down, up, alpha, rank, blueprint)
     fused = _fused(x, state)
     if fused is None:
-        got = eager.tokens_backward(grad, x, seed_of, state)
+        got = eager.tokens_backward(grad, x, seed_of, state, None if x.is_cuda else plan)
     else:
         with _beside(x):
             got = fused.tokens_backward(grad, x, seed_of, plan, state)
@@ -88,17 +101,23 @@ def _tokens_backward(
 
 
 def _chunks_now(
+    x: Tensor, state: State, *, telemetry: bool, usual: bool
+) -> tuple[Tensor, Tensor | None]:
+    fused = _fused(x, state)
+    if fused is None:
+        return eager.chunks_forward(x, state, telemetry=telemetry, usual=usual)
+    with _beside(x):
+        y, sums = fused.chunks_forward(x, state, telemetry=telemetry)
+    return y, sums
+
+
+@torch.library.custom_op("seedbed::chunks", mutates_args=())
+def _chunks(
     x: Tensor, down: Tensor, up: Tensor, alpha: Tensor, rank: Tensor, blueprint: Tensor,
     telemetry: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     state = State(down, up, alpha, rank, blueprint)
-    with _beside(x):
-        y, sums = (_fused(x, state) or eager).chunks_forward(x, state, telemetry=telemetry)
-    return y, sums
-
-
-_tokens = torch.library.custom_op("seedbed::tokens", _tokens_now, mutates_args=())
-_chunks = torch.library.custom_op("seedbed::chunks", _chunks_now, mutates_args=())
+    return _whole(x, *_chunks_now(x, state, telemetry=telemetry, usual=False))
 
 
 def _plain(x: Tensor, state: State) -> bool:
@@ -127,18 +146,22 @@ def _chunks_backward(
 
 
 def tokens(
-    x: Tensor, seed_of: Tensor, state: State, plan: Tensor | None, telemetry: bool
-) -> tuple[Tensor, Tensor]:
-    """The operator `seedbed::tokens`: y, and the sums (S, 6), or (0, 6) where not asked."""
-    call = _tokens_now if _plain(x, state) else _tokens
-    result: tuple[Tensor, Tensor] = call(x, seed_of, *state, plan, telemetry)
+    x: Tensor, seed_of: Tensor, state: State, plan: Tensor | None, *, telemetry: bool, usual: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The operator `seedbed::tokens`: y, and the sums (S, 6); none or no rows where not asked."""
+    if _plain(x, state):
+        return _tokens_now(x, seed_of, state, plan, telemetry=telemetry, usual=usual)
+    result: tuple[Tensor, Tensor] = _tokens(x, seed_of, *state, plan, telemetry)
     return result
 
 
-def chunks(x: Tensor, state: State, telemetry: bool) -> tuple[Tensor, Tensor]:
-    """The operator `seedbed::chunks`: y, and the sums (S, 6), or (0, 6) where not asked."""
-    call = _chunks_now if _plain(x, state) else _chunks
-    result: tuple[Tensor, Tensor] = call(x, *state, telemetry)
+def chunks(
+    x: Tensor, state: State, *, telemetry: bool, usual: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The operator `seedbed::chunks`: y, and the sums (S, 6); none or no rows where not asked."""
+    if _plain(x, state):
+        return _chunks_now(x, state, telemetry=telemetry, usual=usual)
+    result: tuple[Tensor, Tensor] = _chunks(x, *state, telemetry)
     return result
 
 

@@ -11,13 +11,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from seedbed.kernels import even as blocks
 from seedbed.kernels import formulas
 from seedbed.kernels.batches import Batch, Routing, State, View, even, plain
 from seedbed.kernels.formulas import Gradients, Group
 from seedbed.kernels.telemetry import DEAD_BELOW, Measure
-
-TALL = 12
-"""Tokens a seed from which on the product with the parameters on the left is the faster one, on x86."""
 
 Formula = Callable[[Group, Tensor | None], Tensor]
 Backward = Callable[[Group, Tensor], Gradients]
@@ -25,16 +23,6 @@ FORMULAS: tuple[tuple[Formula, Backward], ...] = (
     (formulas.low_rank, formulas.low_rank_backward),
     (formulas.norm, formulas.norm_backward),
 )
-
-
-def _at_once(by_seed: Tensor, state: State) -> Tensor:
-    """Output (S, n, w) of a plain layer whose tokens lie in even blocks."""
-    share = state.alpha[:, None, None]
-    if by_seed.shape[1] < TALL:
-        hidden = torch.bmm(by_seed, state.down.transpose(1, 2)).mul_(share)
-    else:
-        hidden = torch.bmm(state.down, by_seed.transpose(1, 2)).mul_(share).transpose(1, 2)
-    return torch.baddbmm(by_seed, hidden, state.up)
 
 
 def _one_dtype(x: Tensor, state: State) -> bool:
@@ -110,31 +98,41 @@ def _saw(rows: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def tokens_forward(
-    x: Tensor, seed_of: Tensor, state: State, *, telemetry: bool
-) -> tuple[Tensor, Tensor]:
-    """Output (T, w), and the sums (S, 6), or (0, 6) where not asked."""
-    seeds = len(state.alpha)
-    routing = Routing.of(seed_of, seeds)
+    x: Tensor,
+    seed_of: Tensor,
+    state: State,
+    plan: Tensor | None = None,
+    *,
+    telemetry: bool,
+    usual: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Output (T, w), and the sums (S, 6) where asked.
+
+    `plan` is a `Routing.packed` of this assignment; with `usual` somebody knows that the state is `plain`.
+    """
+    tokens, seeds = x.shape[0], state.alpha.shape[0]
+    routing = Routing.of(seed_of, seeds, plan)
     mine = routing.into(x)
-    if not telemetry and _one_dtype(x, state) and routing.even() and plain(state):
-        y = _at_once(mine.view(seeds, -1, x.shape[1]), state)
-        return routing.back(y.view(x.shape)), x.new_empty((0, len(Measure)))
-    sums = x.new_zeros((seeds + 1 if telemetry else 0, len(Measure)), dtype=_arithmetic(x))
-    change = None
+    if not telemetry and _one_dtype(x, state) and routing.even(tokens) and (usual or plain(state)):
+        return routing.back(blocks.tokens(mine, state, mine=mine is not x)), None
+    sums = change = None
     if telemetry:
-        sums.scatter_add_(
-            0, routing.named[:, None].expand(-1, len(Measure)), _saw(mine, sums.dtype)
-        )
+        sums = x.new_zeros((seeds + 1, len(Measure)), dtype=_arithmetic(x))
+        named = routing.named(seeds, tokens)[:, None].expand(-1, len(Measure))
+        sums.scatter_add_(0, named, _saw(mine, sums.dtype))
         sums = sums[:seeds]
         change = sums[:, Measure.CHANGE]
     y = mine.to(_arithmetic(x), copy=mine is x)
     _forward(y, routing.batches(state), state, change)
-    return routing.back(y.to(x.dtype)), sums.float()
+    return routing.back(y.to(x.dtype)), None if sums is None else sums.float()
 
 
-def tokens_backward(grad: Tensor, x: Tensor, seed_of: Tensor, state: State) -> Gradients:
+def tokens_backward(
+    grad: Tensor, x: Tensor, seed_of: Tensor, state: State, plan: Tensor | None = None
+) -> Gradients:
     """Gradients of `tokens_forward`."""
-    routing = Routing.of(seed_of, len(state.alpha))
+    seeds = len(state.alpha)
+    routing = Routing.of(seed_of, seeds, plan)
     coming = routing.into(grad)
     out = _zeros(coming, x, state)
     _backward(coming, routing.into(x), routing.batches(state), state, out)
@@ -165,23 +163,24 @@ def chunks_forward(
     state: State,
     *,
     telemetry: bool,
-) -> tuple[Tensor, Tensor]:
-    """Output (T, columns), and the sums (S, 6), or (0, 6) where not asked."""
+    usual: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Output (T, columns), and the sums (S, 6) where asked. `usual` as for tokens."""
     seeds, columns = state.alpha.shape[0], x.shape[1]
-    if not telemetry and columns % seeds == 0 and _one_dtype(x, state) and plain(state):
-        y = _at_once(x.view(len(x), seeds, columns // seeds).transpose(0, 1), state)
-        return y.transpose(0, 1).reshape(x.shape), x.new_empty((0, len(Measure)))
-    sums = x.new_zeros((seeds if telemetry else 0, len(Measure)), dtype=_arithmetic(x))
+    even_cut = columns > 0 and columns % seeds == 0
+    if not telemetry and even_cut and _one_dtype(x, state) and (usual or plain(state)):
+        return blocks.chunks(x, state), None
+    sums = x.new_zeros((seeds, len(Measure)), dtype=_arithmetic(x)) if telemetry else None
     y = x.to(_arithmetic(x), copy=True)
     for start, stop, column, width in _regions(x.shape[1], seeds):
         view = _columns(start, stop, column, width)
         part = state.part(start, stop, width)
         change = None
-        if telemetry:
+        if sums is not None:
             sums[start:stop] = _saw(view(x), sums.dtype).sum(1)
             change = sums[start:stop, Measure.CHANGE]
         _forward(y, even(part, view), part, change)
-    return y.to(x.dtype), sums.float()
+    return y.to(x.dtype), None if sums is None else sums.float()
 
 
 def chunks_backward(grad: Tensor, x: Tensor, state: State) -> Gradients:

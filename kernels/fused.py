@@ -143,6 +143,7 @@ def launch_tiles(
     tiles_forward[(grid,)](
         x, y, *_parameters(state), *parts, sums, **named, BLOCK_K=sizes.read, BLOCK_N=sizes.write,
         TELEMETRY=telemetry, STAGES=sizes.stages, num_warps=sizes.warps,
+        ONCE=plan is not None and len(x) <= named["BLOCK_T"] * len(state.alpha),
     )  # fmt: skip
 
 

@@ -2,7 +2,8 @@
 
 A program holds up to BLOCK_T tokens of one seed. It passes over the columns twice: first the hidden
 values (or the mean and variance), together with the telemetry, then the output, each element of which is
-written once. Its second reading of x finds the tile in the L2 cache. A seed at rest is copied.
+written once. The second pass goes backwards, so that it begins with the columns that the caches saw last.
+A seed at rest is copied.
 
 `vector_forward` is for about one token a seed: a matrix unit would idle, so it multiplies and adds, and
 all that matters is how many loads are under way.
@@ -116,9 +117,13 @@ def tiles_forward(
     tokens, seeds, columns, narrow, wider, rows, slab,
     BLOCK_T: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr,
     CHUNKS: tl.constexpr, EVEN: tl.constexpr, TELEMETRY: tl.constexpr, UPCAST: tl.constexpr,
-    STAGES: tl.constexpr,
+    STAGES: tl.constexpr, ONCE: tl.constexpr,
 ):  # fmt: skip
-    """One tile. `rows` and `slab` are the last two lengths of down and up."""
+    """One tile. `rows` and `slab` are the last two lengths of down and up.
+
+    ONCE: whether most seeds have one tile, so that nobody else will want their parameters.
+    """
+    parameters: tl.constexpr = "evict_first" if ONCE else "evict_last"
     tile = tl.program_id(0)
     seed, first, end, _, row, live, column, width = place(
         order, edges, owner, first_of, tile, tokens, columns, narrow, wider, BLOCK_T, CHUNKS, EVEN
@@ -153,8 +158,9 @@ def tiles_forward(
             full, full_squares, dead_row, mean, inverse = moments(
                 x_rows, live, column, width, BLOCK_T, BLOCK_N
             )
-            for n in tl.range(0, width, BLOCK_N, num_stages=STAGES):
-                step = n + tl.arange(0, BLOCK_N)
+            blocks = tl.cdiv(width, BLOCK_N)
+            for n in tl.range(0, blocks, num_stages=STAGES):
+                step = (blocks - 1 - n) * BLOCK_N + tl.arange(0, BLOCK_N)
                 inside = step < width
                 here = live[:, None] & inside[None, :]
                 scale = tl.load(up + slab_at + step, mask=inside, other=0.0).to(tl.float32)
@@ -184,7 +190,7 @@ def tiles_forward(
                 part = tl.load(
                     down + slab_at + r[:, None] * slab + step[None, :],
                     mask=(r < used)[:, None] & inside[None, :], other=0.0,
-                    eviction_policy="evict_first",
+                    eviction_policy=parameters,
                 )  # fmt: skip
                 mine = tl.load(
                     x_rows[:, None] + column + step[None, :], mask=here, other=0.0,
@@ -207,14 +213,15 @@ def tiles_forward(
             if kind == MLP:
                 hidden = gelu(hidden)
             hidden = hidden * share
-            for n in tl.range(0, width, BLOCK_N, num_stages=STAGES):
-                step = n + tl.arange(0, BLOCK_N)
+            blocks = tl.cdiv(width, BLOCK_N)
+            for n in tl.range(0, blocks, num_stages=STAGES):
+                step = (blocks - 1 - n) * BLOCK_N + tl.arange(0, BLOCK_N)
                 inside = step < width
                 here = live[:, None] & inside[None, :]
                 part = tl.load(
                     up + slab_at + r[:, None] * slab + step[None, :],
                     mask=(r < used)[:, None] & inside[None, :], other=0.0,
-                    eviction_policy="evict_first",
+                    eviction_policy=parameters,
                 )  # fmt: skip
                 mine = tl.load(
                     x_rows[:, None] + column + step[None, :], mask=here, other=0.0,

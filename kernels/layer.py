@@ -18,7 +18,7 @@ from torch import Tensor
 
 from seedbed.crds.errors import InvalidError
 from seedbed.kernels import dispatch, route
-from seedbed.kernels.batches import State
+from seedbed.kernels.batches import Routing, State
 
 MINIMUM_ROWS = 2
 
@@ -50,17 +50,17 @@ def chunk_width(columns: int, seeds: int) -> int:
 
 
 def plan_route(seed_of: Tensor, leading: Sequence[int], seeds: int) -> Tensor:
-    """What the fused kernels must know of an assignment, for `plan` of `seed_tokens`.
+    """What must be known of an assignment, for `plan` of `seed_tokens` on the same device.
 
-    On a GPU tokens are sorted by seed. Layers that share one assignment, as those that serve one batch do,
-    sort once. On a CPU the plan is accepted and not needed.
+    Layers that share one assignment, as those that serve one batch do, then sort their tokens by seed once.
 
     Args:
         seed_of: as for `seed_tokens`.
         leading: the dimensions of x before its last.
         seeds: S of the layers.
     """
-    return route.plan_tokens(_index(seed_of, leading), seeds)
+    index = _index(seed_of, leading)
+    return route.plan_tokens(index, seeds) if index.is_cuda else Routing.of(index, seeds).packed()
 
 
 def _index(seed_of: Tensor, leading: Sequence[int]) -> Tensor:
@@ -83,6 +83,7 @@ def seed_tokens(
     plan: Tensor | None = None,
     telemetry: bool = False,
     acting: bool = True,
+    usual: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Each token through the seed that it names: y, shaped as x, and the sums (S, 6) where asked.
 
@@ -95,23 +96,32 @@ def seed_tokens(
         telemetry: whether to return `telemetry.Measure` sums.
         acting: False promises that every alpha is zero, which the host knows between two epochs; then
             nothing is computed and x itself is returned.
+        usual: True promises that every seed acts, as LOW_RANK and with all its rows, which the host knows
+            too; then a CPU does not look at the states. A GPU never does.
 
     Raises:
         InvalidError: shapes do not fit together.
     """
     if not acting and not telemetry:
         return x, None
-    _check(seeds, x.shape[-1])
-    if seed_of.shape != x.shape[: seed_of.dim()] or seed_of.dim() >= x.dim():
-        raise InvalidError("seed_of", f"must have the leading shape of x, {tuple(x.shape[:-1])}")
-    flat = x.reshape(-1, x.shape[-1]).contiguous()
-    index = _index(seed_of, x.shape[:-1])
-    y, sums = dispatch.tokens(flat, index, _state(seeds), plan, telemetry)
-    return y.view(x.shape), sums if telemetry else None
+    shape = x.shape
+    _check(seeds, shape[-1])
+    named = seed_of.dim()
+    if seed_of.shape != shape[:named] or named >= len(shape):
+        raise InvalidError("seed_of", f"must have the leading shape of x, {tuple(shape[:-1])}")
+    flat = (x if len(shape) == 2 else x.reshape(-1, shape[-1])).contiguous()  # noqa: PLR2004
+    index = _index(seed_of, shape[:-1])
+    y, sums = dispatch.tokens(flat, index, _state(seeds), plan, telemetry=telemetry, usual=usual)
+    return y.view(shape), sums if telemetry else None
 
 
 def seed_chunks(
-    x: Tensor, seeds: SeedTensors, *, telemetry: bool = False, acting: bool = True
+    x: Tensor,
+    seeds: SeedTensors,
+    *,
+    telemetry: bool = False,
+    acting: bool = True,
+    usual: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Each chunk of columns through its own seed: y, shaped as x, and the sums (S, 6) where asked.
 
@@ -121,6 +131,7 @@ def seed_chunks(
         seeds: of the layer, with w = `chunk_width(columns, S)`.
         telemetry: as for `seed_tokens`.
         acting: as for `seed_tokens`.
+        usual: as for `seed_tokens`.
 
     Raises:
         InvalidError: shapes do not fit together.
@@ -129,21 +140,23 @@ def seed_chunks(
         return x, None
     _check(seeds, chunk_width(x.shape[-1], seeds.alpha.shape[0]))
     flat = x.reshape(-1, x.shape[-1]).contiguous()
-    y, sums = dispatch.chunks(flat, _state(seeds), telemetry)
+    y, sums = dispatch.chunks(flat, _state(seeds), telemetry=telemetry, usual=usual)
     return y.view(x.shape), sums if telemetry else None
 
 
 def _check(seeds: SeedTensors, width: int) -> None:
     """That all tensors speak of the same seeds and width."""
     down = seeds.down
-    if down.dim() != 3 or down.shape[1] < MINIMUM_ROWS:  # noqa: PLR2004 - seeds, rows, width
+    shape = down.shape
+    if len(shape) != 3 or shape[1] < MINIMUM_ROWS:  # noqa: PLR2004 - seeds, rows, width
         raise InvalidError("seeds.down", f"must be (seeds, {MINIMUM_ROWS} or more rows, width)")
-    if down.shape[2] != width:
-        raise InvalidError("seeds.down", f"must have width {width}, not {down.shape[2]}")
-    if seeds.up.shape != down.shape or seeds.up.dtype != down.dtype:
-        raise InvalidError(
-            "seeds.up", f"must be like seeds.down: {tuple(down.shape)}, {down.dtype}"
-        )
+    if shape[2] != width:
+        raise InvalidError("seeds.down", f"must have width {width}, not {shape[2]}")
+    if seeds.up.shape != shape or seeds.up.dtype != down.dtype:
+        raise InvalidError("seeds.up", f"must be like seeds.down: {tuple(shape)}, {down.dtype}")
+    count = shape[:1]
+    if seeds.alpha.shape == seeds.rank.shape == seeds.blueprint.shape == count:
+        return
     for name, tensor in zip(seeds._fields[2:], seeds[2:], strict=True):
-        if tensor.shape != down.shape[:1]:
-            raise InvalidError(f"seeds.{name}", f"must have one entry a seed, {down.shape[0]}")
+        if tensor.shape != count:
+            raise InvalidError(f"seeds.{name}", f"must have one entry a seed, {shape[0]}")
