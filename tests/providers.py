@@ -12,6 +12,8 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.batch_provider import FakeBatches
+
 Json = dict[str, Any]
 
 
@@ -31,12 +33,14 @@ class FakeProvider:
         slow: seconds between two chunks of a stream.
         headers: sent with every answer.
         cached: tokens of each prompt that it says it had kept.
+        sound: tokens of each prompt that it says are sound.
         held: whether answers wait until `let_go`.
         held_after: words of a stream after which it waits until `let_go`; 0 for none.
         waiting: answers under way.
         embedded: requests for embeddings.
         billed: prompt and answer tokens of every request that was answered.
         left: requests whose caller went away before their end.
+        batches: its batch API.
     """
 
     say: Callable[[Json], str] = lambda _: "hello there"
@@ -49,6 +53,7 @@ class FakeProvider:
     slow: float = 0.0
     headers: dict[str, str] = field(default_factory=dict)
     cached: int = 0
+    sound: int = 0
     held: bool = False
     held_after: int = 0
     waiting: int = 0
@@ -57,6 +62,7 @@ class FakeProvider:
     embedded: list[Json] = field(default_factory=list)
     billed: list[tuple[int, int]] = field(default_factory=list)
     left: int = 0
+    batches: FakeBatches = field(default_factory=FakeBatches)
     url: str = ""
     _chance: random.Random = field(init=False)
     _free: asyncio.Event = field(default_factory=asyncio.Event)
@@ -105,15 +111,16 @@ class FakeProvider:
         if self.breaks == "json":
             return web.Response(body=b'{"choices": [', content_type="application/json")
         words = _cut(self.say(body), body).split(" ")[: body.get("max_tokens") or 1000]
-        prompt = sum(len((m.get("content") or "").split()) for m in body["messages"])
+        prompt = self.sound + sum(_words(m.get("content")) for m in body["messages"])
         answered = len(words) * body.get("n", 1)
         usage: Json = {
             "prompt_tokens": prompt,
             "completion_tokens": answered,
             "total_tokens": prompt + answered,
         }
-        if self.cached:
-            usage["prompt_tokens_details"] = {"cached_tokens": self.cached}
+        if self.cached or self.sound:
+            details = {"cached_tokens": self.cached, "audio_tokens": self.sound}
+            usage["prompt_tokens_details"] = {k: v for k, v in details.items() if v}
         self.billed.append((prompt, answered))
         head = {"id": "c-1", "created": 1, "model": body["model"]}
         if body.get("stream"):
@@ -211,6 +218,14 @@ def _event(body: Json) -> bytes:
     return b"data: " + json.dumps(body).encode() + b"\n\n"
 
 
+def _words(content: str | list[Json] | None) -> int:
+    """Tokens of a message: its words, and a hundred for each picture."""
+    if not isinstance(content, list):
+        return len((content or "").split())
+    texts = sum(len(str(part["text"]).split()) for part in content if part["type"] == "text")
+    return texts + 100 * sum(part["type"] == "image_url" for part in content)
+
+
 def _cut(text: str, body: Json) -> str:
     """The text up to the first of the request's stop sequences."""
     stop = body.get("stop") or []
@@ -231,6 +246,7 @@ async def provider(**settings: Any) -> AsyncIterator[FakeProvider]:
     app.router.add_post("/v1/chat/completions", found.chat)
     app.router.add_post("/v1/completions", found.completions)
     app.router.add_post("/v1/embeddings", found.embeddings)
+    app.add_routes(found.batches.routes())
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
     await runner.setup()
     try:

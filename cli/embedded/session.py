@@ -154,7 +154,7 @@ async def _everything(
     async with AsyncExitStack() as stack:
         gateway = ""
         if parts.cluster.listed("Agent"):
-            display.note(f"starting the model {models.default}")
+            display.note(f"starting the model {models.first}")
             gateway = await stack.enter_async_context(_model_service(parts, models))
         lease = await stack.enter_async_context(parts.coordinator.lease())
         ownership = await parts.coordinator.campaign("operator", _HOLDER, lease)

@@ -2,7 +2,8 @@
 
     python -m hack.bench.savings [--tasks 1000] [--data DIR] [--seed 7] [--no-semantic]
 
-The same calls go through the service once for each setting of it. Two fake providers, priced like an
+The same calls go through the service once for each setting of it: callers ask for `default` each time
+and see nothing of what is set. Two fake providers, priced like an
 open 8x7B model and like GPT-4 Turbo, count their tokens by words; money is what they would bill. The
 baseline asks the strong model for everything, without cache, collapse and de-duplication.
 
@@ -335,15 +336,15 @@ class Sums:
         }
 
 
-async def played(calls: Sequence[Asked], settings: Json, judged: Judged, *, model: str) -> Sums:
-    """One pass of the workload."""
+async def played(calls: Sequence[Asked], settings: Json, judged: Judged) -> Sums:
+    """One pass of the workload; what is asked is the same in each."""
     sums = Sums()
     waiting = list(reversed(calls))
     async with service(says(calls), settings, judged) as (session, fakes):
         before = {name: len(fake.billed) for name, fake in fakes.items()}
 
         async def once(call: Asked) -> None:
-            answer = await _ask(session, model, call.kind, instructions(call.kind), call.text)
+            answer = await _ask(session, "default", call.kind, instructions(call.kind), call.text)
             verdict, case = answer["choices"][0]["message"]["content"].split()[:2]
             sums.answers += 1
             sums.of_another_case += int(case) != call.case
@@ -430,7 +431,7 @@ def parts(loss: float, *, semantic: bool) -> dict[str, Json]:
     """The settings of each part."""
     how = "on" if semantic else "off"
     return {
-        "routing": {"routing": {"floor": 1.0, "loss": loss, "explore": 0}},
+        "routing": {"default": "auto", "routing": {"floor": 1.0, "loss": loss, "explore": 0}},
         "cache": {"cache": {"mode": "on", "semantic": how, "verify": 0}},
         "collapse": {"batching": {"collapse": "repeatable", "windowMilliseconds": 100}},
         "duplicates": {"prompts": {"duplicates": True, "duplicatesFromBytes": 200}},
@@ -449,10 +450,7 @@ async def combined(options: argparse.Namespace) -> dict[str, Any]:
     baseline = Sums()
     for name, chosen in passes.items():
         settings = {k: v for each in on for k, v in (on if each in chosen else OFF)[each].items()}
-        routes = "routing" in chosen
-        sums = await played(
-            calls, settings, kept if routes else (), model="auto" if routes else STRONG
-        )
+        sums = await played(calls, settings, kept if "routing" in chosen else ())
         baseline = sums if name == "baseline" else baseline
         found[name] = sums.told(baseline)
         row = {

@@ -7,9 +7,10 @@ front of it (`service`), and nothing here knows of it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from seedbed.crds.budget import Budget
 from seedbed.crds.errors import NotFoundError
 from seedbed.runtime.llm.batch.batched import batched
 from seedbed.runtime.llm.batch.collapse import CollapseStage
@@ -54,7 +55,7 @@ def provider_of(entry: ModelEntry) -> Provider:
 def providers_of(models: Models) -> dict[str, Provider]:
     """Providers by the name callers ask for; `default` is there too."""
     found = {entry.name: provider_of(entry) for entry in models.models}
-    return {**found, DEFAULT: found[models.default]}
+    return {**found, DEFAULT: found[models.first]}
 
 
 class Gateway:
@@ -66,6 +67,8 @@ class Gateway:
         notices: tells what people and programs are to know.
         learning: what is known of the models' answers.
         short: how far the money that pays for a caller has run out, from 0 to 1.
+        budgets: the budgets that pay for a caller, by account.
+        spent: is told the accounts that have spent without the budget's stage.
         programs: answers for Agents, where there are workers.
         prompts: what is known of prompts that repeat.
         stages: what stands between the choice of models and asking them, the outermost first.
@@ -81,6 +84,8 @@ class Gateway:
         self.models = models
         self.stages: list[Stage] = []
         self.short: Callable[[Identity], float] = lambda _: 0.0
+        self.budgets: Callable[[Identity], Mapping[str, Budget]] = lambda _: {}
+        self.spent: Callable[[Iterable[str]], None] = lambda _: None
         self.metrics = ModelMetrics()
         self.notices = Notices()
         self.notices.also(self.metrics.noticed)
@@ -150,13 +155,18 @@ class Gateway:
         """
         if self.programs is not None and asked.startswith(PREFIX):
             return asked
-        name = self.models.default if asked == DEFAULT else asked
-        if name == AUTO and AUTO not in self.targets:
+        name = asked
+        if asked == DEFAULT or self._routed(asked):
             # Its place in the file says who stands in for whom; the router sets the order.
-            name = self.models.default
+            name = self.models.first
         if name not in self.targets:
             raise UnknownModelError(asked, self.names)
         return name
+
+    def _routed(self, asked: str) -> bool:
+        """Whether the choice of the model is left to the service."""
+        meant = self.models.default if asked == DEFAULT else asked
+        return meant == AUTO and AUTO not in self.targets
 
     async def answer(self, call: Call) -> Reply:
         """An answer, or the error that says why there is none."""
@@ -167,9 +177,20 @@ class Gateway:
         name = self.named(call.request.model)
         if self.programs is not None and name.startswith(PREFIX):
             return await self.programs.answer(call)
+        self.plan(call)
+        return await rest(call)
+
+    def plan(self, call: Call) -> None:
+        """Say which models may answer a call; an Agent's has none.
+
+        Raises:
+            InvalidError: where no model can do it, naming the field that asks for it.
+        """
+        name = self.named(call.request.model)
+        if name not in self.targets:
+            return
         choice = choose(self.models.models, self._facts, name, need_of(call.request))
         call.candidates = choice.candidates
-        if call.request.model == AUTO and AUTO not in self.targets:
+        if self._routed(call.request.model):
             self._router.plan(call)
         call.attempts += choice.passed_over
-        return await rest(call)

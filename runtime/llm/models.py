@@ -7,6 +7,7 @@
       - {name: other, provider: litellm, model: anthropic/claude-haiku-4-5, apiKeyEnv: OTHER_KEY}
 
 The order counts: where a model cannot answer, the ones behind it are asked, then the ones before it.
+With `default: auto` whoever asks for `default` is routed, without a change on the caller's side.
 
 Keys never stand in it: `apiKeyEnv` names an environment variable, which in a cluster comes from a
 Secret. Without a file there is one local model, `smollm2`.
@@ -15,8 +16,9 @@ Secret. Without a file there is one local model, `smollm2`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -25,14 +27,21 @@ from seedbed.crds.base import Model
 from seedbed.crds.budget import Budget
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.money import AMOUNT_PATTERN
+from seedbed.runtime.llm.batch.offline.settings import Offline
 from seedbed.runtime.llm.batch.prompt_form import PromptForm
 from seedbed.runtime.llm.batch.settings import Batching
 from seedbed.runtime.llm.cache.settings import CacheSettings
-from seedbed.runtime.llm.prices import Price, known
+from seedbed.runtime.llm.prices import (
+    BATCH_FACTOR,
+    IMAGE_TOKENS,
+    Known,
+    Price,
+    image_tokens,
+    known,
+)
 from seedbed.runtime.llm.prompts.settings import Prompts
 
-Capability = Literal["streaming", "structured", "tools", "embeddings"]
-CAPABILITIES: tuple[Capability, ...] = get_args(Capability)
+Capability = Literal["streaming", "structured", "tools", "embeddings", "vision", "audio"]
 LOCAL_CONTEXT = 4096
 LOCAL_ANSWER = 1024
 UNKNOWN_CONTEXT = 32_768
@@ -53,6 +62,9 @@ class ModelPrice(Model):
         default=None,
         pattern=AMOUNT_PATTERN,
         description="Of what is asked and the provider had kept from a request before.",
+    )
+    audio_prompt: str | None = Field(
+        default=None, pattern=AMOUNT_PATTERN, description="Of what is asked as sound."
     )
 
 
@@ -128,6 +140,15 @@ class ModelEntry(Model):
         le=16,
         description="For the worst case of a prompt's price: no token has fewer bytes than this.",
     )
+    image_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="Likewise: no picture is more tokens; 5000 where neither given nor known.",
+    )
+    audio_tokens_per_second: int = Field(
+        default=32, ge=1, le=10_000, description="Likewise: no second of sound is more tokens."
+    )
     quota: ModelQuota = ModelQuota()
     breaker: ModelBreaker = ModelBreaker()
     retries: int = Field(
@@ -148,6 +169,19 @@ class ModelEntry(Model):
             "openai: `prompts` where it takes lists of prompts (`/completions`), as vLLM does; chats "
             "that go together are sent so."
         ),
+    )
+    batch_api: bool = Field(
+        default=False,
+        description=(
+            "openai: it has OpenAI's batch API (`/files`, `/batches`), and lines of batches may go "
+            "there: for a share of the price, within 24 hours."
+        ),
+    )
+    batch_factor: Decimal | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Share of the price that such lines cost, where not the table's; else 0.5.",
     )
     prompt_form: PromptForm = Field(
         default="plain",
@@ -170,6 +204,8 @@ class ModelEntry(Model):
     def _can_batch(self) -> ModelEntry:
         if self.batch == "prompts" and self.provider != "openai":
             raise ValueError("batch: prompts needs provider: openai")
+        if self.batch_api and self.provider != "openai":
+            raise ValueError("batchApi needs provider: openai")
         fits = {"automatic": self.provider, "key": "openai", "marks": "litellm"}
         if fits[self.prompt_cache] != self.provider:
             raise ValueError(f"promptCache: {self.prompt_cache} is not for {self.provider}")
@@ -178,6 +214,7 @@ class ModelEntry(Model):
     def facts(self) -> ModelFacts:
         """What holds of it, from this entry and else from the table."""
         able: frozenset[Capability]
+        table = Known()
         if self.provider in ("local", "minilm"):
             price: Price | None = Price()
             context, longest = self.context_length or LOCAL_CONTEXT, LOCAL_ANSWER
@@ -188,14 +225,16 @@ class ModelEntry(Model):
             price = table.price
             context = self.context_length or table.context or UNKNOWN_CONTEXT
             longest = table.longest_answer or UNKNOWN_ANSWER
-            able = frozenset(CAPABILITIES) - {"embeddings"}
+            able = frozenset({"streaming", "structured", "tools", *table.senses})
             if table.tools is False:
                 able -= {"tools"}
             if table.structured is False:
                 able -= {"structured"}
         if self.price is not None:
             given = self.price
-            price = Price.per_million(given.prompt, given.completion, given.cached_prompt)
+            price = Price.per_million(
+                given.prompt, given.completion, given.cached_prompt, audio=given.audio_prompt
+            )
         return ModelFacts(
             price,
             context,
@@ -203,7 +242,16 @@ class ModelEntry(Model):
             able if self.capabilities is None else frozenset(self.capabilities),
             self.provider != "local",
             self.provider != "minilm",
+            self._batch_price(price, table.batch),
+            self.image_tokens or image_tokens(self.model),
         )
+
+    def _batch_price(self, price: Price | None, told: Price | None) -> Price | None:
+        """What a line of a batch costs, where the price is this and the table tells so."""
+        if self.price is None and self.batch_factor is None and told is not None:
+            return told
+        factor = BATCH_FACTOR if self.batch_factor is None else self.batch_factor
+        return None if price is None else price.times(factor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +263,8 @@ class ModelFacts:
         context: tokens of prompt and answer together.
         longest_answer: tokens of an answer to a request that sets no limit.
         chats: whether it answers chats at all.
+        batch_price: of a line of the provider's batch.
+        image_tokens: that a picture is at most.
         whole_form: whether it knows `n`, `logprobs` and what else few requests have.
     """
 
@@ -224,6 +274,8 @@ class ModelFacts:
     able: frozenset[Capability]
     whole_form: bool = True
     chats: bool = True
+    batch_price: Price | None = None
+    image_tokens: int = IMAGE_TOKENS
 
 
 class WhenShort(Model):
@@ -267,18 +319,25 @@ class Models(Model):
     default: str
     routing: Routing = Routing()
     batching: Batching = Batching()
+    offline: Offline = Offline()
     prompts: Prompts = Prompts()
     cache: CacheSettings = CacheSettings()
     budgets: dict[str, Budget] = Field(
         default_factory=dict, description="By namespace; `*` is for each that is not named."
     )
 
+    @property
+    def first(self) -> str:
+        """The model that stands for `default`; with `auto` there, the first of the file."""
+        named = any(entry.name == self.default for entry in self.models)
+        return self.default if named else self.models[0].name
+
     @model_validator(mode="after")
     def _names_fit(self) -> Models:
         names = [entry.name for entry in self.models]
         if len(set(names)) != len(names):
             raise ValueError("each name may stand once")
-        if self.default not in names:
+        if self.default not in (*names, AUTO):
             raise ValueError(f"default {self.default!r} is none of {', '.join(names)}")
         if DEFAULT in names and self.default != DEFAULT:
             raise ValueError(f"a model named {DEFAULT!r} has to be the default")

@@ -142,6 +142,8 @@ class Programs:
 
 
 def _inputs(asked: ChatRequest, signature: Signature) -> dict[str, Any]:
+    for place in asked.media().at.values():
+        raise InvalidError(place, "an Agent is asked in words")
     said = [message.content or "" for message in asked.messages if message.role == "user"]
     if not said:
         raise InvalidError("messages", "an Agent is asked by a message of the user")

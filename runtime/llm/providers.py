@@ -20,6 +20,7 @@ import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from seedbed.crds.errors import InvalidError, TerminalError, UnavailableError
+from seedbed.runtime.llm.media import PARTS, Media, Part, media_of, taken_apart
 
 Json = dict[str, Any]
 _TEMPLATE_BYTES = 32
@@ -70,29 +71,18 @@ class MalformedError(UnavailableError):
         self.model = model
 
 
-def _joined(content: Any) -> Any:
-    """The text of a message that comes in parts; parts that are no text are refused by the form."""
-    if not isinstance(content, list):
-        return content
-    texts: list[str] = []
-    for part in content:
-        text = part.get("text") if isinstance(part, dict) else None
-        if not isinstance(text, str):
-            return content
-        texts.append(text)
-    return "".join(texts)
-
-
 class ChatMessage(BaseModel):
     """One message of the conversation.
 
     Clients send answers back as they got them, so what a provider put beside the text stays there.
+    Where pictures or sound stand among its parts, `content` is the text of the others.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[str | None, BeforeValidator(_joined)] = None
+    content: str | None = None
+    parts: tuple[Part, ...] | None = Field(default=None, alias=PARTS, exclude=True)
     name: str | None = None
     tool_calls: tuple[Json, ...] | None = None
     tool_call_id: str | None = None
@@ -100,14 +90,25 @@ class ChatMessage(BaseModel):
     audio: None = None
     function_call: None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _taken_apart(cls, given: Any) -> Any:
+        return taken_apart(given)
+
     @model_validator(mode="after")
     def _says_something(self) -> ChatMessage:
         if self.content is None and not self.tool_calls and not (self.model_extra or {}):
             raise ValueError("a message has content or tool_calls")
         return self
 
+    def said(self) -> str | list[Json] | None:
+        """Its content as it was sent."""
+        if self.parts is None:
+            return self.content
+        return [part.model_dump(mode="json", exclude_unset=True) for part in self.parts]
+
     def size(self) -> int:
-        """Bytes that a model reads."""
+        """Bytes that a model reads as text."""
         size = len((self.content or "").encode())
         for more in (self.tool_calls, self.model_extra):
             size += len(orjson.dumps(more)) if more else 0
@@ -162,6 +163,9 @@ class ChatRequest(BaseModel):
     def parameters(self) -> Json:
         """What a provider is asked, without model, streaming and what was not set."""
         found = self.model_dump(mode="json", exclude=_NOT_ASKED, exclude_none=True)
+        for message, dumped in zip(self.messages, found["messages"], strict=True):
+            if message.parts is not None:
+                dumped["content"] = message.said()
         if limit := self.limit:
             found["max_tokens"] = limit
         if self.n > 1:
@@ -186,8 +190,12 @@ class ChatRequest(BaseModel):
         found = (form.get("json_schema") or {}).get("schema")
         return found if form.get("type") == "json_schema" and isinstance(found, dict) else None
 
+    def media(self) -> Media:
+        """Pictures and sound in it."""
+        return media_of(self.messages)
+
     def prompt_bytes(self) -> int:
-        """Bytes of all that a model reads, with what a chat template adds."""
+        """Bytes of all text that a model reads, with what a chat template adds."""
         size = 0
         for message in self.messages:
             size += _TEMPLATE_BYTES + message.size()
@@ -271,7 +279,7 @@ def parse(form: type[_Form], body: bytes) -> _Form:
         return form.model_validate_json(body)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "body"
+        where = ".".join(str(part) for part in first["loc"]).replace(PARTS, "content") or "body"
         raise InvalidError(where, first["msg"]) from error
 
 

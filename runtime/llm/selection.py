@@ -7,10 +7,11 @@ model asked for stand those behind it in the models file, then those before it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from seedbed.crds.errors import InvalidError
 from seedbed.runtime.llm.call import Attempt
+from seedbed.runtime.llm.media import Sense
 from seedbed.runtime.llm.models import Capability, ModelEntry, ModelFacts
 from seedbed.runtime.llm.providers import ChatRequest, EmbeddingRequest
 
@@ -32,12 +33,18 @@ class Need:
         tokens: of prompt and answer, as far as they can be told before.
         fields: of the request that a provider has to know; not every kind does.
         chats: whether a chat is to be answered.
+        at: the parts of messages that need something, by what they need.
     """
 
     able: frozenset[Capability]
     tokens: int
     fields: frozenset[str] = frozenset()
     chats: bool = True
+    at: Mapping[Sense, str] = field(default_factory=dict)
+
+    def field_of(self, name: Capability) -> str:
+        """Where the request asks for it."""
+        return self.at[name] if name in ("vision", "audio") else _FIELD[name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +65,10 @@ def need_of(request: ChatRequest | EmbeddingRequest) -> Need:
         "structured": form in ("json_schema", "json_object"),
         "tools": request.tools is not None,
     }
-    tokens = request.prompt_bytes() // _BYTES_A_TOKEN + (request.limit or 0)
-    able = frozenset(name for name, is_wanted in wanted.items() if is_wanted)
-    return Need(able, tokens, request.uncommon)
+    media = request.media()
+    tokens = request.prompt_bytes() // _BYTES_A_TOKEN + media.usual_tokens() + (request.limit or 0)
+    able = frozenset(name for name, is_wanted in wanted.items() if is_wanted) | media.at.keys()
+    return Need(able, tokens, request.uncommon, at=media.at)
 
 
 def lacks(facts: ModelFacts, need: Need) -> str:
@@ -100,9 +108,9 @@ def choose(
     if missing[asked] == "too_short":
         # How long the prompt is, only the model itself knows for certain: it may say so.
         return Choice((asked,))
-    lacking = [_FIELD[name] for name in sorted(need.able - facts[asked].able)]
-    field = next(iter(lacking or sorted(need.fields) or ["model"]))
-    raise InvalidError(field, f"no model that may answer for {asked!r} can do this")
+    lacking = [need.field_of(name) for name in sorted(need.able - facts[asked].able)]
+    named = next(iter(lacking or sorted(need.fields) or ["model"]))
+    raise InvalidError(named, f"no model that may answer for {asked!r} can do this")
 
 
 def _before(name: str, first: str, order: Mapping[str, str]) -> bool:

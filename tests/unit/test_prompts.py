@@ -15,7 +15,7 @@ from seedbed.runtime.llm.models import ModelEntry
 from seedbed.runtime.llm.prices import Price, known
 from seedbed.runtime.llm.prompts.compress import Vectors, compressed, likeness
 from seedbed.runtime.llm.prompts.duplicates import without_duplicates
-from seedbed.runtime.llm.prompts.miner import SEEN, Miner
+from seedbed.runtime.llm.prompts.miner import LONGEST, PARAGRAPHS, SEEN, Miner
 from seedbed.runtime.llm.prompts.prefix import constant_first, sorted_tools
 from seedbed.runtime.llm.prompts.settings import Compression
 from seedbed.runtime.llm.providers import ChatMessage, Json
@@ -79,6 +79,25 @@ def test_long_paragraphs_that_are_always_the_same_do_not_hide_what_is_asked() ->
         *_, asked = miner.read([long, f"{begin} item {number}"])
     assert miner.is_constant(long)
     assert asked.prefix >= 12
+
+
+@pytest.mark.req("COG-5.4.1")
+def test_of_a_prompt_of_any_size_only_so_much_is_read() -> None:
+    """Others wait for a match: words, paragraphs and characters are bounded, and so is each word."""
+    chance = random.Random(5)
+    miner = Miner()
+    known = [sentence(chance, 20) for _ in range(10)]
+    for _ in range(SEEN + 2):
+        miner.read([*known, sentence(chance, 3 * LONGEST)])
+    before = len(miner._young)
+    found = miner.read([*known, sentence(chance, 50 * LONGEST), *["a b c d"] * 5 * PARAGRAPHS])
+    assert len(found) == 11 + 5 * PARAGRAPHS
+    assert sum(match.words for match in found) <= LONGEST + 10 * 20 + PARAGRAPHS * 4
+    assert len(miner._young) - before <= LONGEST
+    assert all(match.constant == match.words for match in found[:10]), "what is known is known"
+    assert not any(match.words for match in found[PARAGRAPHS:])
+    # A word that a pattern of regular expressions would try in a million ways.
+    assert miner.read(["x" * 20_000 + "1" + "y" * 20_000])[0].words == 1
 
 
 @pytest.mark.req("COG-5.4.1")

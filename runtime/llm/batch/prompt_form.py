@@ -24,7 +24,7 @@ def as_prompt(request: ChatRequest, form: PromptForm) -> str | None:
         return None
     for message in request.messages:
         plain = message.content is not None and not message.tool_calls and message.role != "tool"
-        if not plain or message.model_extra or _MARK in (message.content or ""):
+        if not plain or message.parts or message.model_extra or _MARK in (message.content or ""):
             return None
     if form == "plain":
         return _plain(request.messages)

@@ -76,7 +76,7 @@ def messages_of(messages: Sequence[ChatMessage]) -> list[list[Any]]:
         answers = message.tool_call_id
         place = None if answers is None else places.setdefault(answers, len(places))
         extra = message.model_extra or None
-        found.append([message.role, message.content, message.name, calls, place, extra])
+        found.append([message.role, message.said(), message.name, calls, place, extra])
     return found
 
 

@@ -3,6 +3,9 @@
 A request that asks for variety (a temperature above 0 and no seed) gets a fresh answer each time,
 unless the settings say otherwise. One that sets no temperature leaves it open, and is cached.
 
+Pictures and sound count by their content, so only an equal request gets the same answer; one that names
+a picture by its address is not cached, because what stands there may change.
+
 An answer is kept where the model said all it wanted to say: what was cut off, filtered, refused, empty
 or misses the request's JSON schema is not.
 """
@@ -10,7 +13,7 @@ or misses the request's JSON schema is not.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from seedbed.crds.errors import InvalidError
@@ -70,9 +73,12 @@ def wish_of(call: Call, settings: CacheSettings) -> Wish:
         known = ", ".join(each for each in _DIRECTIVES if each)
         raise InvalidError(HEADER, f"expected one of {known}")
     request = call.request
-    if isinstance(request, ChatRequest) and _varies(request, settings):
+    if not isinstance(request, ChatRequest):
+        return _WISHES[directive]
+    media = request.media()
+    if _varies(request, settings) or media.elsewhere:
         return _WISHES["bypass"]
-    return _WISHES[directive]
+    return replace(_WISHES[directive], similar=False) if media else _WISHES[directive]
 
 
 def tags_of(text: str) -> tuple[str, ...]:

@@ -67,7 +67,8 @@ async def compressed(
         body, gap, tail = content.rstrip().rpartition("\n\n")
         if at < len(messages) - 1:
             body, gap, tail = content, "", ""
-        short = len(body.encode()) < settings.from_bytes or message.role not in ("user", "tool")
+        words = message.role in ("user", "tool") and message.parts is None
+        short = len(body.encode()) < settings.from_bytes or not words
         sentences = [] if short else [s for s in _SENTENCE.split(body) if s.strip()]
         if not 3 <= len(sentences) <= _MOST_SENTENCES:  # noqa: PLR2004 - fewer have nothing to leave out
             found.append(message)

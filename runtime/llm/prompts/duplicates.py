@@ -42,7 +42,8 @@ def without_duplicates(messages: Sequence[ChatMessage], least: int) -> Thinned:
         blocks = _PARAGRAPHS.split(content)
         keys = [_key(block) for block in blocks[::2]]
         is_last = at == len(messages) - 1
-        if message.role in _CHANGED and not (is_last and _all_seen(keys, seen)):
+        words = message.role in _CHANGED and message.parts is None
+        if words and not (is_last and _all_seen(keys, seen)):
             thinned = _replaced(blocks, keys, seen, least)
             if (less := len(content.encode()) - len(thinned.encode())) > 0:
                 saved += less

@@ -2,7 +2,9 @@
 
 A run of words that came in several texts is constant; what stands between such runs is a slot. Texts
 whose constant runs are mostly the same belong to one pattern. Both are told by hashes of overlapping
-runs, so that a slot may have any length and a text is read once: about one microsecond a word.
+runs, so that a slot may have any length and a text is read once: about one microsecond a word. How much
+of a prompt is read is bounded, in words, in characters and in paragraphs, because everybody else waits
+for it: a prompt of any length takes about a millisecond.
 
 Texts are paragraphs: so passages that a prompt brings along are told from what is asked of them.
 Numbers, ids and quoted values are slots from the first text on. Memory is bounded: runs and patterns
@@ -26,8 +28,12 @@ RUN = 4
 """Words of a run."""
 SEEN = 3
 """Texts that a run came in, before it is constant."""
-LONGEST = 2048
+LONGEST = 1024
 """Words of a prompt that are read, without paragraphs that were the same before."""
+PARAGRAPHS = 256
+"""Paragraphs of a prompt that are looked at."""
+_CHARACTERS = 16
+"""Characters that a word has at most: of one text no more are taken apart than so many words have."""
 _TEXTS = 20_000
 """Paragraphs that are remembered by what they say."""
 _SKETCH = 24
@@ -37,6 +43,8 @@ _SLOT = re.compile(
     r"^(?:[\"'`(\[{<]*)(?:[#$]?-?\d[\d.,:/%_-]*[a-zA-Z]{0,3}|[0-9a-fA-F-]{8,}|\S*@\S+|https?://\S+"
     r"|\S*\d\S*\d\S*)(?:[\"'`)\]}>.,;:!?]*)$"
 )
+_LONG = 64
+"""Characters of a word from which on it is a value, whatever it is made of."""
 _SHOWN = 2000
 
 
@@ -77,6 +85,9 @@ class Match:
     words: int
 
 
+_UNREAD = Match(None, 0, 0, 0)
+
+
 @dataclass(slots=True)
 class Miner:
     """The patterns of one namespace.
@@ -100,14 +111,17 @@ class Miner:
         left = LONGEST
         found: list[Match] = []
         for text in texts:
+            if len(found) >= PARAGRAPHS:
+                found.append(_UNREAD)
+                continue
             name = hash(text)
             times = self._texts[name] = self._texts.pop(name, 0) + 1
             match = self._whole.get(name) if times > SEEN else None
             if match is None:
-                match = self.learn(text, left)
+                match = self.learn(text, left) if left else _UNREAD
                 left -= min(left, match.words)
                 if times > SEEN:
-                    words = len(text.split())
+                    words = _count(text)
                     match = self._whole[name] = Match(match.pattern, words, words, words)
             elif match.pattern is not None:
                 match.pattern.count += 1
@@ -126,7 +140,7 @@ class Miner:
             text: a paragraph.
             longest: words of it that are read.
         """
-        words = text.split(None, longest)[:longest]
+        words = text[: longest * _CHARACTERS].split(None, longest)[:longest]
         masked = _masked(words)
         runs = _runs(masked)
         known = self._counted(runs)
@@ -191,7 +205,10 @@ class Miner:
 
 
 def _masked(words: list[str]) -> list[str]:
-    return ["\0" if not word.isalpha() and _SLOT.match(word) else word for word in words]
+    return [
+        "\0" if len(word) > _LONG or (not word.isalpha() and _SLOT.match(word)) else word
+        for word in words
+    ]
 
 
 def _runs(words: list[str]) -> list[int]:
@@ -203,12 +220,18 @@ def _runs(words: list[str]) -> list[int]:
 
 def _covered(known: list[bool], masked: list[str]) -> list[bool]:
     """Which words stand in a run that is known, and are no slots themselves."""
-    same = [False] * len(masked)
-    for at, is_known in enumerate(known):
-        if is_known:
-            for place in range(at, min(at + RUN, len(masked))):
-                same[place] = masked[place] != "\0"
+    same: list[bool] = []
+    end = 0
+    for at, word in enumerate(masked):
+        if at < len(known) and known[at]:
+            end = at + RUN
+        same.append(at < end and word != "\0")
     return same
+
+
+def _count(text: str) -> int:
+    """The words of a text, at least: it is the same each time, so nobody takes it apart."""
+    return text.count(" ") + text.count("\n") + text.count("\t") + 1
 
 
 def _shown(words: list[str], same: list[bool]) -> str:

@@ -16,9 +16,9 @@ from seedbed.runtime.llm.providers import ChatMessage, Json
 _GAP = re.compile(r"\n[ \t]*\n\s*")
 
 
-def paragraphs(content: str) -> list[str]:
-    """The parts of a text with empty lines between them."""
-    return _GAP.split(content)
+def paragraphs(content: str, most: int = 0) -> list[str]:
+    """The parts of a text with empty lines between them; where there are more, the last has the rest."""
+    return _GAP.split(content, most)
 
 
 def sorted_tools(tools: tuple[Json, ...]) -> tuple[Json, ...]:
@@ -39,7 +39,7 @@ def constant_first(
     for at in firsts.values():
         content = found[at].content or ""
         moved = _moved(content, is_constant)
-        if moved != content:
+        if moved != content and found[at].parts is None:
             found[at] = found[at].model_copy(update={"content": moved})
     return tuple(found)
 

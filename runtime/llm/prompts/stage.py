@@ -17,7 +17,7 @@ from seedbed.runtime.llm.call import Call, Reply, Rest
 from seedbed.runtime.llm.metrics import ModelMetrics
 from seedbed.runtime.llm.prompts.compress import Embeds, compressed
 from seedbed.runtime.llm.prompts.duplicates import without_duplicates
-from seedbed.runtime.llm.prompts.miner import Match, Miner
+from seedbed.runtime.llm.prompts.miner import PARAGRAPHS, Match, Miner
 from seedbed.runtime.llm.prompts.prefix import constant_first, paragraphs, sorted_tools
 from seedbed.runtime.llm.prompts.settings import Prompts
 from seedbed.runtime.llm.providers import ChatMessage, ChatRequest
@@ -28,6 +28,8 @@ _NAMESPACES = 64
 _WARM = 200
 """Prompts of a namespace that are all learnt from; of later ones, one in `_OF`."""
 _OF = 20
+_MOST = 256 * 1024
+"""Characters of a request that are looked at: others wait meanwhile."""
 Messages = tuple[ChatMessage, ...]
 _READ = ("system", "developer", "user")
 
@@ -86,12 +88,11 @@ class PromptStage:
         settings, messages = self._settings, asked.messages
         changed: dict[str, Any] = {}
         saved = 0
-        if settings.duplicates:
-            least = settings.duplicates_from_bytes
-            if sum(len(message.content or "") for message in messages) >= 2 * least:
-                thinned = without_duplicates(messages, least)
-                messages, saved = thinned.messages, thinned.saved
-                self._metrics.prompt_saved.labels("duplicate").inc(saved)
+        least = settings.duplicates_from_bytes
+        if settings.duplicates and 2 * least <= _length(messages) <= _MOST:
+            thinned = without_duplicates(messages, least)
+            messages, saved = thinned.messages, thinned.saved
+            self._metrics.prompt_saved.labels("duplicate").inc(saved)
         if settings.compression is not None and self._embedder is not None:
             less = await compressed(messages, settings.compression, self._embedder)
             messages = less.messages
@@ -119,14 +120,9 @@ class PromptStage:
             return messages
         began = time.perf_counter()
         miner = self._miner(namespace)
-        texts = [
-            paragraph
-            for message in messages
-            if message.role in _READ
-            for paragraph in paragraphs(message.content or "")
-        ]
+        texts = _texts(messages)
         matches = list(zip(texts, miner.read(texts), strict=True))
-        if self._settings.prefix == "blocks":
+        if self._settings.prefix == "blocks" and _length(messages) <= _MOST:
             messages = constant_first(messages, miner.is_constant)
         self._metrics.prompt_seconds.observe(time.perf_counter() - began)
         self._metrics.prompt_patterns.labels(namespace).set(len(miner.patterns))
@@ -143,6 +139,22 @@ class PromptStage:
             oldest, _ = self._miners.popitem(last=False)
             self._seen.pop(oldest, None)
         return miner
+
+
+def _length(messages: Messages) -> int:
+    return sum(len(message.content or "") for message in messages)
+
+
+def _texts(messages: Messages) -> list[str]:
+    """The paragraphs that are learnt from."""
+    found: list[str] = []
+    left = _MOST
+    for message in messages:
+        if message.role in _READ and left:
+            text = (message.content or "")[:left]
+            left -= len(text)
+            found += paragraphs(text, PARAGRAPHS)
+    return found[:PARAGRAPHS]
 
 
 def _asked(matches: Sequence[tuple[str, Match]]) -> str:

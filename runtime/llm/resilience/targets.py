@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -89,7 +90,16 @@ class Target:
 
     def worst_prompt(self, request: ChatRequest | EmbeddingRequest) -> int:
         """Tokens that the prompt has at most."""
-        return -(-request.prompt_bytes() // self.entry.bytes_per_token)
+        text = -(-request.prompt_bytes() // self.entry.bytes_per_token)
+        if isinstance(request, EmbeddingRequest):
+            return text
+        return text + request.media().images * self.facts.image_tokens + self.worst_audio(request)
+
+    def worst_audio(self, request: ChatRequest | EmbeddingRequest) -> int:
+        """Tokens of the prompt that are sound, at most."""
+        if isinstance(request, EmbeddingRequest):
+            return 0
+        return math.ceil(request.media().seconds * self.entry.audio_tokens_per_second)
 
     def worst_answer(self, request: ChatRequest | EmbeddingRequest) -> int:
         """Tokens that the answer has at most: such a limit goes along with the request."""
@@ -102,7 +112,8 @@ class Target:
         price = self.facts.price
         if price is None:
             return None
-        return price.worst(self.worst_prompt(request), self.worst_answer(request))
+        prompt, answer = self.worst_prompt(request), self.worst_answer(request)
+        return price.worst(prompt, answer, self.worst_audio(request))
 
     async def ask(self, call: Call, *, patience: float) -> Reply:
         """Ask until there is an answer or no hope.
@@ -163,8 +174,10 @@ class Target:
 
     def _expected(self, request: ChatRequest | EmbeddingRequest) -> int:
         """Tokens that count against the quota until it is known how many they are."""
-        answer = 0 if isinstance(request, EmbeddingRequest) else request.n * (request.limit or 0)
-        return request.prompt_bytes() // 4 + answer
+        text = request.prompt_bytes() // 4
+        if isinstance(request, EmbeddingRequest):
+            return text
+        return text + request.media().usual_tokens() + request.n * (request.limit or 0)
 
     async def _once(self, call: Call, held: Pass) -> Reply:
         """One attempt; the breaker is told of every way in which it can end."""
@@ -177,7 +190,7 @@ class Target:
                 elif call.request.stream:
                     return await self._streamed(call.request, run)
                 else:
-                    whole = await self.provider.complete(self._limited(call.request))
+                    whole = await self.provider.complete(self.limited(call.request))
         except TimeoutError:
             error = TooLateError(f"model {self.entry.name!r}: no answer within {left:.0f} s")
             run.failed(error, unknown=True)
@@ -193,7 +206,7 @@ class Target:
 
     async def _streamed(self, request: ChatRequest, run: _Run) -> Reply:
         """Begins a stream; it is an answer once its first chunk is there."""
-        source = self.provider.stream(self._limited(request))
+        source = self.provider.stream(self.limited(request))
         try:
             first = await anext(source, None)
         except BaseException:
@@ -203,7 +216,7 @@ class Target:
         run.call.closing.push_async_callback(run.close, chunks)
         return Reply(chunks=chunks)
 
-    def _limited(self, request: ChatRequest) -> ChatRequest:
+    def limited(self, request: ChatRequest) -> ChatRequest:
         """The request with the limit that its worst case is reckoned with, where it costs money."""
         if request.limit or self.facts.price == Price():
             return request
@@ -298,10 +311,11 @@ class _Run:
             answer = self._bytes or target.worst_answer(request)
         assert isinstance(prompt, int)
         price = target.facts.price or Price()
-        cached, kept = _cached(told, prompt)
-        nanos = price.of(prompt, answer, cached, kept)
+        cached, kept = cached_tokens(told, prompt)
+        audio = audio_tokens(told, min(prompt, target.worst_audio(request)))
+        nanos = price.of(prompt, answer, cached, kept, audio)
         if estimated:
-            nanos = price.worst(prompt, answer)
+            nanos = price.worst(prompt, answer, audio)
         self.call.spent.append(Spent(target.entry.name, prompt, answer, nanos, estimated, cached))
         self._count(prompt + answer)
 
@@ -310,11 +324,17 @@ class _Run:
         self._target.quota.correct(expected, tokens, self._clock.now())
 
 
-def _cached(usage: Json, prompt: int) -> tuple[int, int]:
+def cached_tokens(usage: Json, prompt: int) -> tuple[int, int]:
     """Tokens of a prompt that the provider had kept, and that it keeps now."""
     details = usage.get("prompt_tokens_details") or {}
     cached, kept = details.get("cached_tokens") or 0, usage.get("cache_creation_input_tokens") or 0
     return min(int(cached), prompt), min(int(kept), prompt)
+
+
+def audio_tokens(usage: Json, most: int) -> int:
+    """Tokens of a prompt that are sound: as many as may be, where the provider does not say."""
+    told = (usage.get("prompt_tokens_details") or {}).get("audio_tokens")
+    return min(told, most) if isinstance(told, int) else most
 
 
 class Targets:
