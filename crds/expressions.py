@@ -35,6 +35,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
+from msgspec import Struct, field
 
 from seedbed.crds.cel_runtime import EXTENSIONS, cel
 from seedbed.crds.errors import InvalidError, SeedbedError
@@ -97,8 +98,7 @@ _KNOWN_FUNCTIONS = _CEL_FUNCTIONS | frozenset(FUNCTIONS) | {"flag"}
 _FAILURES = (ValueError, TypeError, LookupError, RuntimeError, ArithmeticError)
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(Struct, frozen=True):
     """What an expression is evaluated on. Values are plain JSON.
 
     Attributes:
@@ -108,9 +108,9 @@ class Scope:
         flag: answers `flag(...)`; an error it raises comes out of `evaluate` unchanged.
     """
 
-    params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    steps: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-    run: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
+    steps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    run: Mapping[str, Any] = field(default_factory=dict)
     flag: Flag | None = None
     item: Any = None
     index: int = 0

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple, Protocol
 
+from msgspec import Struct
+
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.messages import partition_of
 
@@ -46,8 +48,7 @@ class Lane(NamedTuple):
     priority: Priority
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     """Something that happened.
 
     Attributes:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from seedbed.crds.errors import QueueFullError, UnavailableError
-from seedbed.runtime.bus.answering import Answer, Answering
+from seedbed.runtime.bus.answering import Answering
 from seedbed.runtime.bus.events import EventSettings
 from seedbed.runtime.bus.hearing import Listener, matches
 from seedbed.runtime.bus.memory_events import MEMORY_SETTINGS, MemoryEvents
@@ -212,6 +212,8 @@ class _Pull:
 class MemoryBus:
     """asyncio queues behind the Bus port."""
 
+    local = True
+
     def __init__(
         self, *, queue_limit: int = QUEUE_LIMIT, events: EventSettings = MEMORY_SETTINGS
     ) -> None:
@@ -265,18 +267,18 @@ class MemoryBus:
         if not servers:
             raise UnavailableError(f"nobody serves {address}")
         servers.rotate(-1)
-        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-
-        async def reply(answer: Answer) -> None:
-            if not answered.done():
-                answered.set_result(answer)
-
+        answer = servers[0].ask(payload)
+        # As `asyncio.timeout`, at a third of its price: each step's result comes this way.
+        alarm = asyncio.get_running_loop().call_later(wait, answer.cancel)
         try:
-            async with asyncio.timeout(wait):
-                await servers[0].take(payload, reply)
-                return (await answered).value()
-        except TimeoutError:
+            return await answer
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
             raise UnavailableError(f"{address} did not answer within {wait:g} s") from None
+        finally:
+            alarm.cancel()
 
     @asynccontextmanager
     async def serve(self, address: str, handler: Handler) -> AsyncIterator[None]:

@@ -102,6 +102,8 @@ class NatsBus:
         """Whether the connection stands now; for readiness."""
         return self._work.connected.is_set()
 
+    local = False
+
     @property
     def events(self) -> NatsEvents:
         """See the port."""

@@ -14,7 +14,11 @@ from typing import Protocol
 from seedbed.runtime.bus.events import EventLog
 
 Handler = Callable[[bytes], Awaitable[bytes]]
-"""Answers one request. A SeedbedError it raises reaches the requester as the same error."""
+"""Answers one request. A SeedbedError it raises reaches the requester as the same error.
+
+One that only hands the request on, and gives a future, costs a requester in the same process no task;
+the future is cancelled where the requester gives up.
+"""
 
 
 class Delivery(Protocol):
@@ -58,6 +62,10 @@ class Message:
 
 class Bus(Protocol):
     """Every method may raise UnavailableError when the server does not answer in time."""
+
+    @property
+    def local(self) -> bool:
+        """Whether all of it is in this process, so that to put and to publish waits for nothing."""
 
     @property
     def events(self) -> EventLog:

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from msgspec import Struct
+
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
@@ -30,8 +32,7 @@ class RunRow:
     finished: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """One group of journal records of one run.
 
     Attributes:
@@ -44,8 +45,7 @@ class Entry:
     records: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(Struct, frozen=True):
     """What one group commit writes to one partition, all or nothing.
 
     Attributes:

@@ -41,6 +41,10 @@ _START = (
     " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (run) DO NOTHING"
 )
 _APPEND = "INSERT INTO journal (run, seq, records) VALUES (?, ?, ?)"
+_APPEND_ALONE = (
+    "INSERT INTO journal (run, seq, records) SELECT ?, ?, ?"
+    " WHERE EXISTS (SELECT 1 FROM partitions WHERE partition = ? AND token = ?)"
+)
 _SUMMARISE = "UPDATE runs SET summary = ?, finished = ? WHERE run = ?"
 _KEEP = "INSERT INTO large_values (digest, data) VALUES (?, ?) ON CONFLICT (digest) DO NOTHING"
 _USE = "INSERT INTO value_uses (run, digest) VALUES (?, ?) ON CONFLICT (run, digest) DO NOTHING"
@@ -74,6 +78,7 @@ class SqliteWriter:
         self._jobs: list[_Job] = []
         self._connection: sqlite3.Connection | None = None
         self._usual = math.inf
+        self._last = -1
         self._wait = STATEMENT_SECONDS
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -102,11 +107,14 @@ class SqliteWriter:
                 self._thread = None
 
     async def _write_waiting(self) -> None:
-        if self._usual < SWIFT_SECONDS:
-            # Those that are about to commit join, and then a thread is worth it.
+        swift = self._usual < SWIFT_SECONDS
+        if swift and self._jobs[0].partition != self._last:
+            # Those that are about to commit join, and then a thread is worth it. Who wrote last too
+            # is the only one.
             await asyncio.sleep(0)
         jobs, self._jobs = self._jobs[:MOST_AT_ONCE], self._jobs[MOST_AT_ONCE:]
-        if self._usual < SWIFT_SECONDS and len(jobs) == 1 and _is_small(jobs[0].commit):
+        self._last = jobs[0].partition if len(jobs) == 1 else -1
+        if swift and len(jobs) == 1 and _is_small(jobs[0].commit):
             # Where another process writes this is refused at once, and tried again in the thread.
             self._write(jobs, wait=0)
         else:
@@ -158,9 +166,9 @@ class SqliteWriter:
             job.done = True
 
     def _note(self, seconds: float) -> None:
-        """A small commit has taken so long."""
+        """A small commit has taken so long; one that takes very long counts as not much more."""
         known = seconds if self._usual == math.inf else self._usual
-        self._usual = known + (seconds - known) / _USUAL_OF
+        self._usual = known + (min(seconds, 2 * SWIFT_SECONDS) - known) / _USUAL_OF
 
     def _waiting_for(self, wait: int) -> sqlite3.Connection:
         """The connection, which waits for other processes for so many seconds."""
@@ -179,8 +187,10 @@ class SqliteWriter:
 
 def _transaction(connection: sqlite3.Connection, jobs: Sequence[_Job]) -> None:
     run = connection.execute
-    run("BEGIN IMMEDIATE")
     try:
+        if len(jobs) == 1 and _appended(connection, jobs[0]):
+            return
+        run("BEGIN IMMEDIATE")
         for job in jobs:
             if len(jobs) == 1:
                 _apply(connection, job)
@@ -194,12 +204,28 @@ def _transaction(connection: sqlite3.Connection, jobs: Sequence[_Job]) -> None:
             run("RELEASE one")
         run("COMMIT")
     except (SeedbedError, sqlite3.IntegrityError) as error:
-        run("ROLLBACK")
+        if connection.in_transaction:
+            run("ROLLBACK")
         jobs[0].error = _translated(error)
     except BaseException:
         if connection.in_transaction:
             run("ROLLBACK")
         raise
+
+
+def _appended(connection: sqlite3.Connection, job: _Job) -> bool:
+    """Write what most small commits are, one entry under a token that stands there, in one statement.
+
+    The statement is a transaction of its own; it writes nothing where the token is another one.
+    """
+    commit = job.commit
+    if len(commit.entries) != 1 or commit.runs or commit.summaries:
+        return False
+    if commit.values or commit.uses or commit.snapshots:
+        return False
+    entry = commit.entries[0]
+    row = (entry.run, entry.seq, entry.records, job.partition, job.token)
+    return connection.execute(_APPEND_ALONE, row).rowcount == 1
 
 
 def _apply(connection: sqlite3.Connection, job: _Job) -> None:

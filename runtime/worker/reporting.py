@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 from seedbed.crds.errors import InvalidError, NotFoundError, RetryableError, SeedbedError
 from seedbed.crds.messages import (
-    Report,
     Reported,
     StepResult,
     decode,
@@ -53,16 +52,12 @@ class Hands:
     Args:
         name: the worker's id, for the log.
         redeliver_after: seconds after which the bus gives an item to somebody else.
-        tasks: runs the reports.
     """
 
-    def __init__(
-        self, bus: Bus, name: str, redeliver_after: float, tasks: asyncio.TaskGroup
-    ) -> None:
+    def __init__(self, bus: Bus, name: str, redeliver_after: float) -> None:
         self._bus = bus
         self._name = name
         self._often = redeliver_after / 3
-        self._tasks = tasks
         self._held: dict[Delivery, float] = {}
         self._waiting: dict[int, list[_Done]] = {}
         self._unreported = 0
@@ -79,8 +74,17 @@ class Hands:
         """An item has come."""
         self._held[delivery] = time.monotonic()
 
-    def done(self, delivery: Delivery, result: StepResult) -> None:
-        """An item's step has ended: report it, then acknowledge."""
+    async def done(self, delivery: Delivery, result: StepResult, *, alone: bool = True) -> None:
+        """An item's step has ended: report it, then acknowledge.
+
+        Where the partition has a report under way, whoever sent that reports this result next, and
+        nothing is waited for here.
+
+        Args:
+            delivery: the item.
+            result: what became of its step.
+            alone: whether no other step starts now; those that end at once go into one report.
+        """
         done = _Done(delivery, result, encode(result))
         self._unreported += 1
         self._bytes += len(done.encoded)
@@ -90,7 +94,7 @@ class Hands:
             waiting.append(done)
             return
         self._waiting[partition] = [done]
-        self._tasks.create_task(self._report_all(partition))
+        await self._report_all(partition, alone=alone)
 
     async def drop(self, delivery: Delivery) -> None:
         """An item is of no use to anybody."""
@@ -131,8 +135,10 @@ class Hands:
             with suppress(SeedbedError):
                 await delivery.give_back()
 
-    async def _report_all(self, partition: int) -> None:
+    async def _report_all(self, partition: int, *, alone: bool) -> None:
         try:
+            if not alone:
+                await asyncio.sleep(0)
             while waiting := self._waiting[partition]:
                 batch = _first(waiting)
                 self._waiting[partition] = waiting[len(batch) :]
@@ -213,5 +219,5 @@ def _first(waiting: list[_Done]) -> list[_Done]:
 
 def _message(batch: Sequence[_Done]) -> bytes:
     if len(batch) == 1:
-        return encode(Report(batch[0].result))
+        return b'{"op":"report","result":%b}' % batch[0].encoded
     return b'{"op":"report_many","results":[%b]}' % b",".join(done.encoded for done in batch)

@@ -5,7 +5,6 @@ The message may be lost: then a step goes on until its time limit, and its resul
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from contextlib import suppress
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.messages import StepTask, Unwanted, attempt_id, decode, unwanted_topic
 from seedbed.runtime.bus.port import Bus
+from seedbed.runtime.worker.limit import Limit
 
 KEPT_SECONDS = 60.0
 """How long an attempt is remembered: its item may wait in the queue for a while."""
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Lane:
-    """What one lane of a worker executes.
+    """What one lane of a worker executes, and for how long.
 
     Attributes:
         stopped: whether nobody wants the result of the task at hand.
@@ -33,23 +33,28 @@ class Lane:
     def __init__(self) -> None:
         self.stopped = False
         self._task: StepTask | None = None
-        self._limit: asyncio.Timeout | None = None
+        self._limit = Limit()
 
-    def begin(self, task: StepTask, limit: asyncio.Timeout) -> None:
-        """A task begins, under a time limit."""
-        self._task, self._limit, self.stopped = task, limit, False
+    def begin(self, task: StepTask, seconds: float) -> Limit:
+        """A task begins; it is executed in the context of the limit, which has so many seconds."""
+        self._task, self.stopped = task, False
+        return self._limit.within(seconds)
 
     def end(self) -> None:
         """It has ended."""
-        self._task = self._limit = None
+        self._task = None
 
     def stop(self, attempts: frozenset[str]) -> None:
         """End the task now where it is one of these attempts."""
-        if self._task is None or self._limit is None or self._limit.expired():
+        if self._task is None or self._limit.expired:
             return
         if _name(self._task) in attempts:
             self.stopped = True
-            self._limit.reschedule(asyncio.get_running_loop().time())
+            self._limit.expire()
+
+    def close(self) -> None:
+        """No further task comes."""
+        self._limit.close()
 
 
 class Hearing:

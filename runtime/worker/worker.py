@@ -14,7 +14,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, closing, suppress
 from typing import Any
 
 from seedbed.crds.errors import (
@@ -25,6 +25,7 @@ from seedbed.crds.errors import (
 )
 from seedbed.crds.failure import class_of
 from seedbed.crds.messages import (
+    PARTITIONS,
     StepError,
     StepResult,
     StepTask,
@@ -154,12 +155,12 @@ class Worker:
         lanes = _Lanes(self._concurrency)
         try:
             async with asyncio.TaskGroup() as tasks:
-                hands = Hands(self._bus, self.worker_id, REDELIVER_AFTER, tasks)
+                hands = Hands(self._bus, self.worker_id, REDELIVER_AFTER)
                 try:
                     pulling = tasks.create_task(self._pull_all(pull, lanes, hands))
                     working = [
                         tasks.create_task(self._work(lanes, hands))
-                        for _ in range(self._concurrency)
+                        for _ in range(self._concurrency + PARTITIONS)
                     ]
                     working.append(tasks.create_task(hands.keep()))
                     working.append(tasks.create_task(self._unwanted.listen()))
@@ -179,8 +180,10 @@ class Worker:
     async def _pull_all(self, pull: Pull, lanes: _Lanes, hands: Hands) -> None:
         """Pull what the free lanes can start, for ever."""
         while True:
-            await hands.until_not_full()
-            await lanes.until_free()
+            if hands.full:
+                await hands.until_not_full()
+            if lanes.free <= 0:
+                await lanes.until_free()
             try:
                 found = await pull.many(PULL_WAIT, lanes.free)
             except UnavailableError as error:
@@ -207,16 +210,19 @@ class Worker:
             return None
 
     async def _work(self, lanes: _Lanes, hands: Hands) -> None:
-        """One lane: execute one step after the other, for ever."""
-        lane = self._unwanted.lane()
-        while True:
-            delivery, task = await lanes.next()
-            result = await self.execute(task, lane)
-            lanes.end()
-            if lane.stopped:
-                await hands.drop(delivery)
-            else:
-                hands.done(delivery, result)
+        """One lane: execute one step after the other, for ever.
+
+        Its step has ended when it reports, so there are as many lanes more as reports under way.
+        """
+        with closing(self._unwanted.lane()) as lane:
+            while True:
+                delivery, task = await lanes.next()
+                result = await self.execute(task, lane)
+                lanes.end()
+                if lane.stopped:
+                    await hands.drop(delivery)
+                else:
+                    await hands.done(delivery, result, alone=lanes.empty)
 
     async def _answer(self, payload: bytes) -> bytes:
         """Execute one task for somebody who waits for it: no engine, no queue, no other attempt."""
@@ -231,12 +237,13 @@ class Worker:
             task: the attempt.
             lane: what can stop it before its time is over.
         """
+        if lane is None:
+            with closing(Lane()) as own:
+                return await self.execute(task, own)
         started, clock = time.time(), time.monotonic()
         output, error = None, None
         try:
-            async with asyncio.timeout(_time_left(task, started)) as limit:
-                if lane is not None:
-                    lane.begin(task, limit)
+            with lane.begin(task, _time_left(task, started)):
                 output = await self._run(task)
         except TimeoutError:
             error = StepError("timeout", f"not done within {task.timeout:g} s")
@@ -251,8 +258,7 @@ class Worker:
             message = f"{name} in the worker, see its log"
             error = StepError("internal", message, category=class_of("internal", name))
         finally:
-            if lane is not None:
-                lane.end()
+            lane.end()
         finished = started + (time.monotonic() - clock)
         return StepResult(
             task.run, task.key, task.attempt, self.worker_id, output, error, started, finished
@@ -315,6 +321,11 @@ class _Lanes:
         self._idle: list[asyncio.Future[None]] = []
         self._waking = False
         self._freed = asyncio.Event()
+
+    @property
+    def empty(self) -> bool:
+        """Whether no step waits to start."""
+        return not self._waiting
 
     def put(self, delivery: Delivery, task: StepTask) -> None:
         """Start a step in a free lane."""

@@ -1,7 +1,8 @@
 """Handing steps to workers: only what is journalled, again where it may be lost, never for containers.
 
 One task puts what has been scheduled into the work queues, many items at once, while the partition goes
-on deciding. What ends before it was put is left out.
+on deciding. What ends before it was put is left out. On a bus in this process nothing is to be waited
+for, and the partition puts the items itself.
 """
 
 from __future__ import annotations
@@ -103,6 +104,15 @@ class Dispatch:
                 await self._changed.wait()
             if self._unwanted:
                 await self._tell_unwanted()
+            await self._put_waiting()
+
+    async def put_on_local(self) -> None:
+        """Put what is scheduled now, where that takes no time."""
+        if self._bus.local:
+            await self._put_waiting()
+
+    async def _put_waiting(self) -> None:
+        while self._waiting:
             puts = [self._waiting.popleft() for _ in range(min(MOST_AT_ONCE, len(self._waiting)))]
             by_queue: dict[str, list[_Put]] = {}
             for put in puts:
@@ -113,7 +123,8 @@ class Dispatch:
                     by_queue.setdefault(queue, []).append(put)
             for queue, some in by_queue.items():
                 await self._put_all(queue, some)
-            await asyncio.sleep(0)
+            if self._waiting:
+                await asyncio.sleep(0)
 
     async def _tell_unwanted(self) -> None:
         told, self._unwanted = self._unwanted, defaultdict(list)
@@ -126,7 +137,8 @@ class Dispatch:
     def _put(self, run: LiveRun, unit: Unit, now: float) -> None:
         run.handed[unit.key] = (unit.attempt, now)
         self._waiting.append((run, unit, unit.attempt))
-        self._changed.set()
+        if not self._bus.local:
+            self._changed.set()
 
     async def _put_all(self, queue: str, puts: Iterable[_Put]) -> None:
         items = []

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, nullcontext, suppress
 from functools import partial
 
@@ -195,16 +195,19 @@ class Engine:
             partition.number, lambda: partition.live, self._earlier, partial(self._tell, partition)
         )
 
-        async def answer(payload: bytes) -> bytes:
+        def answer(payload: bytes) -> Awaitable[bytes]:
             request = decode_request(payload)
+            if isinstance(request, Submit | TakeCheckpoint):
+                return prepared(request)
+            return partition.ask(request)
+
+        async def prepared(request: Submit | TakeCheckpoint) -> bytes:
             if isinstance(request, Submit):
                 ready = await self._foresight.ready(await self._sources.ready(request))
                 return await partition.ask(await self._origins.begin(ready, time.time()))
-            if isinstance(request, TakeCheckpoint):
-                if checkpointer is None:
-                    raise InvalidError("checkpoint", "this engine keeps none")
-                return await checkpointer.take(request.run)
-            return await partition.ask(request)
+            if checkpointer is None:
+                raise InvalidError("checkpoint", "this engine keeps none")
+            return await checkpointer.take(request.run)
 
         try:
             async with self._bus.serve(address, answer), checkpointing, forecaster.running():

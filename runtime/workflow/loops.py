@@ -7,7 +7,7 @@ does the leaves, however often that is tried.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from seedbed.crds.base import seconds
 from seedbed.crds.errors import InvalidError

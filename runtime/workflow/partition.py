@@ -131,7 +131,7 @@ class Partition:
         """The runs under way, to look at."""
         return {name: run.state for name, run in self._runs.items()}
 
-    async def ask(self, request: Asked) -> bytes:
+    def ask(self, request: Asked) -> asyncio.Future[bytes]:
         """Have a request done; the answer comes when its effect is durable.
 
         Raises:
@@ -142,7 +142,7 @@ class Partition:
         waiting = _Ask(request, asyncio.get_running_loop().create_future())
         self._asked.append(waiting)
         self._wake.set()
-        return await waiting.answer
+        return waiting.answer
 
     async def run(self) -> None:
         """Own the partition until cancelled.
@@ -185,6 +185,7 @@ class Partition:
             self._left.add(row.run)
             return
         self._runs[row.run] = LiveRun(state, seq)
+        self._count.set(len(self._runs))
         self._world.shedding.resumed(state)
         self._look_at(row.run)
 
@@ -217,7 +218,8 @@ class Partition:
         self._wake.clear()
         self._answering, self._asked = self._asked, []
         now = time.time()
-        self._stored_runs = await self._look_up()
+        new = self._new_runs()
+        self._stored_runs = await self._look_up(new) if new else {}
         for each in self._answering:
             each.known = await self._take(each.request, now)
         touched = self._advance(now)
@@ -226,6 +228,7 @@ class Partition:
         summaries = {name: summarise(run.state) for name, run in told.items()}
         written = await self._journal.append(touched, summaries)
         self._act(changed, now)
+        await self._dispatch.put_on_local()
         for each in self._answering:
             each.settle(self._answer(each))
         self._answering = []
@@ -237,10 +240,10 @@ class Partition:
                 await self._bus.publish(summaries_topic(self.number), encode(summary))
         for name in [name for name, run in changed.items() if run.state.finished]:
             self._forget(name)
-        self._count.set(len(self._runs))
 
     def _forget(self, name: str) -> None:
         del self._runs[name]
+        self._count.set(len(self._runs))
         self._world.shares.leave(name)
         self._world.shedding.leave(name)
         self._reminders.forget(name)
@@ -329,16 +332,14 @@ class Partition:
         ended = tuple(name for name, answer in late.items() if answer == _ended(name))
         return encode(Reported(tuple(again), ended))
 
-    async def _look_up(self) -> Mapping[str, RunRow] | SeedbedError:
+    def _new_runs(self) -> set[str]:
+        """Runs that shall begin and are not here."""
+        asked = (each.request for each in self._answering)
+        starts = [one.request.run for one in asked if isinstance(one, Start | Submit)]
+        return set(starts) - self._runs.keys()
+
+    async def _look_up(self, new: set[str]) -> Mapping[str, RunRow] | SeedbedError:
         """Those of the runs that shall begin which the store knows: they began before."""
-        wanted = {
-            each.request.request.run
-            for each in self._answering
-            if isinstance(each.request, Start | Submit)
-        }
-        new = wanted - self._runs.keys()
-        if not new:
-            return {}
         try:
             return {row.run: row for row in await self._store.named(sorted(new))}
         except SeedbedError as error:
@@ -364,6 +365,7 @@ class Partition:
             )
         except SeedbedError as error:
             return error
+        self._count.set(len(self._runs))
         self._dirty.add(request.run)
         return None
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from seedbed.crds.base import Reference
 from seedbed.crds.sub_workflow import WorkflowCall

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from msgspec.structs import fields
 
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.messages import StepError, StepKey

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, deque
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from seedbed.crds.base import seconds
 from seedbed.crds.expressions import Scope
@@ -165,10 +166,10 @@ class RunState:
         """Take a record in."""
         self.revision += 1
         match record:
-            case StepSucceeded(key, output=output):
-                self._end(self.unit(key), "Succeeded", output=output)
-            case StepScheduled(key):
-                self._schedule(self.unit(key), record)
+            case StepSucceeded():
+                self._end(self.unit(record.key), "Succeeded", output=record.output)
+            case StepScheduled():
+                self._schedule(self.unit(record.key), record)
             case StepFailed(key):
                 self._fail(self.unit(key), record)
             case StepSkipped(key, _, reason):

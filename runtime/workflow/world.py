@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import orjson
+from msgspec import Struct
 from pydantic import ValidationError
 
 from seedbed.crds.agent import AgentSpec
@@ -44,8 +46,7 @@ Hands = Counter[tuple[str, str]]
 """Steps handed to a Pool and not ended, by namespace and Pool."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where a step can run now. `pool` is empty for a container step.
 
     Attributes:
@@ -80,6 +81,12 @@ class Blocked:
     def absent(self) -> bool:
         """Whether something does not exist or is suspended; a budget that is used up is there."""
         return self.missing and self.reason != "BudgetExceeded"
+
+
+@lru_cache(maxsize=4096)
+def _program_of_call(entry: str) -> dict[str, Any]:
+    """The same object for all steps that call it, so that it is journalled and sent as one."""
+    return {"entry": entry}
 
 
 class World:
@@ -138,7 +145,7 @@ class World:
             return Place("", container, timeout)
         if step.call is not None:
             pool = (step.pool or spec.pool).name
-            return self._in_pool(namespace, pool, {"entry": step.call.entry}, timeout)
+            return self._in_pool(namespace, pool, _program_of_call(step.call.entry), timeout)
         if step.goal is not None:
             pool = (step.pool or spec.pool).name
             goal = step.goal.model_dump(mode="json", by_alias=True, exclude={"text", "execute"})

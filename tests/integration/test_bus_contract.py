@@ -434,6 +434,36 @@ def test_requests_are_answered_side_by_side(opened: Open) -> None:
     run_async(body())
 
 
+def test_a_handler_may_hand_on_and_give_a_future(opened: Open) -> None:
+    async def body() -> None:
+        asked: dict[bytes, asyncio.Future[bytes]] = {}
+
+        def handler(payload: bytes) -> asyncio.Future[bytes]:
+            if payload == b"bad":
+                raise NotFoundError("run", "r-1")
+            asked[payload] = asyncio.get_running_loop().create_future()
+            loop = asyncio.get_running_loop()
+            if payload == b"late":
+                error = ConflictError("run r-1 has ended")
+                loop.call_later(0.01, asked[payload].set_exception, error)
+            elif payload == b"good":
+                loop.call_later(0.01, asked[payload].set_result, b"done")
+            return asked[payload]
+
+        async with opened() as bus, bus.serve("engine.4", handler):
+            assert await bus.request("engine.4", b"good") == b"done"
+            with pytest.raises(NotFoundError):
+                await bus.request("engine.4", b"bad")
+            with pytest.raises(ConflictError, match="has ended"):
+                await bus.request("engine.4", b"late")
+            with pytest.raises(UnavailableError, match=r"engine\.4"):
+                await bus.request("engine.4", b"never", wait=0.1)
+            if not asked[b"never"].done():  # over a network nobody tells that one has given up
+                asked[b"never"].set_result(b"")
+
+    run_async(body())
+
+
 def test_a_request_that_was_taken_is_answered_when_serving_ends(opened: Open) -> None:
     async def body() -> None:
         taken, go = asyncio.Event(), asyncio.Event()

@@ -174,13 +174,15 @@ def _of_engine(draw: st.DrawFn, form: str) -> dict[str, Any]:
 def _guess(draw: st.DrawFn, steps: list[dict[str, Any]]) -> None:
     """Let branches start their steps early, now and then."""
     plain = {
-        step["name"]
+        step["name"]: str(step["call"])
         for step in steps
         if "call" in step and not step.keys() & {"when", "forEach", "repeat", "join"}
     }
     for step in steps:
+        # Who reads what the branch decides cannot start before it.
+        able_of = {name for name, call in plain.items() if f"steps.{step['name']}." not in call}
         for arm in ("then", "else"):
-            able = [name for name in step.get("branch", {}).get(arm, ()) if name in plain]
+            able = [name for name in step.get("branch", {}).get(arm, ()) if name in able_of]
             if draw(st.booleans()) and able:
                 step["branch"]["speculate"] = {"arm": arm, "confidence": 1}
                 for each in steps:

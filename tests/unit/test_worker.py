@@ -275,13 +275,14 @@ def test_results_collect_while_the_engine_is_busy_and_those_it_asks_for_are_sent
             place.bus.pull_work(queue, redeliver_after=0.2) as pull,
             asyncio.TaskGroup() as tasks,
         ):
-            hands = Hands(place.bus, "worker", 0.2, tasks)
+            hands = Hands(place.bus, "worker", 0.2)
             keeping = tasks.create_task(hands.keep())
             deliveries = await pull.many(1.0, 10)
             for delivery in deliveries:
                 hands.take(delivery)
             for name, delivery in zip(names, deliveries, strict=True):
-                hands.done(delivery, StepResult(RUN, StepKey(name), 1, "worker"))
+                result = StepResult(RUN, StepKey(name), 1, "worker")
+                tasks.create_task(hands.done(delivery, result))
                 await busy.wait()
             # Longer than the bus waits: what is in hand is kept.
             assert await pull.many(0.5, 10) == []
@@ -347,10 +348,11 @@ def test_an_engine_of_an_earlier_version_gets_one_result_at_a_time() -> None:
             place.bus.pull_work(queue) as pull,
             asyncio.TaskGroup() as tasks,
         ):
-            hands = Hands(place.bus, "worker", 30.0, tasks)
+            hands = Hands(place.bus, "worker", 30.0)
             for name, delivery in zip(("a", "b", "c"), await pull.many(1.0, 10), strict=True):
                 hands.take(delivery)
-                hands.done(delivery, StepResult(RUN, StepKey(name), 1, "worker"))
+                result = StepResult(RUN, StepKey(name), 1, "worker")
+                tasks.create_task(hands.done(delivery, result))
                 await busy.wait()
             go.set()
             await hands.until_empty()

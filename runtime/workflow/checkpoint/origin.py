@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 
+from msgspec import structs
+
 from seedbed.crds.checkpoint import ForkFrom
 from seedbed.crds.errors import InvalidError, NotFoundError, TerminalError
 from seedbed.crds.messages import RunRequest, Submit
@@ -70,7 +72,7 @@ class Origins:
             return replace(start, first=(RunStarted(now), end))
         told = RunForked(now, state.run, state.number, found.taken, len(found.again))
         # With the time at which this run took them over.
-        taken = (replace(record, at=now) for record in found.records)
+        taken = (structs.replace(record, at=now) for record in found.records)
         return replace(start, first=(RunStarted(now), told, *taken))
 
     async def _state(self, fork: ForkFrom, request: RunRequest) -> _State:

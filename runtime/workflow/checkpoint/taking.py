@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -59,7 +59,7 @@ class Runs(Protocol):
     def live(self) -> Mapping[str, RunState]:
         """The runs under way, to look at."""
 
-    async def ask(self, request: Capture | Note) -> bytes:
+    def ask(self, request: Capture | Note) -> Awaitable[bytes]:
         """Have a request done; see `Partition.ask`."""
 
 
