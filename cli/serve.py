@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from seedbed.operator.process import Options
     from seedbed.runtime.bus.nats import NatsBus
     from seedbed.runtime.coordination.etcd import EtcdCoordinator
+    from seedbed.runtime.seeds.group import Alone, Group
+    from seedbed.runtime.seeds.reporting import Pod
     from seedbed.runtime.store.sql import SqlStore
 
 START_SECONDS = 300.0
@@ -124,7 +126,35 @@ def worker() -> None:
 def seeds() -> None:
     """Serve the model of one SeedLayer and train its seeds."""
     needed = ("nats_url", "etcd_endpoint", "namespace", "seed_layer", "seed_checkpoints")
+    if os.environ.get("SEEDBED_SEED_GROUP") and "TORCHELASTIC_RUN_ID" not in os.environ:
+        raise typer.Exit(_group_of_seeds(*needed))
     _serve("seeds", _seeds, *needed, loop=fast_loop())
+
+
+def _group_of_seeds(*needed: str) -> int:
+    """Start this command again as the processes of a group, and stay beside them; gives the exit status."""
+    from seedbed.runtime.telemetry.logs import configure
+
+    configure("seeds")
+    try:
+        settings = Settings.read(os.environ, *needed, "seed_rendezvous", "seed_address")
+        from seedbed.runtime.seeds.launch import Launch, launch, this_command
+
+        wanted = Launch(
+            name=settings.seed_layer_uid or settings.seed_layer,
+            rendezvous=settings.seed_rendezvous,
+            address=settings.seed_address,
+            processes=settings.seed_processes,
+            least=settings.seed_least_pods,
+            drain=settings.drain,
+        )
+        return launch(wanted, this_command())
+    except InvalidError as error:
+        _log.error("%s", error)
+        return _MISUSED
+    except SeedbedError as error:
+        _log.error("%s", error, extra={"code": error.code})
+        return _FAILED
 
 
 async def _operator(process: Process) -> None:
@@ -225,6 +255,7 @@ async def _gateway(process: Process) -> None:
                 coordinator=await _coordinator(process, stack) if budgets else None,
                 tell=notices,
                 bus=lambda: notices.bus,
+                lease=settings.lease_seconds,
             )
         )
         process.started()
@@ -333,6 +364,7 @@ async def _seeds(process: Process) -> None:
     from prometheus_client import REGISTRY
 
     try:
+        from seedbed.runtime.seeds.group import Group
         from seedbed.runtime.seeds.reporting import Pod
         from seedbed.runtime.seeds.server import SeedServer
     except ModuleNotFoundError as error:
@@ -340,13 +372,19 @@ async def _seeds(process: Process) -> None:
 
     settings = process.settings
     process.drain = settings.drain + END_SECONDS / 2
+    group: Alone | None = None
     async with AsyncExitStack() as stack:
         bus = await _bus(process, stack, f"seeds {settings.namespace}/{settings.seed_layer}")
+        pod = Pod(settings.namespace, settings.seed_layer, settings.seed_layer_uid, settings.holder)
+        if settings.seed_group:
+            group = await asyncio.to_thread(Group, settings.seed_group)
+            if not group.leads:
+                await _following(process, group, pod, bus)
+                return
         server = SeedServer(
-            pod=Pod(
-                settings.namespace, settings.seed_layer, settings.seed_layer_uid, settings.holder
-            ),
+            pod=pod,
             bus=bus,
+            group=group,
             coordinator=await _coordinator(process, stack),
             checkpoints=settings.seed_checkpoints,
             environment=os.environ,
@@ -358,6 +396,27 @@ async def _seeds(process: Process) -> None:
         # Answers do not depend on NATS: a pod goes on serving while it is away.
         process.waiting.pop("NATS", None)
         await server.run(_EVERYWHERE, settings.port, process.stopping, lambda _: process.started())
+
+
+async def _following(process: Process, group: Group, pod: Pod, bus: NatsBus) -> None:
+    from prometheus_client import REGISTRY
+
+    from seedbed.runtime.seeds.follower import SeedFollower
+
+    settings = process.settings
+    follower = SeedFollower(
+        group,
+        pod=pod,
+        bus=bus,
+        checkpoints=settings.seed_checkpoints,
+        token=settings.seed_token,
+        serves=os.environ.get("LOCAL_RANK", "0") == "0",
+        drain=settings.drain,
+        registry=REGISTRY,
+    )
+    process.waiting["the model"] = lambda: follower.waiting
+    process.waiting.pop("NATS", None)
+    await follower.run(_EVERYWHERE, settings.port, process.stopping, lambda _: process.started())
 
 
 def _load_agents() -> None:
@@ -418,6 +477,9 @@ def _serve(
     configure(name)
     try:
         settings = Settings.read(os.environ, *needed)
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            # Another process of this pod has the ports that others know.
+            settings = settings.model_copy(update={"health_port": 0, "port": 0})
         configure(name, settings.log_level)
         with asyncio.Runner(loop_factory=loop) as runner:
             runner.run(_run(Process(settings), role))

@@ -71,6 +71,11 @@ class Settings(BaseModel):
     seed_layer_uid: str = ""
     seed_checkpoints: str = ""
     seed_token: str = ""
+    seed_group: Literal["", "replicated", "sharded"] = ""
+    seed_processes: int = Field(default=1, ge=1, le=16)
+    seed_least_pods: int = Field(default=1, ge=1, le=1000)
+    seed_rendezvous: str = ""
+    seed_address: str = ""
     webhook_enabled: bool = True
     webhook_port: int = Field(default=9443, ge=0, le=65535)
     webhook_service: str = "seedbed-webhook"

@@ -13,7 +13,7 @@ from seedbed.controllers.seed_pods import (
     address_of,
     pods_name,
     selector_of,
-    service,
+    services,
     stateful_set,
 )
 from seedbed.crds.errors import InvalidError
@@ -54,7 +54,7 @@ def reconcile(observed: Observed, now: datetime, defaults: Defaults) -> Plan:
             "address": address_of(observed.key.namespace, observed.key.name),
             **_reported(reports, status_of(layer)),
         },
-        apply=(service(layer), stateful_set(layer, spec, defaults)),
+        apply=(*services(layer, spec), stateful_set(layer, spec, defaults)),
         effects=publish(observed, setting, spec),
         requeue_after=SILENT_SECONDS if reports else None,
     )
@@ -107,6 +107,10 @@ def _overall(spec: SeedLayerSpec, pods: Raw, reports: Sequence[SeedReport]) -> d
     for report in reports:
         if report.phase == "Failed":
             return stalled(report.reason or "Failed", f"{report.pod}: {report.message}")
+    for report in reports:
+        if report.phase == "Serving" and report.reason:
+            told = f"{report.pod} serves the former spec: {report.message}"
+            return stalled(report.reason, told)
     there = int(pods.get("readyReplicas", 0))
     if there < 1:
         loading = next((one for one in reports if one.phase == "Loading"), None)

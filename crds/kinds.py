@@ -325,6 +325,21 @@ SEED_LAYER = Kind(
             field="replicas",
         ),
         Rule(
+            "(self.type == 'custom') == has(self.entry)",
+            "an entry belongs to the type custom",
+            path="spec.blueprints[]",
+        ),
+        Rule(
+            "has(self.distribution) == has(oldSelf.distribution)",
+            "spec.distribution cannot be given or taken away later: make another SeedLayer",
+            field="distribution",
+        ),
+        Rule(
+            "!has(self.distribution) || has(self.data)",
+            "pods that train together need spec.data",
+            field="distribution",
+        ),
+        Rule(
             "self.gpus == 0 || !has(self.template) || !has(self.template.resourceClaims) || "
             "size(self.template.resourceClaims) == 0",
             "devices come from gpus or from template.resourceClaims, not from both",

@@ -40,8 +40,14 @@ def _lists(spec: SeedLayerSpec) -> Iterator[InvalidError]:
         if pattern.count("[") != pattern.count("]"):
             yield InvalidError(f"spec.layers[{at}]", f"`{pattern}` has a bracket without its pair")
     for at, blueprint in enumerate(spec.blueprints):
-        if blueprint in spec.blueprints[:at]:
+        named = blueprint.entry is not None
+        before = spec.blueprints[:at]
+        if blueprint in before or (named and blueprint.entry in [each.entry for each in before]):
             yield InvalidError(f"spec.blueprints[{at}]", "stands there twice")
+        if named != (blueprint.type == "custom"):
+            yield InvalidError(f"spec.blueprints[{at}].entry", "belongs to the type custom")
+        elif blueprint.arguments and not named:
+            yield InvalidError(f"spec.blueprints[{at}].arguments", "belong to an entry")
     if spec.reads == "input" and spec.routing == "chunk":
         yield InvalidError("spec.reads", "reading the input needs the routing token")
     stages = spec.lifecycle.stages
@@ -70,6 +76,16 @@ def _pods(spec: SeedLayerSpec) -> Iterator[InvalidError]:
             "checkpoint.url"
         )
         yield InvalidError("spec.replicas", expected)
+    together = spec.distribution
+    if together is not None:
+        if spec.data is None:
+            yield InvalidError("spec.distribution", "pods that train together need spec.data")
+        if spec.gpus and together.processes_per_pod > spec.gpus:
+            expected = "each process needs a GPU: at most spec.gpus"
+            yield InvalidError("spec.distribution.processesPerPod", expected)
+        if 0 < spec.replicas < together.least_pods:
+            expected = "must be at most spec.replicas"
+            yield InvalidError("spec.distribution.leastPods", expected)
     if spec.gpus and spec.template.resource_claims:
         expected = "devices come from gpus or from template.resourceClaims, not from both"
         yield InvalidError("spec.gpus", expected)

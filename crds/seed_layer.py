@@ -23,8 +23,8 @@ from seedbed.crds.seed_status import Checkpointed, Forward, LastDecision
 
 NAME_LIMIT = 46
 """Characters of a SeedLayer's name: what is made of it has to fit into a label."""
-SEED_IMMUTABLE = ("model", "layers", "seedsPerLayer", "routing", "reads", "blueprints")
-"""Fields of the spec that give the seeds' state its shape."""
+SEED_IMMUTABLE = ("model", "routing", "reads")
+"""Fields of the spec without which the seeds' state means nothing."""
 LayerPattern = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9_.*?\[\]!-]+$", min_length=1, max_length=256)
 ]
@@ -73,12 +73,29 @@ class ModelSource(Model):
 class Blueprint(Model):
     """A form that a germinated seed may take."""
 
-    type: Literal["lowRank", "mlp", "norm"] = Field(
+    type: Literal["lowRank", "mlp", "norm", "custom"] = Field(
         description=(
             "`lowRank` adds a low-rank map, `mlp` a small network with one hidden layer, `norm` what is "
-            "normalised, scaled and shifted."
+            "normalised, scaled and shifted, `custom` what a module of yours gives."
         ),
         examples=["lowRank"],
+    )
+    entry: str | None = Field(
+        default=None,
+        description=(
+            "Of `custom`: `package.module:attribute`; called with the number of columns that a seed reads, "
+            "that of those it writes, and `arguments`, it gives a torch module for one seed."
+        ),
+        pattern=ENTRY_POINT,
+        max_length=256,
+        examples=["team.blueprints:gated"],
+    )
+    arguments: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Of `custom`: more arguments of the entry point, by name.",
+        max_length=64,
+        examples=[{"hidden": 4}],
+        json_schema_extra=OPEN,
     )
     rank: int = Field(
         default=8,
@@ -113,7 +130,8 @@ class DataSource(Model):
         default=None,
         description=(
             "A safetensors or npz file with the arrays `inputs`, `targets`, `test_inputs` and "
-            "`test_targets`: a path on one of `spec.volumes`, or a URL that fsspec knows."
+            "`test_targets`, a CSV table with the column `target`, or JSON lines with `inputs` and "
+            "`target`: a path on one of `spec.volumes`, or a URL that fsspec knows."
         ),
         pattern=_URL,
         max_length=1024,
@@ -184,6 +202,34 @@ class Volume(Model):
     )
 
 
+class Distribution(Model):
+    """Pods that train together, as torchrun's elastic launch starts them."""
+
+    seeds: Literal["replicated", "sharded"] = Field(
+        default="replicated",
+        description=(
+            "`replicated`: every process holds all seeds and learns from its part of each batch. "
+            "`sharded`: every process holds a part of each layer's seeds and sees the whole of each "
+            "batch; only the first pod answers requests, with all of them."
+        ),
+        examples=["replicated"],
+    )
+    processes_per_pod: int = Field(
+        default=1,
+        description="Processes in each pod, each with a GPU of its own where there are GPUs.",
+        ge=1,
+        le=16,
+        examples=[1],
+    )
+    least_pods: int = Field(
+        default=1,
+        description="Pods without which training does not go on.",
+        ge=1,
+        le=1000,
+        examples=[2],
+    )
+
+
 class TokenSecret(Model):
     """A Secret with the token that callers of the pods must show."""
 
@@ -209,7 +255,7 @@ class SeedLayerSpec(Model):
     layers: tuple[LayerPattern, ...] = Field(
         description=(
             "Names of the modules that carry seeds, `*` for any text: as `named_modules` tells them. "
-            "They cannot be changed."
+            "After a change new layers begin with dormant seeds; a layer with fossils cannot go."
         ),
         min_length=1,
         max_length=256,
@@ -217,7 +263,8 @@ class SeedLayerSpec(Model):
     )
     seeds_per_layer: int = Field(
         default=1024,
-        description="Seeds on each layer; the number cannot be changed.",
+        description="Seeds on each layer. With the routing `token` a change keeps every seed that has its "
+        "place; with `chunk` it cuts the layers anew, which no fossil survives, so it is refused then.",
         ge=1,
         le=100_000,
         examples=[1024],
@@ -240,7 +287,7 @@ class SeedLayerSpec(Model):
     )
     blueprints: tuple[Blueprint, ...] = Field(
         default=(Blueprint(type="lowRank"),),
-        description="Forms that a seed may take; they cannot be changed.",
+        description="Forms that a seed may take. One that fossils grew from cannot go.",
         min_length=1,
         max_length=16,
         examples=[[{"type": "lowRank", "rank": 8}, {"type": "norm"}]],
@@ -279,11 +326,16 @@ class SeedLayerSpec(Model):
         default=1,
         description=(
             "Pods. The first one trains; the others serve what it has checkpointed, which has to stand "
-            "in `checkpoint.url` or on a shared `checkpoint.claim`."
+            "in `checkpoint.url` or on a shared `checkpoint.claim`; with `distribution` all of them train."
         ),
         ge=0,
         le=1000,
         examples=[1],
+    )
+    distribution: Distribution | None = Field(
+        default=None,
+        description="Has all pods train together. It cannot be given or taken away later.",
+        examples=[{"seeds": "sharded", "leastPods": 2}],
     )
     gpus: int = Field(
         default=0,

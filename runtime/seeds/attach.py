@@ -10,10 +10,17 @@ import torch
 from torch import nn
 
 from seedbed.crds.errors import InvalidError
-from seedbed.runtime.seeds.blueprints import Growth
+from seedbed.runtime.seeds.blueprints import AnyGrowth, Growth
 from seedbed.runtime.seeds.features import Features
 from seedbed.runtime.seeds.grafting import DEFAULTS, GraftSettings
-from seedbed.runtime.seeds.layer import Reads, Routing, SeededLayer
+from seedbed.runtime.seeds.group import Alone
+from seedbed.runtime.seeds.layer import (
+    Reads,
+    Routing,
+    SeededLayer,
+    column_pairs,
+    slab_width,
+)
 from seedbed.runtime.seeds.model import SeededModel
 
 
@@ -36,7 +43,7 @@ class AttachSpec:
     seeds_per_layer: int = 1024
     routing: Routing = "chunk"
     reads: Reads = "output"
-    blueprints: tuple[Growth, ...] = (Growth("low-rank"),)
+    blueprints: tuple[AnyGrowth, ...] = (Growth("low-rank"),)
     grafting: GraftSettings = DEFAULTS
     chance: int = 0
 
@@ -47,6 +54,7 @@ def attach(
     features: Features | None = None,
     *,
     example: tuple[torch.Tensor, ...] | None = None,
+    group: Alone | None = None,
 ) -> SeededModel:
     """The model with seeds on the layers that match.
 
@@ -58,9 +66,11 @@ def attach(
         spec: see AttachSpec.
         features: everything off, the default, attaches nothing.
         example: inputs of the model, needed where the width of a layer cannot be read off it.
+        group: the processes that train the model together, where there are several.
 
     Raises:
         InvalidError: a pattern matches no layer, or a layer's width is not known.
+        BlueprintError: a user's blueprint is none.
     """
     switches = features or Features()
     module.requires_grad_(requires_grad=False)
@@ -68,18 +78,27 @@ def attach(
         return SeededModel(module, (), spec.blueprints, switches, spec.grafting, spec.chance)
     names = matching(module, spec.layers)
     observed = _observed(module, names, example) if example is not None else {}
-    rows = max(growth.rows for growth in spec.blueprints)
     layers = []
     for name in names:
         host = module.get_submodule(name)
         columns = observed.get(name) or _declared(name, host)
+        rows = _rows(spec, columns)
         layer = SeededLayer(
-            name, host, spec.seeds_per_layer, rows, columns, spec.routing, spec.reads
+            name, host, spec.seeds_per_layer, rows, columns, spec.routing, spec.reads, group
         )
         layer.train(host.training)
         module.set_submodule(name, layer)
         layers.append(layer)
-    return SeededModel(module, tuple(layers), spec.blueprints, switches, spec.grafting, spec.chance)
+    return SeededModel(
+        module, tuple(layers), spec.blueprints, switches, spec.grafting, spec.chance, group
+    )
+
+
+def _rows(spec: AttachSpec, columns: tuple[int, int]) -> int:
+    """Rows of the slabs that every blueprint has room in; where one is a user's, it is tried out."""
+    width = slab_width(columns, spec.seeds_per_layer, spec.routing, spec.reads)
+    pairs = column_pairs(columns, spec.seeds_per_layer, spec.routing, spec.reads)
+    return max(growth.rows(width, pair) for growth in spec.blueprints for pair in pairs)
 
 
 def matching(module: nn.Module, patterns: Iterable[str]) -> list[str]:

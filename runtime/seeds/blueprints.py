@@ -9,6 +9,7 @@ from torch import Tensor
 
 from seedbed.crds.errors import InvalidError
 from seedbed.kernels.blueprints import FUSED, Blueprint, newborn
+from seedbed.runtime.seeds.custom import Custom, Pair
 
 KINDS = {kind.name.lower().replace("_", "-"): kind for kind in FUSED}
 """By the name that stands in a specification."""
@@ -39,16 +40,20 @@ class Growth:
         """The kernels' number for the kind."""
         return KINDS[self.kind]
 
-    @property
-    def rows(self) -> int:
+    def rows(self, width: int, pair: Pair) -> int:
         """Rows of `down` and `up` that such a seed needs."""
+        del width, pair  # its rows are as long as its slab is wide
         return 2 if self.blueprint is Blueprint.NORM else self.rank
 
-    def parameters(self, width: int) -> int:
+    def parameters(self, width: int, pair: Pair) -> int:
         """How many numbers such a seed learns, at a width of so many columns."""
-        return (1 if self.blueprint is Blueprint.NORM else 2) * self.rows * width
+        return (1 if self.blueprint is Blueprint.NORM else 2) * self.rows(width, pair) * width
 
-    def sprout(self, width: int, rows: int, chance: int) -> tuple[Tensor, Tensor]:
+    def sprout(self, width: int, rows: int, pair: Pair, chance: int) -> tuple[Tensor, Tensor]:
         """Parameters of a new seed in a slab of so many rows; the same for the same `chance`."""
+        del pair
         generator = torch.Generator().manual_seed(chance)
         return newborn(self.blueprint, width, rows, rank=self.rank, generator=generator)
+
+
+AnyGrowth = Growth | Custom

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from seedbed.crds.errors import InvalidError
 from seedbed.crds.seed_layer import DataSource
 from seedbed.crds.seed_policy import Training
 from seedbed.runtime.seeds.loading import called, local_copy
+from seedbed.runtime.seeds.tables import FORMATS, read_table
 from seedbed.runtime.seeds.training import Batch, Data
 
 KEPT_BATCHES = 4096
@@ -78,14 +78,12 @@ def paced(data: Data, training: Training) -> Data:
     return replace(data, rate=training.learning_rate, fine_rate=training.fine_learning_rate)
 
 
-def watched(data: Data, stop: threading.Event, count: Callable[[], None]) -> Data:
-    """The data, given up once `stop` is set; `count` is called for each batch."""
+def watched(data: Data, before: Callable[[], None]) -> Data:
+    """The data; `before` is called ahead of each batch, and may give the epoch up."""
 
     def guarded(epoch: int) -> Iterator[Batch]:
         for batch in data.train(epoch):
-            if stop.is_set():
-                raise AbortedError
-            count()
+            before()
             yield batch
 
     return replace(data, train=guarded)
@@ -115,13 +113,16 @@ def _read(url: str) -> tuple[Arrays, Arrays]:
     field = "spec.data.url"
     with local_copy(url, field) as path:
         try:
-            if path.suffix == ".npz":
+            if path.suffix in FORMATS:
+                arrays = read_table(path, field)
+            elif path.suffix == ".npz":
                 with np.load(path, allow_pickle=False) as found:
                     arrays = {name: torch.from_numpy(found[name]) for name in found.files}
             else:
                 arrays = load_file(path)
         except (SafetensorError, ValueError, OSError) as error:
-            raise InvalidError(field, f"is neither safetensors nor npz: {error}") from error
+            known = "safetensors nor npz, and does not end in .csv or .jsonl"
+            raise InvalidError(field, f"is neither {known}: {error}") from error
     return _checked(arrays, field)
 
 
@@ -131,6 +132,12 @@ def _checked(arrays: Mapping[str, Tensor], field: str) -> tuple[Arrays, Arrays]:
     train = Arrays(arrays["inputs"], arrays["targets"], arrays.get("route"))
     test = Arrays(arrays["test_inputs"], arrays["test_targets"], arrays.get("test_route"))
     for name, part in (("inputs", train), ("test_inputs", test)):
+        if part.inputs.dim() == 0 or part.targets.dim() == 0:
+            raise InvalidError(field, f"{name} and its targets: expected arrays with rows")
+        if part.route is not None and len(part.route) != len(part):
+            raise InvalidError(field, f"expected a route for each row of {name}")
+        if part.inputs.is_floating_point() and not bool(part.inputs.isfinite().all()):
+            raise InvalidError(field, f"{name}: expected finite numbers")
         if len(part) == 0 or len(part) != len(part.targets):
             expected = f"{name} needs a target for each of its rows, and at least one row"
             raise InvalidError(field, expected)

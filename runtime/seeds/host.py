@@ -12,30 +12,36 @@ import json
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from seedbed.crds.errors import InvalidError, UnavailableError
+from seedbed.crds.errors import InvalidError, SeedbedError, UnavailableError
 from seedbed.crds.seed_layer import SeedLayerSpec
+from seedbed.runtime.seeds import checkpoint
 from seedbed.runtime.seeds.attach import attach
-from seedbed.runtime.seeds.data import load_data, watched
+from seedbed.runtime.seeds.data import AbortedError, load_data, paced, watched
 from seedbed.runtime.seeds.features import Features
-from seedbed.runtime.seeds.loading import best_device, load_model
+from seedbed.runtime.seeds.group import Alone, GroupLostError
+from seedbed.runtime.seeds.loading import load_model
 from seedbed.runtime.seeds.model import SeededModel
-from seedbed.runtime.seeds.places import BrokenError, CheckpointPlace, Kept
+from seedbed.runtime.seeds.places import CheckpointPlace, Kept
 from seedbed.runtime.seeds.policy import Decision
+from seedbed.runtime.seeds.refit import UnfitError
 from seedbed.runtime.seeds.telemetry import Telemetry
 from seedbed.runtime.seeds.training import Data
-from seedbed.runtime.seeds.wishes import attach_spec
+from seedbed.runtime.seeds.wishes import attach_spec, graft_settings
 
 T = TypeVar("T")
+SHAPE = ("layers", "seeds_per_layer", "blueprints")
+"""Fields of the spec that give the state its shape, and may change."""
 _log = logging.getLogger(__name__)
 
 
@@ -47,50 +53,97 @@ class Answer:
     seconds: float
 
 
+_Asked = tuple[Sequence[Tensor], Tensor | None, "Future[Answer]"]
+
+
 class Host:
     """A model that serves and learns.
+
+    Where a group of processes trains it, whatever all have to do is told by the first one, in the thread
+    that trains: so every process does the same in the same order. With sharded seeds that is also true of
+    requests, which are answered between two steps.
 
     Attributes:
         model: with its seeds; without any where the feature chunked_architecture is off.
         features: those it was made with.
         data: of the spec; None where it has none.
+        group: the processes that train it together.
+        spec: under which it was made; None for one that was made of parts.
+        refused: why it was not made under the newest spec, but under that of its checkpoint.
         resumed: the checkpoint it goes on from.
         resumed_digest: see `digest`, of the state right after it was taken over.
         extra: what stood in that checkpoint beside the tensors.
     """
 
-    def __init__(self, model: SeededModel, features: Features, data: Data | None) -> None:
+    def __init__(
+        self,
+        model: SeededModel,
+        features: Features,
+        data: Data | None,
+        spec: SeedLayerSpec | None = None,
+    ) -> None:
         self.model, self.features, self.data = model, features, data
+        self.group, self.spec = model.group, spec
+        self.refused: UnfitError | None = None
         self.resumed: Kept | None = None
         self.resumed_digest = ""
         self.extra: Mapping[str, str] = {}
         self._serving = ThreadPoolExecutor(1, "seeds-serve")
         self._training = ThreadPoolExecutor(1, "seeds-train")
         self._stop = threading.Event()
+        self._asked: deque[_Asked] = deque()
 
     @classmethod
-    async def load(cls, spec: SeedLayerSpec, features: Features, place: CheckpointPlace) -> Host:
+    async def load(
+        cls,
+        spec: SeedLayerSpec,
+        features: Features,
+        place: CheckpointPlace,
+        group: Alone | None = None,
+    ) -> Host:
         """Load, attach, and go on from the newest checkpoint.
+
+        A checkpoint that does not fit the spec any more is no end: the host is made under the spec with
+        which it was written, and `refused` says why.
 
         Raises:
             InvalidError, PackageMissingError: what is wrong with the spec.
             UnavailableError: the checkpoints cannot be reached.
         """
-        return await asyncio.to_thread(cls._load, spec, features, place)
+        return await asyncio.to_thread(cls._load, spec, features, place, group or Alone())
 
     @classmethod
-    def _load(cls, spec: SeedLayerSpec, features: Features, place: CheckpointPlace) -> Host:
-        device = best_device()
-        module = load_model(spec.model, device)
-        data = load_data(spec.data, spec.training, device) if spec.data is not None else None
+    def _load(
+        cls, spec: SeedLayerSpec, features: Features, place: CheckpointPlace, group: Alone
+    ) -> Host:
         if features.chunked_architecture:
             features = _as_begun(features, place)
-        example = data.held_out[0].inputs if data is not None and data.held_out else None
-        model = attach(module, attach_spec(spec), features, example=example)
-        host = cls(model, features, data)
-        if model.layers:
-            host.resume(place)
+        host = cls.made(spec, features, group)
+        try:
+            host.resume_together(place)
+        except UnfitError as error:
+            former = _former(spec, place)
+            if former is None:
+                raise
+            host = cls.made(former, features, group)
+            host.refused = error
+            host.resume_together(place)
         return host
+
+    @classmethod
+    def made(cls, spec: SeedLayerSpec, features: Features, group: Alone) -> Host:
+        """Load and attach, in every process of a group.
+
+        Raises:
+            InvalidError, PackageMissingError: what is wrong with the spec.
+        """
+        group.tell("load", {"spec": spec.model_dump_json(), "features": asdict(features)})
+        device = group.device
+        module = load_model(spec.model, device)
+        data = load_data(spec.data, spec.training, device) if spec.data is not None else None
+        example = data.held_out[0].inputs if data is not None and data.held_out else None
+        model = attach(module, attach_spec(spec), features, example=example, group=group)
+        return cls(model, features, data, spec)
 
     async def close(self) -> None:
         """Give up an epoch that runs, and end the threads."""
@@ -98,17 +151,29 @@ class Host:
         for pool in (self._training, self._serving):
             await asyncio.to_thread(pool.shutdown)
 
-    def resume(self, place: CheckpointPlace) -> bool:
-        """Take the newest checkpoint over where there is a newer one; whether there was."""
+    def resume_together(self, place: CheckpointPlace) -> None:
+        """Take the newest checkpoint over, the same in every process."""
+        if self.model.layers:
+            self.resume(place)
+        number = 0 if self.resumed is None else self.resumed.number
+        self.group.tell("take", {"number": number})
+        if agree(self.group):
+            raise UnavailableError(
+                "another process of the group could not load the model, or does not see checkpoint "
+                f"{number}: its log says why"
+            )
+
+    def resume(self, place: CheckpointPlace, number: int | None = None) -> bool:
+        """Take the newest checkpoint over where there is a newer one, or a certain one; whether it did."""
         newest = next(iter(place.kept()), None)
         if newest is None or newest == self.resumed:
             return False
 
         def read(path: Path) -> None:
-            _about(path)
+            checkpoint.about(path)
             self.extra = self.model.load(path)
 
-        self.resumed = place.newest(read)
+        self.resumed = place.newest(read, number)
         if self.resumed is None:
             return False
         self.resumed_digest = self.digest()
@@ -119,6 +184,18 @@ class Host:
         """`resume` between two passes, for a pod that only serves."""
         return await self._alone(self.resume, place)
 
+    def follow(self, spec: SeedLayerSpec) -> None:
+        """Take over what of a newer spec may change between two epochs."""
+        self.model.grafting = graft_settings(spec.grafting)
+        if self.data is not None:
+            self.data = paced(self.data, spec.training)
+
+    def fitted(self, spec: SeedLayerSpec) -> SeedLayerSpec:
+        """A newer spec, with what gives the state its shape as it was when the host was made."""
+        if self.spec is None:
+            return spec
+        return spec.model_copy(update={name: getattr(self.spec, name) for name in SHAPE})
+
     async def answer(self, inputs: Sequence[Tensor], route: Tensor | None) -> Answer:
         """Ask the model.
 
@@ -126,9 +203,28 @@ class Host:
             InvalidError: the inputs do not fit it.
             UnavailableError: the device has no memory left for them.
         """
-        return await self._alone(self._answer, inputs, route)
+        if not self.group.sharded:
+            return await self._alone(self.pass_through, inputs, route)
+        given: Future[Answer] = Future()
+        self._asked.append((inputs, route, given))
+        self._training.submit(self._answer_asked)
+        return await asyncio.wrap_future(given)
 
-    def _answer(self, inputs: Sequence[Tensor], route: Tensor | None) -> Answer:
+    def _answer_asked(self) -> None:
+        """Answer, with all processes, what has been asked since the last step."""
+        while self._asked:
+            inputs, route, given = self._asked.popleft()
+            if not given.set_running_or_notify_cancel():
+                continue
+            tensors = (*inputs, *(() if route is None else (route,)))
+            try:
+                self.group.tell("ask", {"routed": route is not None}, tensors)
+                given.set_result(self.pass_through(inputs, route))
+            except SeedbedError as error:
+                given.set_exception(error)
+
+    def pass_through(self, inputs: Sequence[Tensor], route: Tensor | None) -> Answer:
+        """One forward pass, now; see `answer`."""
         device = self.model.device
         moved = [each.to(device) for each in inputs]
         began = time.perf_counter()
@@ -147,10 +243,23 @@ class Host:
 
         Raises:
             AbortedError: `abort` was called meanwhile; the weights are those of the epoch's middle.
+            GroupLostError: another process has gone.
         """
-        loop = asyncio.get_running_loop()
-        guarded = watched(data, self._stop, count)
-        return await loop.run_in_executor(self._training, self.model.train_epoch, guarded)
+
+        def before() -> None:
+            if self._stop.is_set():
+                self.group.tell("stop", {})
+                raise AbortedError
+            self._answer_asked()
+            self.group.tell("step", {})
+            count()
+
+        def train() -> Telemetry:
+            spec = "" if self.spec is None else self.spec.model_dump_json()
+            self.group.tell("epoch", {"spec": spec})
+            return self.model.train_epoch(watched(data, before))
+
+        return await asyncio.get_running_loop().run_in_executor(self._training, train)
 
     def abort(self) -> None:
         """Have an epoch that runs given up at its next batch, and none begun."""
@@ -158,17 +267,35 @@ class Host:
 
     async def apply(self, decisions: Sequence[Decision]) -> list[Decision]:
         """Carry decisions out between two passes; gives those that were allowed."""
-        return await self._alone(self.model.apply, decisions)
+
+        def carry_out() -> list[Decision]:
+            self.group.tell("apply", {"decisions": [each.packed() for each in decisions]})
+            return self._serving.submit(self.model.apply, decisions).result()
+
+        return await asyncio.get_running_loop().run_in_executor(self._training, carry_out)
 
     async def save(self, place: CheckpointPlace, extra: Mapping[str, str], keep: int) -> int:
         """Write a checkpoint, between two epochs; gives its bytes."""
-        number = self.model.checkpoints + 1
+        if self.spec is not None:
+            shape = self.spec.model_dump_json(by_alias=True, include=set(SHAPE))
+            extra = {**extra, "shape": shape}
 
         def store() -> int:
-            return place.store(number, lambda path: self.model.save(path, extra), keep)
+            number = self.model.checkpoints + 1
+            self.group.tell("save", {"number": number})
+            shards = store_shard(self.model, place, number)
+            return shards + place.store(number, lambda path: self.model.save(path, extra), keep)
 
+        return await asyncio.get_running_loop().run_in_executor(self._training, store)
+
+    async def keep_together(self, every: float) -> None:
+        """Let the other processes hear something now and then, until cancelled."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._training, store)
+        # Where they are gone, torchrun starts all of them anew.
+        with suppress(GroupLostError):
+            while self.group.size > 1:
+                await asyncio.sleep(every)
+                await loop.run_in_executor(self._training, self.group.tell, "beat", {})
 
     async def _alone(self, function: Callable[..., T], *arguments: Any) -> T:
         """In the thread of the forward passes: nothing is asked of the model meanwhile."""
@@ -176,7 +303,10 @@ class Host:
         return await loop.run_in_executor(self._serving, function, *arguments)
 
     def digest(self) -> str:
-        """A hash of every tensor that a checkpoint holds: the same where they are the same bit for bit."""
+        """A hash of every tensor that a checkpoint holds: the same where they are the same bit for bit.
+
+        Of sharded seeds the weights that are here.
+        """
         model = self.model
         tensors = {f"state.{name}": one for name, one in model.state.tensors().items()}
         tensors |= {f"optimiser.{name}": one for name, one in model.optimiser.tensors().items()}
@@ -195,24 +325,52 @@ class Host:
 def _as_begun(features: Features, place: CheckpointPlace) -> Features:
     """The features with the lifecycle under which the seeds' state began: its stages have to fit."""
     begun: list[bool] = []
-    place.newest(lambda path: begun.append(bool(json.loads(_about(path)["plan"])["extended"])))
+    place.newest(lambda path: begun.append(checkpoint.extended(path)))
     if not begun or begun[-1] == features.extended_lifecycle:
         return features
     _log.warning("the checkpoint began with extended_lifecycle %s, which stays", begun[-1])
     return replace(features, extended_lifecycle=begun[-1])
 
 
-def _about(path: Path) -> dict[str, str]:
-    """What a checkpoint says of itself.
+def _former(spec: SeedLayerSpec, place: CheckpointPlace) -> SeedLayerSpec | None:
+    """The spec with the shape under which the newest checkpoint was written; None where it says none."""
+    found: list[str] = []
+    place.newest(lambda path: found.append(checkpoint.kept_beside(path).get("shape", "")))
+    if not found or not found[-1]:
+        return None
+    whole = {**spec.model_dump(mode="json", by_alias=True), **json.loads(found[-1])}
+    return SeedLayerSpec.model_validate(whole)
+
+
+def store_shard(model: SeededModel, place: CheckpointPlace, number: int) -> int:
+    """Write what of a checkpoint each process has of its own, in every process; gives the bytes of all.
 
     Raises:
-        BrokenError: it is no whole file.
+        UnavailableError: the place did not take one.
     """
+    group = model.group
+    if not group.sharded:
+        return 0
+    failed, size = False, 0
     try:
-        with safe_open(path, framework="pt") as opened:
-            return opened.metadata() or {}
-    except SafetensorError as error:
-        raise BrokenError(str(error)) from error
+        size = place.store_shard(
+            number, group.rank, group.size, lambda path: checkpoint.save_shard(model, path)
+        )
+    except UnavailableError as error:
+        _log.warning("%s", error)
+        failed = True
+    sizes = torch.tensor([size])
+    group.add([sizes])
+    if agree(group, failed=failed):
+        raise UnavailableError("a shard of the checkpoint was not taken: see the logs of the group")
+    return int(sizes)
+
+
+def agree(group: Alone, *, failed: bool = False) -> int:
+    """How many processes of the group have failed in what all were to do; every one asks this."""
+    found = torch.tensor([int(failed)])
+    group.add([found])
+    return int(found)
 
 
 def _tensor(found: Any) -> Tensor:

@@ -68,7 +68,7 @@ def called(entry: str, arguments: Mapping[str, Any], field: str) -> Any:
     Raises:
         InvalidError: it cannot be found, or it failed.
     """
-    function = _found(entry, field)
+    function = found(entry, field)
     try:
         return function(**arguments)
     except Exception as error:
@@ -76,10 +76,15 @@ def called(entry: str, arguments: Mapping[str, Any], field: str) -> Any:
         raise InvalidError(field, f"{entry} failed with {type(error).__name__}: {error}") from error
 
 
-def _found(entry: str, field: str) -> Callable[..., Any]:
+def found(entry: str, field: str) -> Callable[..., Any]:
+    """The function of an entry point.
+
+    Raises:
+        InvalidError: it cannot be found, or is none.
+    """
     module, _, name = entry.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name)
+        function = getattr(importlib.import_module(module), name)
     except ImportError as error:
         raise InvalidError(field, f"{module} cannot be imported: {error}") from error
     except AttributeError as error:
@@ -89,9 +94,9 @@ def _found(entry: str, field: str) -> Callable[..., Any]:
         raise InvalidError(
             field, f"{module} failed with {type(error).__name__}: {error}"
         ) from error
-    if not callable(found):
+    if not callable(function):
         raise InvalidError(field, f"{entry} is no function")
-    return found  # type: ignore[no-any-return]  # callable, which is all that is asked of it
+    return function  # type: ignore[no-any-return]  # callable, which is all that is asked of it
 
 
 @contextmanager

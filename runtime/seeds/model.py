@@ -20,12 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from seedbed.crds.errors import InvalidError
+from seedbed.kernels.blueprints import Blueprint
 from seedbed.kernels.dispatch import use_triton
 from seedbed.runtime.seeds import checkpoint, training
-from seedbed.runtime.seeds.blueprints import Growth
+from seedbed.runtime.seeds.blueprints import AnyGrowth
+from seedbed.runtime.seeds.custom import Custom
 from seedbed.runtime.seeds.features import Features
 from seedbed.runtime.seeds.grafting import GraftSettings, Strategy
-from seedbed.runtime.seeds.layer import PASS, Pass, SeededLayer, View
+from seedbed.runtime.seeds.group import Alone
+from seedbed.runtime.seeds.layer import PASS, OwnSeeds, Pass, SeededLayer, View
 from seedbed.runtime.seeds.optimiser import SeedAdam
 from seedbed.runtime.seeds.policy import Decision
 from seedbed.runtime.seeds.stages import EXTENDED, SHORT, Stage
@@ -41,7 +44,8 @@ class SeededModel:
         layers: those layers.
         spans: where each layer's seeds stand among all.
         blueprints: what may grow; the state's blueprint column counts them from 1.
-        state: of all seeds.
+        state: of all seeds; where a group trains the model, the same in every process.
+        group: the processes that train it together.
         epoch: epochs behind us.
         form: hash of what the host looks like; a checkpoint fits hosts of the same form.
         blending: whether any seed is being grafted; known to the host.
@@ -52,11 +56,13 @@ class SeededModel:
         self,
         module: nn.Module,
         layers: tuple[SeededLayer, ...],
-        blueprints: tuple[Growth, ...],
+        blueprints: tuple[AnyGrowth, ...],
         features: Features,
         grafting: GraftSettings,
         chance: int,
+        group: Alone | None = None,
     ) -> None:
+        self.group = group or Alone()
         self.module, self.layers, self.features = module, layers, features
         self.blueprints, self.grafting, self.chance = blueprints, grafting, chance
         spans, first = [], 0
@@ -71,7 +77,7 @@ class SeededModel:
         for layer, span in self.placed():
             layer.alphas = self.alphas[:, span.first : span.first + span.count]
         self.form = checkpoint.shape_of(module)
-        self.optimiser = SeedAdam(layers)
+        self.optimiser = SeedAdam(layers, self.group)
         use_triton(allowed=features.triton_kernels)
         self.blending = False
         self.epoch = 0
@@ -155,10 +161,14 @@ class SeededModel:
         """Give a seed its newborn weights; they depend on the seed, the epoch and `chance` alone."""
         growth = self.blueprints[blueprint]
         layer = next(layer for layer in self.layers if layer.name == decision.layer)
-        chance = (self.chance * 1_000_003 + decision.seed) * 1_000_003 + self.epoch
-        down, up = growth.sprout(layer.width, layer.down.shape[1], chance % 2**63)
-        layer.down[decision.slot] = layer.legible(down.to(layer.down))
-        layer.up[decision.slot] = up.to(layer.up)
+        if decision.slot in layer.held:
+            chance = (self.chance * 1_000_003 + decision.seed) * 1_000_003 + self.epoch
+            rows, pair = layer.down.shape[1], layer.pair(decision.slot)
+            down, up = growth.sprout(layer.width, rows, pair, chance % 2**63)
+            row = decision.slot - layer.held.start
+            whole = growth.blueprint is Blueprint.USER
+            layer.down[row] = down.to(layer.down) if whole else layer.legible(down.to(layer.down))
+            layer.up[row] = up.to(layer.up)
         seed = torch.zeros(len(self.state), dtype=torch.bool, device=self.device)
         seed[decision.seed] = True
         self.state.plant(seed, blueprint + 1, int(strategy))
@@ -167,7 +177,7 @@ class SeededModel:
     def _clear(self, seeds: Tensor) -> None:
         """Leave no weights of these seeds."""
         for layer, span in self.placed():
-            mine = seeds[span.first : span.first + span.count, None, None]
+            mine = seeds[layer.here(span), None, None]
             layer.down.masked_fill_(mine, 0.0)
             layer.up.masked_fill_(mine, 0.0)
 
@@ -180,14 +190,32 @@ class SeededModel:
         ranks = torch.tensor([0, *(g.rank for g in self.blueprints)])
         kinds, ranks = kinds.to(self.device, torch.int32), ranks.to(self.device, torch.int32)
         for layer, span in self.placed():
-            mine = planted[span.first : span.first + span.count]
+            mine = planted[layer.here(span)]
             layer.blueprint.copy_(kinds[mine])
             layer.rank.copy_(ranks[mine])
             active = self.state.members("acting")[span.first : span.first + span.count]
             learning = self.state.members("learning")[span.first : span.first + span.count]
             fossils = self.state.at(Stage.FOSSILISED)[span.first : span.first + span.count]
-            layer.acts = [bool(active.any()), bool((active | learning).any()), bool(fossils.any())]
+            masks = (active, active | learning, fossils)
+            awake = (active | learning)[layer.held.start : layer.held.stop]
+            layer.own = self._own(layer, torch.where(awake, mine, 0))
+            layer.acts = [bool(mask.any()) for mask in masks]
+            plain = _is_plain(layer)
+            layer.usual = [plain and bool(shares.all()) for shares in layer.alphas]
         self.optimiser.follow(self.state, self.spans)
+
+    def _own(self, layer: SeededLayer, planted: Tensor) -> tuple[OwnSeeds, ...]:
+        """The seeds here that grew from users' blueprints and are awake, those of one form together."""
+        found = []
+        for number, growth in enumerate(self.blueprints, start=1):
+            if isinstance(growth, Custom):
+                rows = (planted == number).nonzero().flatten()
+                slots = (rows + layer.held.start).tolist()
+                pairs = [layer.pair(slot) for slot in slots]
+                for pair in {each for each in pairs if each[1]}:
+                    alike = torch.tensor([each == pair for each in pairs], device=rows.device)
+                    found.append(layer.own_seeds(growth.form(pair), pair, rows[alike]))
+        return tuple(found)
 
     def blend(self) -> None:
         """Bring the state's alphas to the layers, in place; does not wait for the device."""
@@ -205,11 +233,11 @@ class SeededModel:
         added = 0
         for layer, span in self.placed():
             here = slice(span.first, span.first + span.count)
-            widths = layer.widths()[held[here]].tolist()
-            kinds = planted[here][held[here]].tolist()
+            slots = held[here].nonzero().flatten()
+            widths, kinds = layer.widths()[slots].tolist(), planted[here][slots].tolist()
             added += sum(
-                self.blueprints[kind - 1].parameters(width)
-                for kind, width in zip(kinds, widths, strict=True)
+                self.blueprints[kind - 1].parameters(width, layer.pair(slot))
+                for slot, kind, width in zip(slots.tolist(), kinds, widths, strict=True)
             )
         return host, added
 
@@ -220,3 +248,9 @@ class SeededModel:
     def load(self, path: str | Path) -> dict[str, str]:
         """Take a saved state over; returns what `extra` was."""
         return checkpoint.load(self, Path(path))
+
+
+def _is_plain(layer: SeededLayer) -> bool:
+    """Whether all seeds here are of low rank and use all rows; waits for the device."""
+    linear = layer.blueprint == int(Blueprint.LOW_RANK)
+    return bool((linear & (layer.rank == layer.down.shape[1])).all())

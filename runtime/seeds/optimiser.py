@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from seedbed.crds.errors import InvalidError
+from seedbed.runtime.seeds.group import Alone
 from seedbed.runtime.seeds.layer import SeededLayer
 from seedbed.runtime.seeds.stages import Stage
 from seedbed.runtime.seeds.state import Graft, SeedState
@@ -21,7 +22,11 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 
 
 class _Moments:
-    """Adam's state of the stepping seeds of one layer."""
+    """Adam's state of the stepping seeds of one layer, of those whose weights are here.
+
+    Attributes:
+        seeds: their numbers in the layer.
+    """
 
     def __init__(self, layer: SeededLayer) -> None:
         self.layer = layer
@@ -53,19 +58,19 @@ class _Moments:
 class SeedAdam:
     """The optimiser of a model's seeds."""
 
-    def __init__(self, layers: Sequence[SeededLayer]) -> None:
+    def __init__(self, layers: Sequence[SeededLayer], group: Alone | None = None) -> None:
         self._moments = [_Moments(layer) for layer in layers]
-
-    @property
-    def stepping(self) -> bool:
-        """Whether a training step concerns any seed."""
-        return any(len(each.seeds) for each in self._moments)
+        self._group = group or Alone()
+        self.stepping = False
+        """Whether a training step concerns any seed, here or in another shard."""
 
     def follow(self, state: SeedState, spans: Sequence[LayerSpan]) -> None:
         """Step with the seeds whose stage says so, from the next step on."""
         stepping = state.members("stepping")
+        self.stepping = bool(stepping.any())
         for moments, span in zip(self._moments, spans, strict=True):
-            moments.follow(stepping[span.first : span.first + span.count].nonzero().flatten())
+            mine = stepping[moments.layer.here(span)].nonzero().flatten()
+            moments.follow(mine + moments.layer.held.start)
 
     @torch.no_grad()
     def step(
@@ -82,19 +87,38 @@ class SeedAdam:
             rate: learning rate.
             fine_rate: the same in fine-tuning.
         """
+        busy = [
+            (moments, span.first, _gradients(moments))
+            for moments, span in zip(self._moments, spans, strict=True)
+            if len(moments.seeds)
+        ]
+        if self._group.replicated:
+            self._group.add([each for _, _, found in busy for each in found.values()])
+        for moments, first, gradients in busy:
+            self._update(moments, gradients, state, first, (rate, fine_rate))
+        if self._group.sharded:
+            self._share_norms(state, spans)
+
+    def _share_norms(self, state: SeedState, spans: Sequence[LayerSpan]) -> None:
+        """Every process learns the norms of the seeds whose weights are elsewhere."""
+        stepping, here = state.members("stepping"), torch.zeros_like(state.stage, dtype=torch.bool)
         for moments, span in zip(self._moments, spans, strict=True):
-            if len(moments.seeds):
-                self._update(moments, state, span.first, (rate, fine_rate))
+            here[moments.layer.here(span)] = True
+        old = state.graft[:, Graft.GRADIENT]
+        norms = torch.where(stepping & here, old, 0.0)
+        self._group.add([norms])
+        state.graft[:, Graft.GRADIENT] = torch.where(stepping, norms, old)
 
     def _update(
-        self, moments: _Moments, state: SeedState, first: int, rates: tuple[float, float]
+        self,
+        moments: _Moments,
+        gradients: dict[str, Tensor],
+        state: SeedState,
+        first: int,
+        rates: tuple[float, float],
     ) -> None:
         layer, seeds = moments.layer, moments.seeds
-        gradients = {
-            name: _rows(parameter.grad, parameter, seeds)
-            for name, parameter in (("down", layer.down), ("up", layer.up))
-        }
-        gradients["down"] = layer.legible(gradients["down"])
+        rows = seeds - layer.held.start
         squares = sum(g.square().sum(dim=(1, 2)) for g in gradients.values())
         norm = torch.as_tensor(squares).sqrt()
         stage, alpha = state.stage[first + seeds], state.alpha[first + seeds]
@@ -112,7 +136,7 @@ class SeedAdam:
             steps = moments.steps.clamp(min=1)[:, None, None]
             size = (v / (1 - BETA_2**steps)).sqrt() + EPSILON
             change = rate[:, None, None] * (m / (1 - BETA_1**steps)) / size
-            parameter.index_add_(0, seeds, -change.to(parameter.dtype))
+            parameter.index_add_(0, rows, -change.to(parameter.dtype))
             parameter.grad = None
 
     def tensors(self) -> dict[str, Tensor]:
@@ -145,10 +169,20 @@ class SeedAdam:
                 ):
                     raise InvalidError(f"optimiser.{at}.{name}", "does not fit this model")
         for at, moments in enumerate(self._moments):
-            device = moments.seeds.device
-            moments.seeds = tensors[f"{at}.seeds"].to(device)
-            moments.steps = tensors[f"{at}.steps"].to(device)
-            moments.held = {name: tensors[f"{at}.{name}"].to(device) for name in moments.held}
+            device, held = moments.seeds.device, moments.layer.held
+            seeds = tensors[f"{at}.seeds"]
+            mine = (seeds >= held.start) & (seeds < held.stop)
+            moments.seeds = seeds[mine].to(device)
+            moments.steps = tensors[f"{at}.steps"][mine].to(device)
+            moments.held = {name: tensors[f"{at}.{name}"][mine].to(device) for name in moments.held}
+
+
+def _gradients(moments: _Moments) -> dict[str, Tensor]:
+    """What the last step says of the seeds that are held, for `down` and `up`."""
+    layer = moments.layer
+    rows = moments.seeds - layer.held.start
+    down = layer.legible_rows(_rows(layer.down.grad, layer.down, rows), rows)
+    return {"down": down, "up": _rows(layer.up.grad, layer.up, rows)}
 
 
 def _rows(gradient: Tensor | None, parameter: Tensor, seeds: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Where a SeedLayer's checkpoints stand: a folder of numbered safetensors files, anywhere fsspec reaches.
 
 A file is whole or not there: on a file system it is written beside and renamed, and an object store shows
-an object when all of it has come.
+an object when all of it has come. Shards of a checkpoint stand beside its file, and come and go with it.
 """
 
 from __future__ import annotations
@@ -89,19 +89,50 @@ class CheckpointPlace:
                     self._files.put_file(str(file), name)
                     size = file.stat().st_size
             for old in self.kept()[keep:]:
-                self._files.rm_file(old.path)
+                for path in (old.path, *self._shards(old)):
+                    self._files.rm_file(path)
         except OSError as error:
             raise UnavailableError(f"a checkpoint cannot be written: {error}") from error
         return size
 
-    def newest(self, read: Callable[[Path], None]) -> Kept | None:
-        """Read the newest checkpoint that is whole; None where there is none.
+    def store_shard(
+        self, number: int, shard: int, shards: int, write: Callable[[Path], None]
+    ) -> int:
+        """Write one shard of a checkpoint, before the checkpoint itself; gives its bytes.
+
+        Raises:
+            UnavailableError: the place does not take it.
+        """
+        name = f"{self._folder}/seeds-{number:010d}.{shard}-of-{shards}.safetensors"
+        try:
+            self._files.makedirs(self._folder, exist_ok=True)
+            if self._local:
+                write(Path(name))
+                return Path(name).stat().st_size
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / "shard.safetensors"
+                write(file)
+                self._files.put_file(str(file), name)
+                return file.stat().st_size
+        except OSError as error:
+            raise UnavailableError(f"a shard cannot be written: {error}") from error
+
+    def _shards(self, kept: Kept) -> list[str]:
+        """The paths of a checkpoint's shards."""
+        start = kept.path.removesuffix(".safetensors") + "."
+        names = self._files.ls(self._folder, detail=False)
+        return [name for name in names if name.startswith(start) and name != kept.path]
+
+    def newest(self, read: Callable[[Path], None], number: int | None = None) -> Kept | None:
+        """Read the newest checkpoint that is whole, or the one of a number; None where there is none.
 
         Raises:
             UnavailableError: the place does not answer.
             InvalidError: the newest whole one is of another model or another spec.
         """
         for kept in self.kept():
+            if number not in (None, kept.number):
+                continue
             try:
                 self._read(kept, read)
             except BrokenError as error:
@@ -121,8 +152,9 @@ class CheckpointPlace:
             read(Path(kept.path))
             return
         with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "seeds.safetensors"
-            self._files.get_file(kept.path, str(file))
+            for path in (*self._shards(kept), kept.path):
+                file = Path(folder) / path.rpartition("/")[2]
+                self._files.get_file(path, str(file))
             read(file)
 
 

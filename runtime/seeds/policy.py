@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -99,6 +99,16 @@ class Decision:
     facts: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     blueprint: str = ""
     strategy: str = ""
+
+    def packed(self) -> dict[str, Any]:
+        """As plain values, for another process."""
+        return {name: getattr(self, name) for name in self.__slots__} | {"facts": dict(self.facts)}
+
+    @classmethod
+    def unpacked(cls, values: Mapping[str, Any]) -> Decision:
+        """What `packed` gave."""
+        moves = {name: Stage(values[name]) for name in ("source", "target")}
+        return cls(**{**values, **moves})
 
     def record(self) -> dict[str, object]:
         """As plain values, for the decision log and the bus."""

@@ -19,6 +19,10 @@ LOGGED = 500
 """Decisions that are kept, in memory and with each checkpoint."""
 
 
+def _reason(error: SeedbedError) -> str:
+    return "".join(part.title() for part in error.code.split("_"))
+
+
 def stage_key(stage: Stage) -> str:
     """A stage as the status names it, such as `fineTuning`."""
     return stage.label[0].lower() + stage.label[1:]
@@ -54,10 +58,16 @@ class Progress:
         self.phase, self.message, self.reason = phase, message, reason
         self.news.set()
 
+    def serve(self, refused: SeedbedError | None = None) -> None:
+        """The model is served; where a newer spec was refused, the former one's."""
+        if refused is None:
+            self.enter("Serving")
+        else:
+            self.enter("Serving", refused.message, _reason(refused))
+
     def fail(self, error: SeedbedError) -> None:
         """Nothing is served until something changes."""
-        reason = "".join(part.title() for part in error.code.split("_"))
-        self.enter("Failed", error.message, reason)
+        self.enter("Failed", error.message, _reason(error))
 
     def act(self, activity: Activity) -> None:
         """Training begins or stops."""

@@ -4,9 +4,11 @@
                                         ▲                          │
                                         └────── checkpoints ◄──────┘
 
-The first pod trains. The others serve what it has checkpointed, and take each newer checkpoint over. A
-model that cannot be loaded is told and tried again when the spec changes; the process stays, so that the
-reason can be read.
+The first pod trains. The others serve what it has checkpointed, and take each newer checkpoint over, or
+train with it (`spec.distribution`): then they are led by it, see `follower`.
+
+A model that cannot be loaded is told and tried again when the spec changes; the process stays, so that the
+reason can be read. A change of what gives the state its shape is obeyed by saving and loading anew.
 """
 
 from __future__ import annotations
@@ -26,10 +28,12 @@ from seedbed.runtime.coordination.port import Coordinator
 from seedbed.runtime.seeds.data import Collected
 from seedbed.runtime.seeds.features import Features
 from seedbed.runtime.seeds.figures import SeedMetrics, Served
-from seedbed.runtime.seeds.host import Host
+from seedbed.runtime.seeds.group import Alone, GroupLostError
+from seedbed.runtime.seeds.host import SHAPE, Host
 from seedbed.runtime.seeds.pages import SeedPages
 from seedbed.runtime.seeds.places import CheckpointPlace
 from seedbed.runtime.seeds.progress import Progress
+from seedbed.runtime.seeds.refit import UnfitError
 from seedbed.runtime.seeds.reporting import Pod, Reporter
 from seedbed.runtime.seeds.threads import limit_threads
 from seedbed.runtime.seeds.trainer import Trainer
@@ -40,6 +44,8 @@ RETRY = 30.0
 """Seconds after which a model that could not be loaded is tried again."""
 FOLLOW = 2.0
 """Seconds between two looks for a newer checkpoint, of pods that only serve."""
+BEAT = 30.0
+"""Seconds between two signs of life to the processes of a group, while there is nothing to do."""
 _SHARE = 0.5
 # Features that only a model made anew can obey; the others change between two epochs.
 _LASTING = ("chunked_architecture", "extended_lifecycle", "triton_kernels")
@@ -56,6 +62,7 @@ class SeedServer:
         checkpoints: path or URL of the place for checkpoints.
         drain: seconds in which the state has to be safe when the pod ends.
         environment: whose variables override flags, and the number of threads, see `threads`.
+        group: the processes that train together, of which this is the first.
     """
 
     def __init__(
@@ -69,8 +76,10 @@ class SeedServer:
         drain: float = 110.0,
         token: str = "",
         registry: CollectorRegistry | None = None,
+        group: Alone | None = None,
     ) -> None:
         self.progress = Progress()
+        self._group = group or Alone()
         self._pod, self._drain, self._environment = pod, drain, environment
         self._wishes = Wishes(coordinator, pod.namespace, pod.layer, environment)
         self._place = CheckpointPlace(checkpoints, f"{pod.namespace}.{pod.layer}")
@@ -114,6 +123,8 @@ class SeedServer:
                 for task in helping:
                     task.cancel()
             await self._reporter.tell()
+            with suppress(GroupLostError):
+                await asyncio.to_thread(self._group.tell, "end", {})
 
     async def _serve(self, stopping: asyncio.Event) -> None:
         """One host after the other."""
@@ -125,6 +136,8 @@ class SeedServer:
             self.progress.enter("Loading", "the model")
             try:
                 await self._with_host(self._wishes.spec, stopping)
+            except GroupLostError:
+                raise
             except SeedbedError as error:
                 await self._failed(error, stopping)
 
@@ -143,19 +156,21 @@ class SeedServer:
         Raises:
             SeedbedError: it cannot be loaded, or its training failed for good.
         """
-        host = await Host.load(spec, self._wishes.features, self._place)
+        host = await Host.load(spec, self._wishes.features, self._place, self._group)
+        beating = asyncio.ensure_future(host.keep_together(BEAT))
         try:
             self.progress.resume(host.extra)
             self._reporter.host = self.pages.host = host
             self._reporter.looked()
-            self.progress.enter("Serving")
+            self.progress.serve(host.refused)
             _log.info("serving %s with %d layers", self._pod.layer, len(host.model.layers))
-            await self._work(host, stopping)
+            await self._work(host, spec, stopping)
         finally:
+            beating.cancel()
             self.pages.host = None
             await host.close()
 
-    async def _work(self, host: Host, stopping: asyncio.Event) -> None:
+    async def _work(self, host: Host, spec: SeedLayerSpec, stopping: asyncio.Event) -> None:
         over = asyncio.Event()
         trainer = Trainer(
             host,
@@ -167,7 +182,7 @@ class SeedServer:
             self._collected,
         )
         trains = self._pod.trains and bool(host.model.layers)
-        watching = asyncio.ensure_future(self._until_over(host, stopping, over))
+        watching = asyncio.ensure_future(self._until_over(host, spec, stopping, over))
         try:
             if trains:
                 await self._train(host, trainer, over)
@@ -183,10 +198,17 @@ class SeedServer:
         if trains:
             await trainer.save()
 
-    async def _until_over(self, host: Host, stopping: asyncio.Event, over: asyncio.Event) -> None:
-        """Set `over` when the pod ends, or when the features ask for a model made anew."""
+    async def _until_over(
+        self, host: Host, spec: SeedLayerSpec, stopping: asyncio.Event, over: asyncio.Event
+    ) -> None:
+        """Set `over` when the pod ends, or when features or spec ask for a model made anew."""
         wanted = self._wishes.features
-        while not stopping.is_set() and _same(self._wishes.features, wanted):
+        while (
+            not stopping.is_set()
+            and _same(self._wishes.features, wanted)
+            and self._wishes.spec is not None
+            and _same_shape(self._wishes.spec, spec)
+        ):
             host.features = host.model.features = replace(
                 self._wishes.features,
                 **{name: getattr(host.features, name) for name in _LASTING},
@@ -214,7 +236,7 @@ class SeedServer:
                 if await host.refresh(self._place):
                     self.progress.resume(host.extra)
                     self._reporter.looked()
-            except RetryableError as error:
+            except (RetryableError, UnfitError) as error:
                 _log.warning("%s", error)
             with suppress(TimeoutError):
                 async with asyncio.timeout(FOLLOW):
@@ -223,6 +245,10 @@ class SeedServer:
 
 def _same(now: Features, before: Features) -> bool:
     return all(getattr(now, name) == getattr(before, name) for name in _LASTING)
+
+
+def _same_shape(now: SeedLayerSpec, before: SeedLayerSpec) -> bool:
+    return all(getattr(now, name) == getattr(before, name) for name in SHAPE)
 
 
 async def _unless(stopping: asyncio.Event, waiting: object) -> bool:

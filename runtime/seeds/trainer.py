@@ -24,7 +24,7 @@ from seedbed.runtime.seeds.progress import Progress, stage_key
 from seedbed.runtime.seeds.reporting import Reporter
 from seedbed.runtime.seeds.telemetry import Telemetry
 from seedbed.runtime.seeds.training import Data
-from seedbed.runtime.seeds.wishes import Wishes, graft_settings
+from seedbed.runtime.seeds.wishes import Wishes
 
 IDLE_REST = 5.0
 """Seconds between epochs when no seed has been active for long: only measurement is left of them."""
@@ -95,7 +95,7 @@ class Trainer:
 
     def _spec(self) -> SeedLayerSpec:
         assert self._wishes.spec is not None, "a host was made of it"
-        return self._wishes.spec
+        return self._host.fitted(self._wishes.spec)
 
     def _data(self, spec: SeedLayerSpec) -> Data | None:
         if self._host.data is not None:
@@ -112,7 +112,7 @@ class Trainer:
             loop.call_soon_threadsafe(self._stepped)
 
         try:
-            telemetry = await host.epoch(data, count)
+            telemetry = await host.epoch(paced(data, spec.training), count)
         except AbortedError:
             return
         asleep = telemetry.samples == 0 and not bool(host.model.state.members("active").any())
@@ -125,7 +125,7 @@ class Trainer:
 
     def _follow(self, spec: SeedLayerSpec) -> None:
         """What may change between two epochs without loading anew."""
-        self._host.model.grafting = graft_settings(spec.grafting)
+        self._host.follow(spec)
 
     def _stepped(self) -> None:
         self._progress.step += 1

@@ -4,6 +4,9 @@ A training pass goes by the training alphas: seeds in TRAINING act fully there, 
 users get. An epoch that concerns no seed makes no steps. Held-out data are passed through up to three
 times at the end: as served, with the seeds in training, and without those on trial; the differences are
 the seeds' scores.
+
+Where a group of processes holds the same seeds, each learns from its part of a batch, and gradients are
+summed by their share of the rows: the loss has to be a mean over rows.
 """
 
 from __future__ import annotations
@@ -40,6 +43,13 @@ class Batch(NamedTuple):
     inputs: tuple[Tensor, ...]
     target: Tensor
     route: Tensor | None = None
+
+    def part(self, rows: slice) -> Batch:
+        """Some of the samples."""
+        if rows == slice(0, len(self.target)):
+            return self
+        route = None if self.route is None else self.route[rows]
+        return Batch(tuple(each[rows] for each in self.inputs), self.target[rows], route)
 
 
 def correct(answer: Tensor, target: Tensor) -> Tensor:
@@ -117,13 +127,17 @@ def _train(model: SeededModel, data: Data) -> tuple[float, int]:
         if model.blending:
             grafting.step(model.state, model.grafting)
             model.blend()
-        with torch.enable_grad(), model.passing(Pass(View.TRAINING, batch.route)):
-            loss = data.loss(model.module(*batch.inputs), batch.target)
-        torch.autograd.backward(loss)
+        part = batch.part(model.group.share(len(batch.target)))
+        if share := len(part.target) / len(batch.target):
+            with torch.enable_grad(), model.passing(Pass(View.TRAINING, part.route)):
+                loss = data.loss(model.module(*part.inputs), part.target) * share
+            torch.autograd.backward(loss)
+            total += loss.detach()
         model.optimiser.step(model.state, model.spans, data.rate, data.fine_rate)
-        total += loss.detach()
         steps += 1
         samples += len(batch.target)
+    if model.group.replicated:
+        model.group.add([total])
     return float(total) / max(steps, 1), samples
 
 
@@ -133,10 +147,34 @@ def accuracy(
     """Share of the held-out targets that are met, by the alphas of a view."""
     met, asked = torch.zeros((), device=model.device), 0
     for batch in data.held_out:
-        with torch.inference_mode(), model.passing(Pass(view, batch.route, sums)):
-            met += data.correct(model.module(*batch.inputs), batch.target)
+        part = batch.part(model.group.share(len(batch.target)))
+        if len(part.target):
+            with torch.inference_mode(), model.passing(Pass(view, part.route, sums)):
+                met += data.correct(model.module(*part.inputs), part.target)
         asked += batch.target.numel()
+    _gather(model, met, sums)
     return float(met) / max(asked, 1)
+
+
+def _gather(model: SeededModel, met: Tensor, sums: dict[str, Tensor] | None) -> None:
+    """Bring together what the processes of a group have seen.
+
+    With replicated seeds each saw some of the samples; with sharded ones all of them, but of its own seeds.
+    """
+    group = model.group
+    if group.replicated:
+        group.add([met])
+    if sums is None or group.size == 1:
+        return
+    with torch.inference_mode():
+        for layer in model.layers:
+            if layer.name not in sums:
+                none = torch.zeros(layer.seeds, len(measured.Measure), device=model.device)
+                sums[layer.name] = none
+        group.add([sums[layer.name] for layer in model.layers])
+        for layer in model.layers:
+            if not bool(sums[layer.name][:, measured.Measure.COUNT].any()):
+                del sums[layer.name]
 
 
 def _judge(model: SeededModel, data: Data) -> Tensor:

@@ -16,7 +16,8 @@ from seedbed.crds.seed_policy import Grafting
 from seedbed.runtime.api.flags import LiveFlags
 from seedbed.runtime.coordination.port import Coordinator
 from seedbed.runtime.seeds.attach import AttachSpec
-from seedbed.runtime.seeds.blueprints import Growth
+from seedbed.runtime.seeds.blueprints import AnyGrowth, Growth
+from seedbed.runtime.seeds.custom import Custom
 from seedbed.runtime.seeds.features import Features
 from seedbed.runtime.seeds.grafting import GraftSettings
 from seedbed.runtime.seeds.policy import Limits
@@ -104,8 +105,10 @@ class Wishes:
         self.changed.set()
 
 
-def growth(blueprint: Blueprint) -> Growth:
-    """A blueprint of the spec; its name says type and rank, such as `low-rank-8`."""
+def growth(blueprint: Blueprint) -> AnyGrowth:
+    """A blueprint of the spec; its name says type and rank, such as `low-rank-8`, or is the entry point."""
+    if blueprint.entry is not None:
+        return Custom(blueprint.entry, blueprint.entry, blueprint.arguments)
     kind = _KINDS[blueprint.type]
     name = kind if blueprint.type == "norm" else f"{kind}-{blueprint.rank}"
     return Growth(name, kind, blueprint.rank)

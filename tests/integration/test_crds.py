@@ -130,11 +130,8 @@ def seed_layer(name: str, **spec: Any) -> dict[str, Any]:
     ("field", "change"),
     [
         ("model", {"model": {"entry": "team.models:other"}}),
-        ("layers", {"layers": ["fc*", "head"]}),
-        ("seedsPerLayer", {"seedsPerLayer": 7}),
         ("routing", {"routing": "token"}),
         ("reads", {"reads": "input", "routing": "token"}),
-        ("blueprints", {"blueprints": [{"type": "norm"}]}),
         ("checkpoint.volume", {"checkpoint": {"volume": {"size": "2Gi"}}}),
     ],
 )
@@ -144,7 +141,14 @@ def test_what_gives_seeds_their_shape_is_immutable(
     apply(control_plane, seed_layer("fixed"), "-n", namespace)
     said = refusal(control_plane, seed_layer("fixed", **change), "-n", namespace)
     assert f"spec.{field} is immutable: make another SeedLayer" in said
-    free = {"lifecycle": {"patience": 2}, "training": {"epochs": 5}, "replicas": 0}
+    grouped = {"distribution": {}, "data": {"entry": "team.data:load"}}
+    said = refusal(control_plane, seed_layer("fixed", **grouped), "-n", namespace)
+    assert "spec.distribution cannot be given or taken away later" in said
+    own = {"blueprints": [{"type": "custom"}]}
+    said = refusal(control_plane, seed_layer("fixed", **own), "-n", namespace)
+    assert "an entry belongs to the type custom" in said
+    shape = {"layers": ["head"], "seedsPerLayer": 7, "blueprints": [{"type": "norm"}]}
+    free = {"lifecycle": {"patience": 2}, "training": {"epochs": 5}, "replicas": 0, **shape}
     apply(control_plane, seed_layer("fixed", **free), "-n", namespace)
 
 

@@ -10,10 +10,10 @@ from seedbed.crds.errors import InvalidError
 from seedbed.kernels import (
     Blueprint,
     SeedTensors,
-    apply_custom,
     attend_chunks,
     attend_tokens,
     chunk_width,
+    custom_chunks,
     seed_chunks,
     seed_tokens,
 )
@@ -92,7 +92,11 @@ def test_a_blueprint_of_the_users_own() -> None:
     def squared(parameters: dict[str, Tensor], mine: Tensor) -> Tensor:
         return mine.square() * parameters["scale"]
 
-    y = apply_custom(x, fused, state, which, squared, {"scale": scale})
+    share = torch.where(state.blueprint[which] == Blueprint.USER, state.alpha[which], 0.0)
+    columns = which[:, None] * 5 + torch.arange(5)
+    y, change = custom_chunks(x, fused, share, columns, squared, {"scale": scale})
+    assert float(change[0]) == pytest.approx(float((y - x)[..., :5].square().sum()), rel=1e-3)
+    assert change[2:].tolist() == [0.0, 0.0]
     for s in range(6):
         columns = slice(5 * s, 5 * s + 5)
         want = fused[..., columns]

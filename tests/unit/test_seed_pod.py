@@ -18,16 +18,20 @@ from safetensors.torch import save_file
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.messages import decode
 from seedbed.crds.seed_features import FEATURES, Features, active
-from seedbed.crds.seed_layer import Blueprint, DataSource, ModelSource
+from seedbed.crds.seed_layer import Blueprint, DataSource, ModelSource, SeedLayerSpec
 from seedbed.crds.seed_messages import STAGES, SeedReport, seed_setting
 from seedbed.crds.seed_policy import Training
 from seedbed.runtime.bus.memory import MemoryBus
 from seedbed.runtime.bus.port import Bus
+from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.seeds.data import Collected, load_data
+from seedbed.runtime.seeds.features import Features as RuntimeFeatures
 from seedbed.runtime.seeds.figures import Served
+from seedbed.runtime.seeds.group import Alone
+from seedbed.runtime.seeds.host import Host
 from seedbed.runtime.seeds.loading import PackageMissingError, load_model
 from seedbed.runtime.seeds.places import BrokenError, CheckpointPlace
-from seedbed.runtime.seeds.policy import Limits
+from seedbed.runtime.seeds.policy import Decision, Limits
 from seedbed.runtime.seeds.progress import stage_key
 from seedbed.runtime.seeds.stages import Stage
 from seedbed.runtime.seeds.training import Batch
@@ -123,6 +127,57 @@ def test_data_that_are_none_are_told(tmp_path: Path) -> None:
         name = f"{file}.npz" if file == "evil" else f"{file}.safetensors"
         with pytest.raises(InvalidError, match=words):
             load_data(DataSource(url=str(tmp_path / name)), Training(), CPU)
+
+
+def test_data_come_from_tables_and_json_lines(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text(
+        "a,target,b,split,route\n1,0,2.5,train,3\n4,1,5,test,-1\n7,2,8,train,0\n"
+    )
+    lines = [
+        {"inputs": [1, 2.5], "target": 0, "route": 3},
+        {"inputs": [4, 5], "target": 1, "split": "test", "route": -1},
+        {"inputs": [7, 8], "target": 2, "route": 0},
+    ]
+    for line in lines:
+        line.setdefault("split", "train")
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    for name in ("d.csv", "d.jsonl"):
+        found = load_data(DataSource(url=f"file://{tmp_path}/{name}"), Training(), CPU)
+        (batch,), (judged,) = list(found.train(0)), found.held_out
+        order = batch.target.argsort()
+        assert batch.inputs[0][order].tolist() == [[1, 2.5], [7, 8]]
+        assert batch.target[order].tolist() == [0, 2]
+        assert batch.target.dtype == torch.int64
+        assert batch.route is not None
+        assert batch.route[order].tolist() == [3, 0]
+        assert judged.inputs[0].tolist() == [[4, 5]]
+    plain = "x,target\n" + "".join(f"{n},{n / 2}\n" for n in range(10))
+    (tmp_path / "p.csv").write_text(plain)
+    found = load_data(DataSource(url=str(tmp_path / "p.csv")), Training(), CPU)
+    assert found.held_out[0].target.tolist() == [2.0, 4.5], "every fifth row"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("d.csv", "a,b\n1,2\n", "line 1 .*: the first one names the columns: `target`"),
+        ("d.csv", "a,target\n1,2\n1\n", "line 2 .*: expected 2 columns"),
+        ("d.csv", "a,target\n1,2\nx,2\n", "line 2 .*: a: 'x' is no number"),
+        ("d.csv", "a,target,split\n1,2,some\n", "split: expected train or test, got 'some'"),
+        ("d.csv", "a,target\n1,2\n", "has no test_inputs"),
+        ("d.jsonl", "[1]\n", "line 1 .*: expected an object with inputs and target"),
+        ("d.jsonl", '{"inputs": [1], "target": 0}\n{"inputs": [1, 2], "target": 0}\n', "shape"),
+        ("d.jsonl", '{"inputs": [1], "target": 0}\n{"inputs": [1]', "line 1 or the one after it"),
+        ("d.parquet", "PAR1", "neither safetensors nor npz, and does not end in .csv or .jsonl"),
+    ],
+)
+def test_a_wrong_line_is_one_error_that_says_which(
+    name: str, text: str, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InvalidError, match=words) as caught:
+        load_data(DataSource(url=str(tmp_path / name)), Training(), CPU)
+    assert caught.value.field == "spec.data.url"
 
 
 def saying(text: str) -> Callable[[Path], None]:
@@ -437,3 +492,62 @@ def test_the_other_pods_serve_what_the_first_has_checkpointed(tmp_path: Path) ->
 
 def test_flags_of_the_tests_are_the_features() -> None:
     assert set(FLAGS) == {Features.model_fields[name].default for name in FEATURES}
+
+
+async def changed(coordinator: MemoryCoordinator, spec: SeedLayerSpec) -> None:
+    value = spec.model_dump_json(by_alias=True).encode()
+    await coordinator.put(seed_setting("team", "small"), value)
+
+
+def test_a_changed_spec_is_taken_over_with_the_state_there_is(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with (
+            settings(spec_of(lifecycle=REST)) as coordinator,
+            pod(tmp_path, coordinator, MemoryBus()) as (server, _),
+        ):
+            await until(lambda: server.pages.host and server.pages.host.model.epoch > 2)
+            assert server.pages.host is not None
+            epoch = server.pages.host.model.epoch
+            forms = [{"type": "lowRank", "rank": 4}, {"type": "norm"}]
+            new = spec_of(lifecycle=REST, blueprints=forms, layers=["body.0"])
+            await changed(coordinator, new)
+            await until(lambda: server.pages.host and len(server.pages.host.model.blueprints) == 2)
+            host = server.pages.host
+            assert host is not None
+            assert host.model.epoch >= epoch
+            assert [layer.name for layer in host.model.layers] == ["body.0"]
+            assert host.resumed is not None
+            assert (server.progress.phase, server.progress.reason) == ("Serving", "")
+
+    run_async(body())
+
+
+def test_a_spec_that_would_lose_a_fossil_leaves_the_former_one_in_force(tmp_path: Path) -> None:
+    """Also in a pod that starts after the change, and until the change is taken back."""
+    spec = spec_of(lifecycle=REST)
+    made = Host.made(spec, RuntimeFeatures.all_on(), Alone())
+    name, before = made.model.blueprints[0].name, Stage.DORMANT
+    for after in (*range(1, 8),):
+        stage = Stage(after)
+        move = Decision(0, 1, "body.0", 1, before, stage, "test", "test", {}, name, "linear")
+        assert made.model.apply([move])
+        before = stage
+
+    async def body() -> None:
+        await made.save(CheckpointPlace(str(tmp_path), "team.small"), {}, 3)
+        wrong = spec_of(lifecycle=REST, blueprints=[{"type": "norm"}])
+        async with (
+            settings(wrong) as coordinator,
+            pod(tmp_path, coordinator, MemoryBus()) as (server, url),
+        ):
+            await until(lambda: server.progress.reason == "UnfitCheckpoint")
+            assert server.progress.phase == "Serving"
+            assert "seed 1 of body.0 (its blueprint low-rank-4 is gone)" in server.progress.message
+            async with aiohttp.ClientSession() as session, session.get(f"{url}/v1/model") as answer:
+                page = await answer.json()
+            assert page["blueprints"] == ["low-rank-4"]
+            await changed(coordinator, spec)
+            await until(lambda: server.progress.phase == "Serving" and not server.progress.reason)
+
+    run_async(body())
+    run_async(made.close())

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from seedbed.controllers.plan import Observed, Publish, Withdraw
 from seedbed.controllers.seed_layer import reconcile
 from seedbed.crds.messages import decode, encode
+from seedbed.crds.seed_checks import check_seed_layer
+from seedbed.crds.seed_layer import SeedLayerSpec
 from seedbed.crds.seed_messages import SeedCheckpointed, SeedDecision, SeedReport, in_one_line
 from tests.unit.controllers.objects import (
     DEFAULTS,
@@ -351,6 +353,77 @@ def test_a_spec_of_another_version_is_told_and_changes_nothing() -> None:
     assert verdict(plan, "Stalled") == ("True", "InvalidSpec")
     assert "spec.seedsPerLayer" in message(plan)
     assert plan.apply == ()
+
+
+GROUP: dict[str, Any] = {
+    **SHARED,
+    "data": {"entry": "team.data:load"},
+    "replicas": 3,
+    "distribution": {"seeds": "sharded", "processesPerPod": 2, "leastPods": 2},
+}
+
+
+def test_pods_that_train_together_find_each_other() -> None:
+    plan = reconcile(look(layer(**GROUP)), NOW, DEFAULTS)
+    peers, front, pods = plan.apply
+    assert peers["metadata"]["name"] == "encoder-seed-peers" == pods["spec"]["serviceName"]
+    assert peers["spec"]["clusterIP"] == "None"
+    assert peers["spec"]["publishNotReadyAddresses"] is True
+    assert (
+        peers["spec"]["selector"].items() <= pods["spec"]["template"]["metadata"]["labels"].items()
+    )
+    container = pods["spec"]["template"]["spec"]["containers"][0]
+    told = {one["name"]: one.get("value") for one in container["env"]}
+    domain = "encoder-seed-peers.team.svc"
+    assert told["SEEDBED_SEED_GROUP"] == "sharded"
+    assert told["SEEDBED_SEED_PROCESSES"] == "2"
+    assert told["SEEDBED_SEED_LEAST_PODS"] == "2"
+    assert told["SEEDBED_SEED_RENDEZVOUS"] == f"encoder-seeds-0.{domain}:29400"
+    assert told["SEEDBED_SEED_ADDRESS"] == f"$(POD_NAME).{domain}"
+    named = [one["name"] for one in container["env"]]
+    assert named.index("POD_NAME") < named.index("SEEDBED_SEED_ADDRESS"), "it is made of the former"
+    assert "livenessProbe" not in container
+    assert "readinessProbe" in container
+    only = {"statefulset.kubernetes.io/pod-name": "encoder-seeds-0"}
+    assert only.items() <= front["spec"]["selector"].items(), "only the first can answer"
+    each = {**GROUP, "distribution": {}}
+    _, front, _ = reconcile(look(layer(**each)), NOW, DEFAULTS).apply
+    assert not only.items() & front["spec"]["selector"].items()
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"data": None}, "spec.distribution"),
+        ({"gpus": 1}, "spec.distribution.processesPerPod"),
+        ({"replicas": 1}, "spec.distribution.leastPods"),
+        ({"blueprints": [{"type": "norm", "entry": "a.b:c"}]}, "spec.blueprints[0].entry"),
+        ({"blueprints": [{"type": "custom"}]}, "spec.blueprints[0].entry"),
+        ({"blueprints": [{"type": "mlp", "arguments": {"x": 1}}]}, "spec.blueprints[0].arguments"),
+        (
+            {
+                "blueprints": [
+                    {"type": "custom", "entry": "a.b:c", "arguments": {"x": number}}
+                    for number in (1, 2)
+                ]
+            },
+            "spec.blueprints[1]",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_one_error(change: dict[str, Any], field: str) -> None:
+    spec = SeedLayerSpec.model_validate({**SPEC, **GROUP, **change})
+    assert [error.field for error in check_seed_layer(spec)] == [field]
+
+
+def test_a_spec_that_the_pods_refuse_is_told_while_they_serve() -> None:
+    told = report(reason="UnfitCheckpoint", message="checkpoint: 1 fossils would be lost")
+    seen = look(layer(), children=(stateful_set(1),), seeds=(told,))
+    plan = reconcile(seen, NOW, DEFAULTS)
+    assert verdict(plan, "Ready") == ("False", "UnfitCheckpoint")
+    assert verdict(plan, "Stalled") == ("True", "UnfitCheckpoint")
+    assert plan.status is not None
+    assert plan.status["epoch"] == 12
 
 
 def test_a_report_travels_as_it_is() -> None:
