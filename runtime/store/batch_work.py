@@ -138,8 +138,9 @@ class SqlBatchWork:
     async def add_lines(self, rows: Sequence[LineRow]) -> None:
         """Take lines in; those that are there already stay as they are."""
         values = [{name: getattr(row, name) for name in LineRow.__slots__} for row in rows]
-        async with self._writing() as connection:
-            await connection.execute(self._add, values)
+        if values:
+            async with self._writing() as connection:
+                await connection.execute(self._add, values)
 
     async def change(self, batch: str, expected: Sequence[BatchStatus], **fields: Any) -> bool:
         """Change a batch's columns, as long as its status is one of these; whether it was."""

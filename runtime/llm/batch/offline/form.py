@@ -32,7 +32,7 @@ def error_name(batch: str) -> str:
 
 def batch_form(row: BatchRow) -> Json:
     """A batch."""
-    ended = {f"{status}_at": None for status in _ENDS}
+    ended: dict[str, int | None] = {f"{status}_at": None for status in _ENDS}
     if row.ended_at is not None:
         ended[f"{row.status}_at"] = _whole(row.ended_at)
     errors = orjson.loads(row.errors)

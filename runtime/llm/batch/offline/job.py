@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 import orjson
 
+from seedbed.crds.errors import RetryableError
 from seedbed.runtime.llm.batch.offline.counting import OfflineMetrics
 from seedbed.runtime.llm.batch.offline.lines import CANCELLED, EXPIRED
 from seedbed.runtime.llm.batch.offline.money import Budgets
@@ -22,6 +26,9 @@ from seedbed.runtime.llm.notices import Kind, Notice
 from seedbed.runtime.store.batch_files import SqlBatchFiles
 from seedbed.runtime.store.batch_work import LineResult, SqlBatchWork, TurnOf
 from seedbed.runtime.store.batches import BatchRow, SqlBatches
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 LOOK = 1.0
 """Seconds between two looks at the store."""
@@ -65,6 +72,8 @@ class Job:
     Attributes:
         row: as it was when its work began.
         over: set once no more of it is to be asked; `why` is then the status of lines that were not.
+        halted: why it stands still.
+        sent: parts of it that are with providers.
     """
 
     bench: Bench
@@ -72,6 +81,7 @@ class Job:
     over: asyncio.Event = field(default_factory=asyncio.Event)
     why: int = 0
     halted: str = ""
+    sent: int = 0
     notes: dict[str, str] = field(default_factory=dict)
     _reasons: dict[str, str] = field(default_factory=dict)
 
@@ -103,13 +113,22 @@ class Job:
     async def watch(self) -> None:
         """Notice that it is cancelled, or that its time is over."""
         while not self.over.is_set():
-            found = await self.bench.batches.batch(self.id)
+            found = await self.patiently(partial(self.bench.batches.batch, self.id))
             if found is None or found.status == "cancelling":
                 self.stop(CANCELLED)
-            elif self.bench.wall() >= self.row.expires_at:
+            elif self.bench.wall() >= found.expires_at:
                 self.stop(EXPIRED)
             else:
                 await self.pause(self.bench.look)
+
+    async def patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask the store for something, however long it takes to answer: work under way goes on."""
+        while True:
+            try:
+                return await ask()
+            except RetryableError as error:
+                log.warning("the batches of the store cannot be read: %s", error)
+                await asyncio.sleep(self.bench.look)
 
     def stop(self, why: int) -> None:
         """No more is asked."""

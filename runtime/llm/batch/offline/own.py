@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 from seedbed.crds.errors import RetryableError, SeedbedError, UnavailableError
 from seedbed.crds.money import nanos
@@ -80,8 +81,8 @@ class OwnWork:
         under_way: dict[int, asyncio.Task[None]] = {}
         async with asyncio.TaskGroup() as tasks:
             while not job.over.is_set():
-                expected = more()
-                rows = await job.bench.batches.lines(job.id, "own", 0, _PAGE + len(under_way))
+                expected, most = more(), _PAGE + len(under_way)
+                rows = await job.patiently(partial(job.bench.batches.lines, job.id, "own", 0, most))
                 new = [row for row in rows if row.number not in under_way]
                 for row in new[: max(0, _PAGE - len(under_way))]:
                     under_way[row.number] = tasks.create_task(self._work(_Line(row)))
@@ -98,7 +99,12 @@ class OwnWork:
 
     async def _work(self, line: _Line) -> None:
         """Ask until there is an answer, an error that stays, or the batch is over."""
-        model = self.job.bench.gateway.named(self.job.endpoint.read(line.row.body).model)
+        try:
+            model = self.job.bench.gateway.named(self.job.endpoint.read(line.row.body).model)
+        except SeedbedError as error:
+            # It was there when the batch was taken in.
+            await self.job.answered([failure(line.row.number, error)])
+            return
         wait: float | None = 0.0
         while wait is not None and not self.job.over.is_set():
             await self.job.pause(wait)
@@ -110,7 +116,7 @@ class OwnWork:
                 wait = await self._in_turn(line, model)
 
     async def _in_turn(self, line: _Line, model: str) -> float | None:
-        async with self.quiet.turn(model):
+        async with self.quiet.turn(model, self.job.over):
             return 0.0 if self.job.over.is_set() else await self._asked(line, model)
 
     async def _asked(self, line: _Line, model: str) -> float | None:
@@ -193,7 +199,7 @@ class OwnWork:
     async def _halts(self, error: SeedbedError) -> None:
         """Where a budget said no, say so: to the ledger, to people, and in the batch."""
         job = self.job
-        if isinstance(error, HeldError) and not self._held.amount:
+        if isinstance(error, HeldError) and not self._held.amount and not job.sent:
             self._allowed.clear()
             await job.halt("own", error.message)
         if not isinstance(error, BudgetExceededError):

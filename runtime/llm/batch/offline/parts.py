@@ -16,6 +16,7 @@ import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from seedbed.crds.errors import FencedError, RetryableError, SeedbedError, TerminalError
 from seedbed.runtime.llm.batch.offline.job import Job
@@ -36,7 +37,8 @@ log = logging.getLogger(__name__)
 MOST_LINES = 20_000
 MOST_BYTES = 64 * 1024 * 1024
 """Of one part."""
-_PAGE = 500
+_NOT_ALLOWED = "its batch API is not allowed any more"
+_PAGE, _FEW = 500, 50
 _AT_ONCE = 100
 _GRACE = 86_400.0
 """Seconds behind the batch's time for which its money is held at most."""
@@ -52,65 +54,88 @@ class Parts:
     """Lines of a part, by model, where the provider wants less at a time."""
     sending: bool = True
     """Whether lines may still come back to go our own way."""
+    _modest: bool = False
+    """Whether money was short the last time, so that a few lines are tried."""
 
     async def run(self) -> None:
         """Send what is ready, and follow it to its end."""
         job = self.job
+        followed: dict[str, asyncio.Task[None]] = {}
         try:
             async with asyncio.TaskGroup() as tasks:
-                followed = {
-                    part.id: tasks.create_task(self._follow(part))
-                    for part in await job.bench.batches.parts(job.id)
-                }
-                while not job.over.is_set():
-                    part = await self._planned()
-                    if part is not None:
-                        followed[part.id] = tasks.create_task(self._follow(part))
-                    elif all(task.done() for task in followed.values()):
-                        if not await job.bench.batches.lines(job.id, "ready", 0, 1):
-                            break
-                        await job.pause(job.bench.look)
+                while True:
+                    for part in await job.patiently(partial(job.bench.batches.parts, job.id)):
+                        if part.id not in followed or followed[part.id].done():
+                            followed[part.id] = tasks.create_task(self._follow(part))
+                    going = [task for task in followed.values() if not task.done()]
+                    job.sent = len(going)
+                    # Where a provider wants less at a time, one part follows the other.
+                    waits = job.over.is_set() or (self.most and going)
+                    if not waits and await self._planned():
+                        continue
+                    if not going and (job.over.is_set() or not await self._expects()):
+                        return
+                    if going:
+                        first = asyncio.FIRST_COMPLETED
+                        await asyncio.wait(going, timeout=job.bench.look, return_when=first)
                     else:
                         await job.pause(job.bench.look)
         finally:
             self.sending = False
 
+    async def _expects(self) -> bool:
+        """Whether lines are still to be sent."""
+        lines = partial(self.job.bench.batches.lines, self.job.id, "ready", 0, 1)
+        return bool(await self.job.patiently(lines))
+
     def _held(self, part: PartRow) -> Held:
         return Held(f"offline-{part.id}", part.reserved, self.job.row.expires_at + _GRACE)
 
-    async def _planned(self) -> PartRow | None:
-        """Make a part of lines that are ready; None where there are none, or no money."""
-        rows = await self._ready()
+    async def _planned(self) -> bool:
+        """Make a part of lines that are ready; False where there are none, or no money."""
+        job = self.job
+        rows = await job.patiently(self._ready)
+        if rows and rows[0].target not in self.providers:
+            await job.note(rows[0].target, _NOT_ALLOWED)
+            await job.bench.work.advance(job.id, [(row.number, "own", "") for row in rows])
+            return True
         while rows:
             try:
-                return await self._plan(rows)
+                await self._plan(rows)
             except (BudgetExceededError, HeldError) as error:
                 if len(rows) == 1:
                     await self._halts(error)
-                    return None
+                    return False
                 rows = rows[: len(rows) // 2]
             except UnpricedError as error:
-                await self.job.answered([failure(row.number, error) for row in rows])
-                return None
-        return None
+                await job.answered([failure(row.number, error) for row in rows])
+                return True
+            except RetryableError as error:
+                # It may be made all the same: then it is among the batch's parts.
+                log.warning("lines cannot be sent yet: %s", error)
+                return False
+            else:
+                return True
+        return False
 
     async def _ready(self) -> list[LineRow]:
         """Lines that are ready for the same provider as the first one is."""
         found: list[LineRow] = []
         size, after = 0, 0
-        while rows := await self.job.bench.batches.lines(self.job.id, "ready", after, _PAGE):
+        page, largest = (_FEW, _FEW) if self._modest else (_PAGE, MOST_LINES)
+        while rows := await self.job.bench.batches.lines(self.job.id, "ready", after, page):
             after = rows[-1].number
             for row in rows:
                 if found and row.target != found[0].target:
                     continue
                 size += len(row.body)
-                most = self.most.get(row.target, MOST_LINES)
+                most = min(largest, self.most.get(row.target, largest))
                 if found and (len(found) >= most or size > MOST_BYTES):
                     return found
                 found.append(row)
         return found
 
-    async def _plan(self, rows: Sequence[LineRow]) -> PartRow:
+    async def _plan(self, rows: Sequence[LineRow]) -> None:
         job, model, now = self.job, rows[0].target, self.job.bench.wall()
         results = Results(job, model)
         worst = 0
@@ -128,12 +153,15 @@ class Parts:
         held = Held(f"offline-{part.id}", 0, job.row.expires_at + _GRACE)
         turn = held.more(budgets if worst else {}, worst, now)
         check(turn, await job.bench.work.plan(part, [row.number for row in rows], turn))
+        self._modest = False
         if job.halted:
             await job.halt("parts", "")
-        return part
 
     async def _halts(self, error: BudgetExceededError | HeldError) -> None:
-        job = self.job
+        job, self._modest = self.job, True
+        if isinstance(error, HeldError) and job.sent:
+            # It is this batch's own lines that hold it.
+            return
         if isinstance(error, BudgetExceededError) and error.message not in job.halted:
             turn = Held(f"offline-{job.id}").refusal({}, error, job.bench.wall())
             await job.bench.work.refused(turn)
@@ -141,10 +169,17 @@ class Parts:
         await job.halt("parts", error.message)
 
     async def _follow(self, part: PartRow) -> None:
-        """See a part to its end."""
+        """See a part to its end, or as far as the store lets it be seen."""
+        try:
+            await self._followed(part)
+        except RetryableError as error:
+            log.warning("a part of batch %s is interrupted: %s", self.job.id, error)
+            await asyncio.sleep(self.job.bench.look)
+
+    async def _followed(self, part: PartRow) -> None:
         provider = self.providers.get(part.model)
         if provider is None:
-            await self._back(part, "own", "its batch API is not allowed any more")
+            await self._back(part, "own", _NOT_ALLOWED)
             return
         made = await self._until_made(part, provider)
         if made is None:

@@ -41,12 +41,12 @@ class Quiet:
         self._ours[model] = self._ours.get(model, 0) + more
 
     @asynccontextmanager
-    async def turn(self, model: str) -> AsyncIterator[None]:
-        """Wait for a turn; the line is under way while the context is open."""
+    async def turn(self, model: str, over: asyncio.Event) -> AsyncIterator[None]:
+        """Wait for a turn, at most until it is over; the line is under way while the context is open."""
         async with self._order:
             since = self._now()
-            # Providers tell nobody when a request of theirs ends.
-            while self._begun >= self._most or self._gives_way(model, since):  # noqa: ASYNC110  # as above
+            while not over.is_set() and self._waits(model, since):  # noqa: ASYNC110  # see below
+                # Providers tell nobody when a request of theirs ends.
                 await asyncio.sleep(_WATCH)
             self._last = self._now()
             self._begun += 1
@@ -55,7 +55,9 @@ class Quiet:
         finally:
             self._begun -= 1
 
-    def _gives_way(self, model: str, since: float) -> bool:
+    def _waits(self, model: str, since: float) -> bool:
+        if self._begun >= self._most:
+            return True
         if self._waiting(model) <= self._ours.get(model, 0):
             return False
         return self._now() - max(since, self._last) < self._patience

@@ -16,7 +16,7 @@ from seedbed.runtime.llm.call import Attempt, Call, Spent
 from seedbed.runtime.llm.endpoints import Request
 from seedbed.runtime.llm.prices import Price, table_version
 from seedbed.runtime.llm.providers import ChatRequest, Json, MalformedError
-from seedbed.runtime.llm.resilience.targets import cached_tokens
+from seedbed.runtime.llm.resilience.targets import audio_tokens, cached_tokens
 from seedbed.runtime.store.batch_work import LineResult
 from seedbed.runtime.store.batches import LineRow
 from seedbed.runtime.store.ledger import LedgerEntry
@@ -58,7 +58,8 @@ class Results:
         if self.price is None:
             return None
         target = self._target
-        return self.price.worst(target.worst_prompt(request), target.worst_answer(request))
+        prompt, answer = target.worst_prompt(request), target.worst_answer(request)
+        return self.price.worst(prompt, answer, target.worst_audio(request))
 
     def limited(self, request: Request) -> Request:
         """The request with the limit that its worst case is reckoned with."""
@@ -109,15 +110,17 @@ class Results:
 
     def _spent(self, request: Request, answer: Json) -> tuple[Spent, int]:
         """What a line has cost, and how much more it would have by itself."""
-        usage = answer.get("usage") if isinstance(answer.get("usage"), dict) else {}
+        told = answer.get("usage")
+        usage: Json = told if isinstance(told, dict) else {}
         target, price = self._target, self.price or Price()
         full = target.facts.price or Price()
         prompt, said = usage.get("prompt_tokens"), usage.get("completion_tokens", 0)
         if not isinstance(prompt, int) or not isinstance(said, int):
             prompt, said = target.worst_prompt(request), target.worst_answer(request)
-            cost = price.worst(prompt, said)
+            cost = price.worst(prompt, said, target.worst_audio(request))
             return Spent(self._model, prompt, said, cost, estimated=True), 0
         cached, kept = cached_tokens(usage, prompt)
-        cost = price.of(prompt, said, cached, kept)
-        saved = max(0, full.of(prompt, said, cached, kept) - cost)
+        audio = audio_tokens(usage, min(prompt, target.worst_audio(request)))
+        cost = price.of(prompt, said, cached, kept, audio)
+        saved = max(0, full.of(prompt, said, cached, kept, audio) - cost)
         return Spent(self._model, prompt, said, cost, cached_tokens=cached), saved
