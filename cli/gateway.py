@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import orjson
 
-from seedbed.crds.errors import SeedbedError
+from seedbed.crds.errors import RetryableError, SeedbedError
 from seedbed.runtime.api.access import (
     ACCOUNT,
     Access,
@@ -22,10 +23,13 @@ from seedbed.runtime.api.access import (
     UnauthenticatedError,
     kubernetes_access,
 )
+from seedbed.runtime.api.flags import LiveFlags
 from seedbed.runtime.bus.events import Event, Priority
 from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.coordination.port import Coordinator
+from seedbed.runtime.llm.batch.offline.lane import OfflineLane
 from seedbed.runtime.llm.cache.cached import cached
+from seedbed.runtime.llm.cache.stage import Flagged, no_flags
 from seedbed.runtime.llm.funded import funded
 from seedbed.runtime.llm.gateway import Gateway
 from seedbed.runtime.llm.identity import (
@@ -46,6 +50,9 @@ from seedbed.runtime.store.outcomes import SqlOutcomes
 from seedbed.runtime.store.sql import SqlStore
 
 log = logging.getLogger(__name__)
+
+_AGAIN = 1.0
+"""Seconds until the live settings are read again, where they could not be."""
 
 AUDIENCE = "seedbed-gateway"
 """Tokens of workers are made for the model service alone; others are the API server's own."""
@@ -105,6 +112,32 @@ class EventLogNotices:
 
 
 @asynccontextmanager
+async def flags_of(coordinator: Coordinator) -> AsyncIterator[Flagged]:
+    """Decides FeatureFlags as they are now, while the context is open."""
+    flags = LiveFlags()
+
+    def flagged(namespace: str, name: str, subject: str) -> bool | None:
+        decision = flags.decide(namespace, name, subject)
+        return None if decision is None else decision.value
+
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(_follow(flags, coordinator))
+        try:
+            yield flagged
+        finally:
+            task.cancel()
+
+
+async def _follow(flags: LiveFlags, coordinator: Coordinator) -> None:
+    while True:
+        try:
+            await flags.follow(coordinator)
+        except RetryableError as error:
+            log.warning("flags stay as they were: %s", error)
+        await asyncio.sleep(_AGAIN)
+
+
+@asynccontextmanager
 async def serving_models(
     models: Models,
     host: str,
@@ -116,9 +149,11 @@ async def serving_models(
     coordinator: Coordinator | None = None,
     tell: Tell | None = None,
     bus: Callable[[], Bus | None] = lambda: None,
+    lease: float = 10.0,
 ) -> AsyncIterator[int]:
     """The model service while the context is open, with budgets where there is a store for them.
 
+    `lease` is the seconds after which another replica takes over the offline work of one that died;
     `tell` hears its notices; `bus` leads to the workers that answer for Agents, once it is there.
     """
     gateway = Gateway(models)
@@ -132,9 +167,30 @@ async def serving_models(
             name = f"{holder}-{secrets.token_hex(4)}"
             await stack.enter_async_context(funded(gateway, SqlLedger(store), coordinator, name))
             await stack.enter_async_context(gateway.learning.following(SqlOutcomes(store)))
+        cache = None
         if models.cache.mode != "off":
             answers = await SqlAnswers.open(store) if store is not None else None
-            await stack.enter_async_context(cached(gateway, answers, coordinator))
-        yield await stack.enter_async_context(
-            serving(models, host, port, gateway=gateway, identify=identify)
+            flagged: Flagged = no_flags
+            if models.cache.flag and coordinator is not None:
+                flagged = await stack.enter_async_context(flags_of(coordinator))
+            cache = await stack.enter_async_context(
+                cached(gateway, answers, coordinator, flagged=flagged)
+            )
+        lane = None
+        if models.offline.enabled and store is not None and coordinator is not None:
+            lane = OfflineLane(
+                gateway,
+                store,
+                coordinator,
+                cache=cache,
+                holder=holder,
+                identify=identify,
+                lease=lease,
+            )
+        routes = lane.routes() if lane is not None else ()
+        bound = await stack.enter_async_context(
+            serving(models, host, port, gateway=gateway, identify=identify, routes=routes)
         )
+        if lane is not None:
+            await stack.enter_async_context(lane.running())
+        yield bound

@@ -194,7 +194,7 @@ def test_an_outage_is_bridged_by_what_is_kept() -> None:
     run_async(body())
 
 
-LOOSE: Json = {"semantic": "on", "verify": 0, "acceptedWrongHits": 0.5}
+LOOSE: Json = {"semantic": "on", "provenFirst": False, "verify": 0, "acceptedWrongHits": 0.5}
 QUESTION = "How do I reset the password of my account?"
 SAME = "How can I reset my account's password?"
 OTHER = "Which countries does the company deliver to?"

@@ -183,6 +183,24 @@ def test_a_part_of_the_traffic_is_served_the_same_part_each_time() -> None:
 
 
 @pytest.mark.req("COG-5.1.2")
+def test_a_feature_flag_decides_what_is_served_where_a_namespace_has_it() -> None:
+    async def body() -> None:
+        cache = Cache({"traffic": 100, "flag": "cached-answers"})
+        on: dict[str, bool] = {}
+        cache.stage._flagged = lambda space, name, _: on.get(f"{space}/{name}")
+        await cache.ask()
+        assert (await cache.ask())[0] == "exact", "without the flag the traffic decides"
+        on["team/cached-answers"] = False
+        assert (await cache.ask())[0] == "withheld"
+        assert (await cache.ask(namespace="other"))[0] == "miss"
+        assert (await cache.ask(namespace="other"))[0] == "exact"
+        on["team/cached-answers"] = True
+        assert (await cache.ask())[0] == "exact"
+
+    run_async(body())
+
+
+@pytest.mark.req("COG-5.1.2")
 def test_a_caller_may_opt_out() -> None:
     async def body() -> None:
         cache, header = Cache(), "X-Seedbed-Cache"

@@ -12,7 +12,8 @@ from seedbed.runtime.llm.cache.embedder import Embedded, EmbeddingService, MiniL
 from seedbed.runtime.llm.cache.evidence import Evidence, expected
 from seedbed.runtime.llm.cache.features import features, prompt
 from seedbed.runtime.llm.cache.index import Index
-from seedbed.runtime.llm.cache.similar import ENOUGH, Accepted, Similar
+from seedbed.runtime.llm.cache.proof import Proof
+from seedbed.runtime.llm.cache.similar import ENOUGH, Accepted, Candidate, Similar
 from seedbed.runtime.llm.cache.threshold import Learnt, Outcome, judged, placed, proven_wrong
 from seedbed.runtime.llm.cache.verifier import verifier
 from tests.conftest import run_async
@@ -221,6 +222,99 @@ def test_what_is_proven_around_the_kept_prompt_counts_as_well() -> None:
 
     assert after(ENOUGH, correct=True) > after(ENOUGH, correct=False)
     assert after(9, correct=False) == score(Evidence())
+
+
+KEPT, SAID = (
+    "How do I reset the password of my account?",
+    "How can I reset my account's password?",
+)
+
+
+def seen(similar: Similar, text: str) -> Candidate:
+    found = similar.look(embedded(text))
+    assert found is not None
+    return found
+
+
+def loose(proof: Proof) -> Similar:
+    similar = Similar(Accepted(per_lookup=0.5, per_hit=0.5), proof=proof)
+    similar.add(KEPT, embedded(KEPT))
+    return similar
+
+
+@pytest.mark.req("COG-5.1.1")
+def test_similar_prompts_are_served_once_enough_hits_were_right() -> None:
+    proof = Proof(0.5)
+    similar = loose(proof)
+    reasons = []
+    while not (found := seen(similar, SAID)).serve:
+        assert found.hit
+        reasons.append(found.reason)
+        similar.learn(found, correct=True)
+    assert reasons == ["unproven"] * 5
+    assert found.reason == "alike"
+    for _ in range(20):
+        proof.add(correct=False)
+    assert not seen(similar, SAID).serve, "what turns out wrong is asked again"
+
+
+@pytest.mark.req("COG-5.1.1")
+def test_what_entries_have_taught_proves_after_a_restart_too() -> None:
+    similar = loose(Proof(0.5))
+    found = seen(similar, SAID)
+    for _ in range(12):
+        learnt = similar.learn(found, correct=True)
+    restarted = Similar(Accepted(per_lookup=0.5, per_hit=0.5))
+    restarted.add(KEPT, embedded(KEPT), Learnt.load(learnt.dump()))
+    assert seen(restarted, SAID).serve
+
+
+@given(st.integers(0, 400), st.sampled_from([0.01, 0.02, 0.1]))
+def test_a_proof_needs_more_the_less_is_accepted_and_more_after_a_wrong_one(
+    rights: int, accepted: float
+) -> None:
+    one, marred, stricter = Proof(accepted), Proof(accepted), Proof(accepted / 2)
+    marred.add(correct=False)
+    for _ in range(rights):
+        for each in (one, marred, stricter):
+            each.add(correct=True)
+    assert one.holds >= marred.holds
+    assert one.holds >= stricter.holds
+    assert Proof(accepted, needed=False).holds
+    assert not Proof(accepted).holds
+
+
+def test_a_proof_that_is_wrong_is_rare() -> None:
+    """Of namespaces in which just more than the accepted share is wrong few are ever served."""
+    draw, served = np.random.default_rng(5), 0
+    for _ in range(200):
+        proof = Proof(0.05)
+        for right in draw.random(600) >= 0.05:
+            proof.add(correct=bool(right))
+            if proof.holds:
+                served += 1
+                break
+    assert served <= 30
+
+
+def test_other_facts_are_outweighed_by_what_was_proven_around_but_numbers_never_are() -> None:
+    kept = "What do you think of the ban of 500 rupee notes?"
+    other = "What do you think about Modi's ban of 500 rupee notes?"
+    number = "What do you think of the ban of 100 rupee notes?"
+
+    def reason(text: str, *, correct: bool) -> str:
+        evidence = Evidence()
+        for owner in range(ENOUGH):
+            evidence.add(-1 - owner, embedded(kept).vector, 0.8, correct=correct)
+        similar = Similar(Accepted(per_lookup=0.3, per_hit=0.3), evidence)
+        similar.add(kept, embedded(kept))
+        found = similar.look(embedded(text))
+        assert found is not None
+        return found.reason
+
+    assert reason(other, correct=True) == "learnt"
+    assert reason(other, correct=False) != "learnt"
+    assert reason(number, correct=True) == "guard: number"
 
 
 def test_who_accepts_fewer_wrong_answers_is_served_less() -> None:

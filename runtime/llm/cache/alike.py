@@ -15,6 +15,7 @@ import orjson
 from seedbed.crds.errors import UnavailableError
 from seedbed.runtime.llm.cache.embedder import Embedded, Embeds
 from seedbed.runtime.llm.cache.key import messages_of, settings_of
+from seedbed.runtime.llm.cache.proof import Proof
 from seedbed.runtime.llm.cache.similar import Accepted, Candidate, Similar
 from seedbed.runtime.llm.cache.threshold import Learnt
 from seedbed.runtime.llm.cache.variable import parts
@@ -37,7 +38,7 @@ def scope_of(
     if isinstance(request, EmbeddingRequest):
         return None
     *before, last = request.messages
-    if last.role != "user" or not last.content or last.model_extra:
+    if last.role != "user" or not last.content or last.model_extra or request.media():
         return None
     found = parts(last.content)
     text = found.text.replace("\0", " ").strip()
@@ -63,9 +64,12 @@ def scope_of(
 class Alike:
     """Kept answers by scope; see the module."""
 
-    def __init__(self, embeds: Embeds, accepted: Accepted) -> None:
+    def __init__(self, embeds: Embeds, accepted: Accepted, *, prove: bool = True) -> None:
+        """`prove`: whether a namespace's hits have to be verified before similar requests are served."""
         self._embeds = embeds
         self._accepted = accepted
+        self._prove = prove
+        self._proofs: dict[str, Proof] = {}
         self._waiting = 0
         self._scopes: dict[str, Similar] = {}
         self._keys: dict[str, AnswerKey] = {}
@@ -97,7 +101,10 @@ class Alike:
         """Compare with this row from now on; one without words is left out."""
         if not row.scope or not row.packed:
             return
-        similar = self._scopes.setdefault(row.scope, Similar(self._accepted))
+        similar = self._scopes.get(row.scope)
+        if similar is None:
+            similar = Similar(self._accepted, proof=self._proof(row.namespace))
+            self._scopes[row.scope] = similar
         learnt = Learnt.load(orjson.loads(row.learnt)) if row.learnt else None
         similar.add(row.id, Embedded.unpacked(row.text, row.packed), learnt)
         self._keys[row.id] = row.key
@@ -110,6 +117,10 @@ class Alike:
         similar.remove(row.id)
         if not len(similar):
             del self._scopes[row.scope]
+
+    def _proof(self, namespace: str) -> Proof:
+        fresh = Proof(self._accepted.per_hit, needed=self._prove)
+        return self._proofs.setdefault(namespace, fresh)
 
     def learn(self, scope: str, candidate: Candidate, *, correct: bool) -> bytes | None:
         """Take in whether a candidate's answer was right; what the row has taught, as JSON."""

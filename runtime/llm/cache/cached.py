@@ -18,7 +18,7 @@ from seedbed.runtime.llm.cache.semantic import Semantic
 from seedbed.runtime.llm.cache.settings import CacheSettings
 from seedbed.runtime.llm.cache.shelf import Shelf
 from seedbed.runtime.llm.cache.similar import Accepted
-from seedbed.runtime.llm.cache.stage import CacheStage
+from seedbed.runtime.llm.cache.stage import CacheStage, Flagged, no_flags
 from seedbed.runtime.llm.gateway import Gateway
 from seedbed.runtime.store.answers import AnswerStore
 
@@ -32,6 +32,7 @@ async def cached(
     coordinator: Coordinator | None = None,
     *,
     embeds: Embeds | None = None,
+    flagged: Flagged = no_flags,
     wall: Callable[[], float] = time.time,
 ) -> AsyncIterator[CacheStage]:
     """The gateway keeps answers, as its models file says, while the context is open.
@@ -41,6 +42,7 @@ async def cached(
         store: where answers outlive the process and are shared; without it they are in memory only.
         coordinator: tells which answers to forget.
         embeds: makes vectors; the model of the image where none is given.
+        flagged: decides FeatureFlags.
         wall: gives Unix time.
 
     Raises:
@@ -55,7 +57,7 @@ async def cached(
                 embeds = await stack.enter_async_context(EmbeddingService())
             # Loads the model, which no request has to wait for then; what is missing is told at once.
             await embeds.embed(["ready"])
-            alike = Alike(embeds, accepted(settings))
+            alike = Alike(embeds, accepted(settings), prove=settings.proven_first)
         memory = Memory(
             settings.entries,
             settings.memory_mi_b * _MEBIBYTE,
@@ -81,7 +83,13 @@ async def cached(
             await stack.enter_async_context(judging.running())
             semantic = Semantic(alike, shelf, judging, counting)
         stage = CacheStage(
-            settings, shelf, counting, semantic, reachable=gateway.reachable, wall=wall
+            settings,
+            shelf,
+            counting,
+            semantic,
+            reachable=gateway.reachable,
+            flagged=flagged,
+            wall=wall,
         )
         gateway.stages.append(stage)
         yield stage

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from seedbed.runtime.llm.cache.lexicon import (
     CLASSES,
+    DENIALS,
     MONTHS,
     NEGATIONS,
     NUMBERS,
@@ -70,6 +71,7 @@ class Facts:
         nexts: the word behind each number or name.
         order: numbers and names as they come.
         bounds: `at most` and `at least`.
+        negated: whether any word turns what is said; denied: whether one does so for certain.
     """
 
     words: tuple[str, ...]
@@ -84,6 +86,7 @@ class Facts:
     order: tuple[str, ...]
     bounds: frozenset[str]
     negated: bool
+    denied: bool
     question: str
     whether: bool
     asks: bool
@@ -121,7 +124,8 @@ def facts(text: str) -> Facts:
         nexts=nexts,
         order=tuple(dict.fromkeys(word for word in words if word in kept)),
         bounds=bounds,
-        negated=_negated(words, lower),
+        negated=_negated(words, lower, NEGATIONS),
+        denied=_negated(words, lower, DENIALS),
         question=_question(words, lower),
         whether=_asks_whether(tokens, starts, lower),
         asks="?" in text or words[:1] in (("what",), ("which",), ("how",)),
@@ -217,10 +221,8 @@ def _parts(words: Sequence[str]) -> tuple[dict[str, frozenset[str]], dict[str, f
     )
 
 
-def _negated(words: Sequence[str], lower: str) -> bool:
-    return bool(_ALL_BUT.search(lower)) or any(
-        word in NEGATIONS or word.endswith("n't") for word in words
-    )
+def _negated(words: Sequence[str], lower: str, by: frozenset[str]) -> bool:
+    return bool(_ALL_BUT.search(lower)) or any(word in by or word.endswith("n't") for word in words)
 
 
 def _question(words: Sequence[str], lower: str) -> str:

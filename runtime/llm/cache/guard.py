@@ -10,16 +10,22 @@ from __future__ import annotations
 from seedbed.runtime.llm.cache.facts import Facts
 from seedbed.runtime.llm.cache.lexicon import OPPOSITES, SMALL_WORDS, TURNED
 
+WEIGHED = frozenset({"reservation", "question", "name"})
+"""Kinds of facts that outcomes may outweigh: of some subjects people ask the same by several names."""
 _ONE_SIDED = frozenset({"status", "place of work", "weekday", "language"})
 
 
 def difference(one: Facts, other: Facts) -> str | None:
-    """In which kind of fact two prompts differ, or None."""
+    """In which kind of fact two prompts differ, or None; one of `WEIGHED` where no other kind differs."""
     if one.words == other.words:
         return None
+    return _certain(one, other) or _weighed(one, other)
+
+
+def _certain(one: Facts, other: Facts) -> str | None:
     if one.numbers - other.numbers and other.numbers - one.numbers:
         return "number"
-    if one.negated != other.negated:
+    if one.negated != other.negated and one.denied != other.denied:
         return "negation"
     if one.bounds != other.bounds and one.bounds and other.bounds:
         return "bound"
@@ -29,14 +35,18 @@ def difference(one: Facts, other: Facts) -> str | None:
             return kind
     if _opposed(one, other):
         return "opposite"
-    if one.question and other.question and one.question != other.question:
-        return "question"
     if (one.whether and not other.asks) or (other.whether and not one.asks):
         return "question or order"
+    return "part" if _turned(one, other) else None
+
+
+def _weighed(one: Facts, other: Facts) -> str | None:
+    if one.negated != other.negated:
+        return "reservation"
+    if one.question and other.question and one.question != other.question:
+        return "question"
     if _other_name(one, other) or _other_name(other, one):
         return "name"
-    if _turned(one, other):
-        return "part"
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ EXACT_UP_TO = 10_000
 DIMENSIONS = 384
 _FIRST = 64
 _LINKS = 16
-_EXPANSION_ADD = 64
+_EXPANSION_ADD = 32
 _EXPANSION_SEARCH = 64
 
 
@@ -64,6 +65,15 @@ class Index:
             return
         for key, vector in zip(keys, vectors, strict=True):
             self.add(int(key), vector)
+
+    def write(self, path: Path) -> None:
+        """Write a graph to a file."""
+        self._graph.save(str(path))
+
+    def read(self, path: Path) -> None:
+        """Take the graph that a file holds in place of what is here."""
+        self._grow_graph()
+        self._graph.load(str(path))
 
     def remove(self, key: int) -> None:
         """Remove a vector; nothing happens where there is none."""

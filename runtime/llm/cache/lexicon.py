@@ -371,13 +371,11 @@ OPPOSITES: tuple[tuple[frozenset[str], frozenset[str]], ...] = tuple(
 )[::2]
 """Groups of words that turn a prompt round when one stands in the place of another."""
 
-NEGATIONS = frozenset(
-    _words(
-        "not no never without except unless cannot neither nor nobody nothing none excluding stop avoid "
-        "instead hardly"
-    )
-)
+DENIALS = frozenset(_words("not no never except cannot neither nor nobody nothing none excluding"))
 """What turns a statement into another; every word that ends in n't as well."""
+RESERVATIONS = frozenset(_words("without unless stop avoid instead hardly"))
+"""What may turn it, or be another way to say the same."""
+NEGATIONS = DENIALS | RESERVATIONS
 
 QUESTIONS = {
     "who": "who",

@@ -13,9 +13,6 @@ from seedbed.runtime.llm.cache.similar import Candidate
 from seedbed.runtime.llm.providers import ChatRequest, EmbeddingRequest, Json
 from seedbed.runtime.store.answers import AnswerRow
 
-UNSURE = "unsure"
-"""Why a candidate that no fact speaks against is not served."""
-
 
 @dataclass(frozen=True, slots=True)
 class Compared:
@@ -37,6 +34,12 @@ class Compared:
     def serves(self) -> AnswerRow | None:
         """The answer, where it is likely enough to be right."""
         return self.row if self.candidate is not None and self.candidate.serve else None
+
+    @property
+    def unproven(self) -> bool:
+        """Whether there is such an answer, and hits like it have yet to be verified."""
+        found = self.candidate
+        return self.row is not None and found is not None and found.hit and not found.serve
 
 
 class Semantic:
@@ -85,5 +88,4 @@ class Semantic:
         candidate, row = compared.candidate, compared.row
         if candidate is None or row is None or row.prompt_hash == prompt:
             return
-        if candidate.serve or candidate.reason == UNSURE:
-            self._judging.put(Trial(row, candidate, fresh, measured=candidate.serve))
+        self._judging.put(Trial(row, candidate, fresh, measured=candidate.hit))

@@ -40,6 +40,12 @@ class CacheSettings(Model):
         le=100,
         description="Percent of requests that may be served, the same ones each time.",
     )
+    flag: str = Field(
+        default="",
+        max_length=253,
+        description="A FeatureFlag. A namespace that has one of this name decides by it, not by "
+        "`traffic`, which requests may be served; the subject is the request's hash.",
+    )
     ttl_seconds: float = Field(
         default=86_400, gt=0, le=31_536_000, description="How long an answer is served."
     )
@@ -66,6 +72,10 @@ class CacheSettings(Model):
         gt=0,
         le=0.5,
         description="Share of semantic hits that may be wrong; it decides what is similar enough.",
+    )
+    proven_first: bool = Field(
+        default=True,
+        description="Semantic hits are asked anyway, until enough of a namespace's were right.",
     )
     verify: float = Field(
         default=0.02,

@@ -2,8 +2,11 @@
 
 The nearest entries by cosine are candidates. The guard refuses those that differ in a fact; the
 verifier says how likely the others mean the same, also by what their neighbourhoods have been proven
-right or wrong in; what the entry itself has taught moves that; it serves where the result meets what
-the user accepts.
+right or wrong in; what the entry itself has taught moves that. A likeness that meets what the user
+accepts is a hit. Hits are served where the namespace's verified ones are proof enough. Where they are
+not, because it is too early or because what is the same is disputed, the neighbourhood has to speak for
+it as well, in scopes with enough outcomes; and where such hits turn out wrong too often the bar rises.
+All others are asked anyway.
 
     found = cache.look(prompt)             # None in an empty scope
     if found is not None and found.serve:  # the answer of entry found.id
@@ -17,26 +20,30 @@ computes beforehand. An entry takes about 10 KB.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache, partial
 
 import numpy as np
 
 from seedbed.runtime.llm.cache.embedder import Embedded
 from seedbed.runtime.llm.cache.evidence import Evidence
 from seedbed.runtime.llm.cache.features import Prompt, features, prompt
-from seedbed.runtime.llm.cache.guard import difference
+from seedbed.runtime.llm.cache.guard import WEIGHED, difference
 from seedbed.runtime.llm.cache.index import Index, Vector
-from seedbed.runtime.llm.cache.threshold import Learnt, Outcome, judged, placed, proven_wrong
+from seedbed.runtime.llm.cache.proof import Proof
+from seedbed.runtime.llm.cache.threshold import SURE, Learnt, Outcome, judged, placed, proven_wrong
 from seedbed.runtime.llm.cache.verifier import verifier
 
 NEAREST = 3
 """Candidates that are looked at."""
-FARTHEST = 0.7
-"""Cosine below which nothing is a candidate."""
+FAR, FARTHEST = 0.7, 0.6
+"""Cosine below which nothing is alike, and below which not even what was proven around is asked."""
 ENOUGH = 2000
 """Places of outcomes from which on the neighbourhood is asked."""
-SURE = 30.0
-"""Log-odds of certainty."""
+_STEP = 0.25
+"""How much of log-odds one wrong hit raises the bar; 1 / accepted right ones lower it again."""
+LEARNT, UNSURE, UNPROVEN, GUARD = "learnt", "unsure", "unproven", "guard: "
 _GUESSED_HITS, _GUESSED_LOOKS = 50.0, 100.0
 """Hits and look-ups that the share of hits starts from."""
 
@@ -58,8 +65,8 @@ class Candidate:
         score: the verifier's log-odds that they mean the same; `learn` wants it back.
         confidence: how likely the entry's answer is right, with what it has been proven in.
         serve: whether it may be served.
-        reason: `same words`, `alike`, or why it may not: `guard: number`, `unsure`, `proven wrong`,
-            `far`.
+        reason: `same words`, `learnt` (by what was proven around), `alike`, or why it may not: `unproven`
+            (it is alike, and too few hits were verified), `guard: number`, `unsure`, `proven wrong`, `far`.
         place: the new prompt's vector; `learn` wants it back.
     """
 
@@ -70,6 +77,11 @@ class Candidate:
     serve: bool
     reason: str
     place: Vector = field(repr=False)
+
+    @property
+    def hit(self) -> bool:
+        """Whether the likeness suffices, served or not yet."""
+        return self.serve or self.reason == UNPROVEN
 
 
 @dataclass(slots=True)
@@ -82,9 +94,16 @@ class _Entry:
 class Similar:
     """The entries of one scope."""
 
-    def __init__(self, accepted: Accepted | None = None, evidence: Evidence | None = None) -> None:
-        """Empty. `evidence`: what is known already of other entries."""
+    def __init__(
+        self,
+        accepted: Accepted | None = None,
+        evidence: Evidence | None = None,
+        proof: Proof | None = None,
+    ) -> None:
+        """Empty. `evidence`: what is known already of other entries. `proof`: of the namespace."""
         self.accepted = accepted or Accepted()
+        self._proof = proof or Proof(self.accepted.per_hit)
+        self._raised = 0.0
         self._verifier = verifier()
         self._index = Index()
         self._evidence = Evidence() if evidence is None else evidence
@@ -109,6 +128,7 @@ class Similar:
         self._index.add(key, prompt.vector)
         for outcome in self._entries[key].learnt.outcomes:
             self._witness(key, outcome)
+            self._prove(outcome)
 
     def remove(self, entry: str) -> None:
         """Remove an entry and what it has taught; nothing happens where there is none."""
@@ -124,12 +144,13 @@ class Similar:
         if not near:
             return None
         new = prompt(embedded, self._verifier.rarities)
-        enough = len(self._evidence) >= ENOUGH
-        around = self._evidence.around(embedded.vector) if enough else None
+        around = None
+        if len(self._evidence) >= ENOUGH and not self._proof.holds:
+            around = cache(partial(self._evidence.around, embedded.vector))
         found = [self._judged(self._entries[key], new, cosine, around) for key, cosine in near]
-        best = max(found, key=lambda each: (each.serve, each.confidence, each.similarity))
+        best = max(found, key=lambda each: (each.serve, each.hit, each.confidence, each.similarity))
         self._looks += 1
-        self._hits += best.serve
+        self._hits += best.hit
         return best
 
     def learn(self, candidate: Candidate, *, correct: bool) -> Learnt:
@@ -137,9 +158,16 @@ class Similar:
         key = self._keys.get(candidate.id)
         if key is None:
             return Learnt()
-        outcome = Outcome(candidate.similarity, candidate.score, correct, placed(candidate.place))
+        informed = candidate.reason == LEARNT
+        outcome = Outcome(
+            candidate.similarity, candidate.score, correct, placed(candidate.place), informed
+        )
         self._entries[key].learnt = self._entries[key].learnt.having(outcome)
         self._witness(key, outcome)
+        self._prove(outcome)
+        if informed:
+            moved = _STEP * ((not correct) - self.accepted.per_hit)
+            self._raised = max(0.0, self._raised + moved)
         return self._entries[key].learnt
 
     @property
@@ -153,8 +181,14 @@ class Similar:
         if outcome.place:
             self._evidence.add(key, outcome.vector(), cosine, correct=correct)
 
+    def _prove(self, outcome: Outcome) -> None:
+        """Take in what would have been a hit without knowing anything of its surroundings."""
+        bar = self._verifier.alone.bar(self.accepted.per_hit)
+        if bar <= outcome.score < SURE and not outcome.informed:
+            self._proof.add(correct=outcome.correct)
+
     def _judged(
-        self, entry: _Entry, new: Prompt, cosine: float, around: Around | None
+        self, entry: _Entry, new: Prompt, cosine: float, around: Callable[[], Around] | None
     ) -> Candidate:
         def said(score: float, *, serve: bool, reason: str) -> Candidate:
             sure = 1 / (1 + math.exp(-score))
@@ -164,21 +198,32 @@ class Similar:
         if same:
             wrong = proven_wrong(entry.learnt, SURE)
             return said(SURE, serve=not wrong, reason="proven wrong" if wrong else "same words")
-        if cosine < FARTHEST or new.embedded.truncated or entry.prompt.truncated:
+        farthest = FAR if around is None else FARTHEST
+        if cosine < farthest or new.embedded.truncated or entry.prompt.truncated:
             return said(-SURE, serve=False, reason="far")
         old = prompt(entry.prompt, self._verifier.rarities)
         differs = difference(new.facts, old.facts)
-        if differs is not None:
-            return said(-SURE, serve=False, reason=f"guard: {differs}")
-        row, forest = features(new, old), self._verifier.alone
+        if differs is not None and differs not in WEIGHED:
+            return said(-SURE, serve=False, reason=f"{GUARD}{differs}")
+        row, learnt = features(new, old), entry.learnt
+        score = self._verifier.alone.score(row)
+        likely = differs is None and judged(learnt, score) >= self._verifier.alone.bar(self.wrong)
         if around is not None:
             there = self._evidence.around(entry.prompt.vector)
-            row, forest = np.concatenate([row, around, there]), self._verifier.near
-        score = forest.score(row)
-        if proven_wrong(entry.learnt, score):
+            informed = self._verifier.near.score(np.concatenate([row, around(), there]))
+            bar = self._verifier.near.bar(self.wrong) + self._raised
+            if judged(learnt, informed) >= bar and not proven_wrong(learnt, informed):
+                return said(informed, serve=True, reason=LEARNT)
+        if differs is not None:
+            return said(-SURE, serve=False, reason=f"{GUARD}{differs}")
+        if proven_wrong(learnt, score):
             return said(score, serve=False, reason="proven wrong")
-        serve = judged(entry.learnt, score) >= forest.bar(self.wrong)
-        return said(score, serve=serve, reason="alike" if serve else "unsure")
+        if cosine < FAR:
+            return said(-SURE, serve=False, reason="far")
+        if not likely:
+            return said(score, serve=False, reason=UNSURE)
+        proven = self._proof.holds
+        return said(score, serve=proven, reason="alike" if proven else UNPROVEN)
 
 
 Around = np.ndarray[tuple[int], np.dtype[np.float64]]

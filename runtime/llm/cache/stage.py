@@ -44,6 +44,15 @@ from seedbed.runtime.llm.resilience.retry import classify
 from seedbed.runtime.store.answers import AnswerRow
 
 CACHE = "cache"
+Flagged = Callable[[str, str, str], bool | None]
+"""Whether a namespace's FeatureFlag is on for a subject; None where there is no such flag."""
+
+
+def no_flags(_namespace: str, _name: str, _subject: str) -> bool | None:
+    """Where nobody has any."""
+    return None
+
+
 _LARGEST = 2**31 - 1
 
 
@@ -84,6 +93,7 @@ class CacheStage:
         shelf: where answers are kept.
         semantic: finds similar requests; None where only equal ones count.
         reachable: whether a model would be asked now.
+        flagged: decides FeatureFlags.
         wall: gives Unix time.
         chance: a random number from 0 to 1.
     """
@@ -96,6 +106,7 @@ class CacheStage:
         semantic: Semantic | None = None,
         *,
         reachable: Callable[[str], bool] = lambda _: True,
+        flagged: Flagged = no_flags,
         wall: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -104,6 +115,7 @@ class CacheStage:
         self._counting = counting
         self._semantic = semantic
         self._reachable = reachable
+        self._flagged = flagged
         self._wall = wall
         self._chance = chance
 
@@ -124,9 +136,15 @@ class CacheStage:
     def _lookup(self, call: Call, wish: Wish, tags: tuple[str, ...]) -> Lookup:
         began = time.perf_counter()
         prompt = prompt_hash(call.request)
-        may_serve = self._settings.mode == "on" and bucket(prompt) < self._settings.traffic
+        may_serve = self._settings.mode == "on" and self._admits(call.identity.namespace, prompt)
         model = self._first(call)
         return Lookup(call, wish, prompt, tags, began, self._wall(), may_serve, model)
+
+    def _admits(self, namespace: str, prompt: str) -> bool:
+        """Whether the request is of the part of the traffic that is served."""
+        flag = self._settings.flag
+        decided = self._flagged(namespace, flag, prompt) if flag else None
+        return bucket(prompt) < self._settings.traffic if decided is None else decided
 
     async def _kept(self, lookup: Lookup) -> Reply | None:
         """A kept answer; None where the model is asked, and the notes tell why."""
@@ -142,10 +160,15 @@ class CacheStage:
         lookup.compared = await self._semantic.compare(
             lookup.namespace, model, call.request, lookup.at
         )
-        found = lookup.compared.serves if lookup.compared is not None else None
-        if found is None or not lookup.wish.read:
+        compared = lookup.compared
+        if compared is None or not lookup.wish.read:
             return None
         serves = self._settings.semantic == "on" and lookup.may_serve
+        found = compared.serves
+        if found is None:
+            if serves and compared.unproven:
+                call.notes["Cache"] = "verify"
+            return None
         if serves and self._chance() < self._settings.verify:
             call.notes["Cache"] = "verify"
             return None

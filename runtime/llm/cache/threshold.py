@@ -20,6 +20,8 @@ from seedbed.runtime.llm.cache.index import Vector
 
 KEPT = 16
 """Outcomes that an entry keeps, the newest ones."""
+SURE = 30.0
+"""Log-odds of certainty. An outcome at -SURE tells of its place only: nothing but facts was compared."""
 _SPREAD = 0.5
 """Standard deviation of entries around the verifier, in log-odds."""
 _STEPS = 8
@@ -35,12 +37,14 @@ class Outcome:
         score: the verifier's log-odds then.
         correct: whether the answer was right.
         place: the other prompt's vector, in bytes.
+        informed: whether the score knew what was proven around.
     """
 
     cosine: float
     score: float
     correct: bool
     place: bytes = b""
+    informed: bool = False
 
     def vector(self) -> Vector:
         """The other prompt's vector."""
@@ -61,11 +65,12 @@ class Learnt:
     outcomes: tuple[Outcome, ...] = field(default=())
 
     def having(self, outcome: Outcome) -> Learnt:
-        """One more; the oldest one that was right goes first where there are too many."""
+        """One more; where there are too many, first goes what tells least of the entry."""
         outcomes = [*self.outcomes, outcome]
         while len(outcomes) > KEPT:
+            spare = (place for place, each in enumerate(outcomes) if each.score <= -SURE)
             right = (place for place, each in enumerate(outcomes) if each.correct)
-            outcomes.pop(next(right, 0))
+            outcomes.pop(next(spare, next(right, 0)))
         return Learnt(tuple(outcomes))
 
     def dump(self) -> list[list[float | str]]:
@@ -76,6 +81,7 @@ class Learnt:
                 round(each.score, 4),
                 float(each.correct),
                 base64.b64encode(each.place).decode(),
+                float(each.informed),
             ]
             for each in self.outcomes
         ]
@@ -85,8 +91,14 @@ class Learnt:
         """From what `dump` gave."""
         return Learnt(
             tuple(
-                Outcome(float(cosine), float(score), bool(correct), base64.b64decode(str(place)))
-                for cosine, score, correct, place in value
+                Outcome(
+                    float(cosine),
+                    float(score),
+                    bool(correct),
+                    base64.b64decode(str(place)),
+                    bool(later and later[0]),
+                )
+                for cosine, score, correct, place, *later in value
             )
         )
 
@@ -101,13 +113,14 @@ def judged(learnt: Learnt, score: float) -> float:
 
     Newton's steps find the middle and the width of the entry's own offset (Laplace).
     """
-    if not learnt.outcomes:
+    outcomes = [each for each in learnt.outcomes if each.score > -SURE]
+    if not outcomes:
         return score
     offset, precision = 0.0, 1 / _SPREAD**2
     for _ in range(_STEPS):
         slope, precision = -offset / _SPREAD**2, 1 / _SPREAD**2
-        for each in learnt.outcomes:
-            likely = 1 / (1 + math.exp(-max(-30.0, min(30.0, each.score + offset))))
+        for each in outcomes:
+            likely = 1 / (1 + math.exp(-max(-SURE, min(SURE, each.score + offset))))
             slope += float(each.correct) - likely
             precision += likely * (1 - likely)
         offset += slope / precision
