@@ -22,7 +22,7 @@ from seedbed.crds.money import dollars
 from seedbed.runtime.api.access import Action
 from seedbed.runtime.api.answers import answer, require
 from seedbed.runtime.llm.report import report
-from seedbed.runtime.llm.routing.marks import as_bytes, unpacked
+from seedbed.runtime.llm.routing.marks import sent
 from seedbed.runtime.llm.routing.predictor import Outcomes
 from seedbed.runtime.store.ledger import DIMENSIONS, Ledger
 from seedbed.runtime.store.outcomes import OutcomeRow, OutcomeStore
@@ -87,7 +87,7 @@ class CostPages:
             raise InvalidError(where, first["msg"]) from error
         await require(request, Action("create", "workflows", found.namespace))
         row = OutcomeRow(found.namespace, found.task, found.model, found.hardness, 1.0, found.good)
-        shown = b"" if found.marks is None else as_bytes(unpacked(found.marks))
+        shown = b"" if found.marks is None else sent(found.marks)
         await self._outcomes.add(row, shown)
         return answer({}, status=201)
 

@@ -25,19 +25,21 @@ from aiohttp import web
 
 from seedbed.crds.errors import InvalidError, SeedbedError, UnavailableError
 from seedbed.crds.money import dollars
+from seedbed.runtime.llm.cache.streaming import replayed
 from seedbed.runtime.llm.call import Call, Reply
-from seedbed.runtime.llm.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, Endpoint, Form
+from seedbed.runtime.llm.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, Endpoint, Form, Request
 from seedbed.runtime.llm.failures import in_openai_form, told
 from seedbed.runtime.llm.gateway import Gateway
 from seedbed.runtime.llm.identity import Identify, anybody
 from seedbed.runtime.llm.models import Models
 from seedbed.runtime.llm.providers import ChatRequest, Json, Outcome, parse
-from seedbed.runtime.llm.routing.marks import unpacked
+from seedbed.runtime.llm.routing.marks import sent
 from seedbed.runtime.store.outcomes import OutcomeRow
 
 _LARGEST_BODY = 8 * 1024 * 1024
 _LONGEST_CALL = 900.0
 _TIMEOUT, _TASK, _QUALITY = "X-Seedbed-Timeout", "X-Seedbed-Task", "X-Seedbed-Quality"
+_STREAM = "X-Seedbed-Stream"
 _LONGEST_TASK = 128
 _DONE = b"data: [DONE]\n\n"
 _log = logging.getLogger(__name__)
@@ -129,7 +131,7 @@ class _Service:
         begun: list[web.StreamResponse] = []
         try:
             identity = await self._identify(http)
-            request = asked.read(await http.read())
+            request, held = _held(asked.read(await http.read()), http)
             name = self._gateway.named(request.model)
             limit = _limit(http)
             async with asyncio.timeout(limit):
@@ -138,7 +140,7 @@ class _Service:
                     call.task = http.headers.get(_TASK, "")[:_LONGEST_TASK]
                     call.floor = _share(http)
                     call.headers = http.headers
-                    answer = await self._sent(http, call, asked.form, begun)
+                    answer = await self._sent(http, call, asked.form, begun, held=held)
                 if isinstance(answer, web.StreamResponse):
                     await answer.write(_DONE)
                     await answer.write_eof()
@@ -161,9 +163,17 @@ class _Service:
             self._metrics.count(served or name, outcome, self._gateway.now() - began, call)
 
     async def _sent(
-        self, http: web.Request, call: Call, form: Form, begun: list[web.StreamResponse]
+        self,
+        http: web.Request,
+        call: Call,
+        form: Form,
+        begun: list[web.StreamResponse],
+        *,
+        held: bool,
     ) -> web.StreamResponse | Json:
         reply = await self._gateway.answer(call)
+        if reply.whole is not None and held:
+            reply = Reply(chunks=replayed(reply.whole))
         if reply.whole is not None:
             return reply.whole
         return await _streamed(http, call, reply, form, begun)
@@ -184,7 +194,7 @@ class _Service:
         told = parse(Outcome, await http.read())
         model = self._gateway.named(told.model)
         row = OutcomeRow(identity.namespace, told.task, model, told.hardness, 1.0, told.good)
-        shown = None if told.marks is None else unpacked(told.marks)
+        shown = b"" if told.marks is None else sent(told.marks)
         await self._gateway.learning.add(row, shown)
         return _json({}, 201)
 
@@ -279,6 +289,21 @@ def _limit(http: web.Request) -> float:
         return min(_LONGEST_CALL, max(0.0, float(http.headers[_TIMEOUT])))
     except (KeyError, ValueError):
         return _LONGEST_CALL
+
+
+def _held(request: Request, http: web.Request) -> tuple[Request, bool]:
+    """The request, and whether its stream is to begin only once the whole answer is there.
+
+    Then the model is asked for a whole answer, so that another one can give it until the very end.
+    """
+    given = http.headers.get(_STREAM, "")
+    if given not in ("", "whole"):
+        raise InvalidError(_STREAM, "must be whole")
+    if not given or not isinstance(request, ChatRequest) or not request.stream:
+        return request, False
+    if request.n > 1:
+        raise InvalidError("n", "a stream that is sent whole has one answer")
+    return request.model_copy(update={"stream": False}), True
 
 
 def _share(http: web.Request) -> float | None:

@@ -25,7 +25,7 @@ from seedbed.runtime.llm.metrics import ModelMetrics
 from seedbed.runtime.llm.models import Models
 from seedbed.runtime.llm.routing.fitting import ENOUGH, Example, fit
 from seedbed.runtime.llm.routing.learning import Learning
-from seedbed.runtime.llm.routing.marks import NAMES, marks, packed, unpacked
+from seedbed.runtime.llm.routing.marks import NAMES, as_bytes, marks, packed, unpacked
 from seedbed.runtime.llm.routing.predictor import Predictor
 from seedbed.runtime.llm.routing.router import Wanted, route
 from seedbed.runtime.llm.service import serving
@@ -112,7 +112,7 @@ def test_what_was_learnt_outlives_a_restart_and_stays_in_its_namespace(tmp_path:
                 for at in range(ENOUGH):
                     text = (PLAIN, TRICKY)[at % 2]
                     row = OutcomeRow("team", "t", "weak", 0, 1.0, float(text == PLAIN))
-                    await first.add(row, marks(text))
+                    await first.add(row, as_bytes(marks(text)))
         async with outcomes(tmp_path) as store:
             second = Learning({})
             async with second.following(store):

@@ -38,11 +38,13 @@ class Example:
     Attributes:
         marks: of what was asked.
         good: from 0 to 1.
+        word: what the model itself has said of it, from 0 to 1, where it was asked.
     """
 
     task: str
     marks: Marks
     good: float
+    word: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

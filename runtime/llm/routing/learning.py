@@ -14,8 +14,9 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from seedbed.crds.errors import RetryableError, UnavailableError
+from seedbed.runtime.llm.routing.confidence import Confidence, Judged, learnt
 from seedbed.runtime.llm.routing.fitting import ENOUGH, Example, Fitted, fit
-from seedbed.runtime.llm.routing.marks import Marks, as_bytes, from_bytes
+from seedbed.runtime.llm.routing.marks import from_bytes, word_in
 from seedbed.runtime.llm.routing.predictor import Outcomes, Predictor
 from seedbed.runtime.store.outcomes import JudgedRow, OutcomeRow, OutcomeStore
 
@@ -31,6 +32,19 @@ TRIM = 360
 """Looks between two times that the store is told to forget what is too old."""
 
 
+_NOTHING = Confidence()
+
+
+def _sure(fitted: Fitted, examples: list[Example]) -> Confidence:
+    return learnt(
+        [
+            Judged(fitted.quality(each.task, each.marks), each.word, each.good)
+            for each in examples
+            if each.word is not None
+        ]
+    )
+
+
 class Learning:
     """Predictors by namespace."""
 
@@ -42,6 +56,7 @@ class Learning:
         self._predictors: dict[str, Predictor] = {}
         self._examples: dict[tuple[str, str], OrderedDict[str, Example]] = {}
         self._fitted: dict[tuple[str, str], Fitted] = {}
+        self._confident: dict[tuple[str, str], Confidence] = {}
         self._newest = 0.0
         self._looking = asyncio.Lock()
 
@@ -49,19 +64,23 @@ class Learning:
         """What is known for a namespace."""
         return self._predictors.get(namespace, self._empty)
 
-    async def add(self, row: OutcomeRow, shown: Marks | None = None) -> None:
+    def confidence(self, namespace: str, model: str) -> Confidence:
+        """What a model's word on its own answers is worth."""
+        return self._confident.get((namespace, model), _NOTHING)
+
+    async def add(self, row: OutcomeRow, shown: bytes = b"") -> None:
         """Learn an outcome; it counts for routing at the next look.
 
         Args:
             row: the outcome.
-            shown: marks of what was asked, where they are known.
+            shown: marks of what was asked, where they are known, and the model's word (`marks.sent`).
 
         Raises:
             UnavailableError: where there is nowhere to keep it.
         """
         if self._store is None:
             raise UnavailableError("this service has no store for outcomes")
-        await self._store.add(row, b"" if shown is None else as_bytes(shown))
+        await self._store.add(row, shown)
 
     async def look(self) -> None:
         """Read what is new, and fit to it; one look after the other, so that each ends fitted."""
@@ -75,6 +94,7 @@ class Learning:
             examples = list(self._examples[key].values())
             if len(examples) >= ENOUGH:
                 self._fitted[key] = await asyncio.to_thread(fit, examples)
+                self._confident[key] = await asyncio.to_thread(_sure, self._fitted[key], examples)
         by_namespace: dict[str, list[Outcomes]] = {}
         for row in await store.all():
             found = Outcomes(row.task, row.model, row.hardness, row.asked, row.good)
@@ -98,7 +118,7 @@ class Learning:
             except ValueError:
                 # Written by a version that knows other marks; the counts hold all the same.
                 continue
-            examples[row.id] = Example(row.task, marks, row.good)
+            examples[row.id] = Example(row.task, marks, row.good, word_in(row.marks))
             changed.add(key)
             if len(examples) > MOST_EXAMPLES:
                 examples.popitem(last=False)

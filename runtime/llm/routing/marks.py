@@ -177,10 +177,31 @@ def unpacked(text: str) -> Marks:
     Raises:
         InvalidError: where it is not.
     """
+    return from_bytes(sent(text))
+
+
+def with_word(text: str, word: float) -> str:
+    """`packed` marks, and what a model has said of its answer, from 0 to 1."""
+    return base64.urlsafe_b64encode(sent(text)[: len(NAMES)] + bytes([round(100 * word)])).decode()
+
+
+def sent(text: str) -> bytes:
+    """What `packed` or `with_word` made, as it is kept.
+
+    Raises:
+        InvalidError: where it is not that.
+    """
     try:
-        return from_bytes(base64.b64decode(text, altchars=b"-_", validate=True))
+        found = base64.b64decode(text, altchars=b"-_", validate=True)
+        from_bytes(found)
     except (binascii.Error, ValueError) as error:
         raise InvalidError("marks", "expected what the answer told as `marks`") from error
+    return found
+
+
+def word_in(data: bytes) -> float | None:
+    """What a model has said of its answer, where that is there."""
+    return data[-1] / 100 if len(data) > len(NAMES) else None
 
 
 def as_bytes(found: Marks) -> bytes:
@@ -189,14 +210,14 @@ def as_bytes(found: Marks) -> bytes:
 
 
 def from_bytes(data: bytes) -> Marks:
-    """From `as_bytes`.
+    """From `as_bytes`, also where a model's word stands behind it.
 
     Raises:
         ValueError: where there are not as many as there should be.
     """
-    if len(data) != len(NAMES):
+    if len(data) not in (len(NAMES), len(NAMES) + 1) or (word_in(data) or 0) > 1:
         raise ValueError(f"expected {len(NAMES)} marks, got {len(data)}")
-    found: Marks = np.frombuffer(data, np.int8).astype(np.float32) / np.float32(_STEP)
+    found: Marks = np.frombuffer(data[: len(NAMES)], np.int8).astype(np.float32) / np.float32(_STEP)
     return found
 
 

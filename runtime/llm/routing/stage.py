@@ -1,7 +1,8 @@
 """Routing's part of the chain: for requests to `auto`, which model is asked; and the cascade.
 
 The cascade asks the cheap model, has it judge its own answer, and asks the next better one where the
-confidence is below what the models file says. The judgement and what was predicted count half each.
+confidence is below what the models file says. How much that judgement counts beside what was predicted
+is learnt from answers that others have judged: see `confidence`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from seedbed.runtime.llm.providers import ChatMessage, ChatRequest
 from seedbed.runtime.llm.resilience.targets import Target
 from seedbed.runtime.llm.routing.hardness import hardness, level
 from seedbed.runtime.llm.routing.learning import Learning
-from seedbed.runtime.llm.routing.marks import Marks, marks, packed
+from seedbed.runtime.llm.routing.marks import Marks, marks, packed, with_word
 from seedbed.runtime.llm.routing.router import Wanted, route
 
 _USUAL_ANSWER = 256
@@ -111,10 +112,14 @@ class RoutingStage:
             return await rest(call)
         predicted = float(call.notes["Predicted"])
         reply = await rest(call)
-        confidence = (await self._judged(call, request, reply, rest) + predicted) / 2
+        word = await self._judged(call, request, reply, rest)
+        known = self._learning.confidence(call.identity.namespace, call.model)
+        confidence = known.of(predicted, word)
         call.notes["Confidence"] = f"{confidence:.2f}"
         better = tuple(name for name in order if name != call.model)
         if confidence >= self._settings.confidence or not better:
+            # Who judges the answer sends this back: so the word's worth is learnt.
+            call.notes["Marks"] = with_word(call.notes["Marks"], word)
             return reply
         call.attempts[-1] = replace(call.attempts[-1], outcome="escalated")
         first, origin = call.served_by, call.origin
