@@ -157,8 +157,15 @@ def _keep_keys(wide: Schema, found: Schema, named: dict[str, Schema], *, default
         found["x-kubernetes-preserve-unknown-fields"] = True
 
 
+def _said(default: Any) -> Any:
+    """A default without its fields of no value: an API server takes none for a value of the wrong type."""
+    if isinstance(default, dict):
+        return {name: _said(value) for name, value in default.items() if value is not None}
+    return [_said(value) for value in default] if isinstance(default, list) else default
+
+
 def _keep_default(wide: Schema, found: Schema) -> None:
-    default = wide.get("default")
+    default = _said(wide.get("default"))
     if isinstance(default, float) and default.is_integer():
         default = int(default)
     if default:
