@@ -223,7 +223,7 @@ def _words(content: str | list[Json] | None) -> int:
     if not isinstance(content, list):
         return len((content or "").split())
     texts = sum(len(str(part["text"]).split()) for part in content if part["type"] == "text")
-    return texts + 100 * sum(part["type"] == "image_url" for part in content)
+    return texts + 100 * sum(1 for part in content if part["type"] == "image_url")
 
 
 def _cut(text: str, body: Json) -> str:

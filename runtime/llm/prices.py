@@ -125,14 +125,14 @@ def known(model: str) -> Known:
     of_sound = None if sound is None else _dollars(sound)
     more = (*(None if each is None else _dollars(each) for each in caching), of_sound)
     less = (row.get("input_cost_per_token_batches"), row.get("output_cost_per_token_batches"))
-    batch = (*(_dollars(each) for each in less), None, None, of_sound)
+    asked, answered = (_dollars(each) for each in less)
     return Known(
         None if paid[0] is None else Price.per_million(*(_dollars(each) for each in paid), *more),
         _whole(row.get("max_input_tokens")),
         _whole(row.get("max_output_tokens")),
         row.get("supports_function_calling"),
         row.get("supports_response_schema"),
-        None if None in less else Price.per_million(*batch),
+        None if None in less else Price.per_million(asked, answered, audio=of_sound),
         frozenset(sense for sense, name in _SENSES.items() if row.get(name) is True),
     )
 
