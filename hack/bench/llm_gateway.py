@@ -66,7 +66,7 @@ MODEL = {
 }
 TOP = 32
 """Clients of the figures at the last line's top level."""
-_TICKS = os.sysconf("SC_CLK_TCK")
+_TICKS, _PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
 
 
 SEEDBED = str(Path(sys.executable).parent / "seedbed")
@@ -217,6 +217,13 @@ def cpu_seconds(pid: int) -> float:
     return own + sum(cpu_seconds(int(child)) for child in children)
 
 
+def memory_mib(pid: int) -> float:
+    """What a process and its children hold."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * _PAGE / 2**20 + sum(memory_mib(int(child)) for child in children)
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """So many clients for so long; `stream` for streamed answers."""
@@ -233,11 +240,12 @@ class Load:
 
 @dataclass(slots=True)
 class Heard:
-    """What one load on one URL gave: seconds of each answer, CPU seconds of the process asked."""
+    """What one load on one URL gave: seconds of each answer, CPU and memory of the process asked."""
 
     times: list[float]
     seconds: float
     cpu: float = 0.0
+    memory: float = 0.0
     asked: int = 0
     cuts: list[float] = field(init=False)
 
@@ -272,11 +280,11 @@ async def heard(url: str, wanted: Load, headers: Sequence[str] = (), pid: int = 
     times: list[float] = json.loads(said)
     # The process asked worked for the warm-up too, of which no times are kept.
     whole = max(1, len(times)) * (wanted.seconds + 1.0) / wanted.seconds
-    return Heard(times, wanted.seconds, used / whole)
+    return Heard(times, wanted.seconds, used / whole, memory_mib(pid) if pid else 0.0)
 
 
 def added(through: Heard, alone: Heard) -> dict[str, float]:
-    """What stands between adds, in milliseconds; answers a second; CPU of a request."""
+    """What stands between adds, in milliseconds; answers a second; CPU of a request; memory."""
     found = {
         f"added_p{at}_ms": round(through.percentile(at) - alone.percentile(at), 3)
         for at in (50, 95, 99)
@@ -285,6 +293,7 @@ def added(through: Heard, alone: Heard) -> dict[str, float]:
         **found,
         "requests_per_second": round(through.rate, 1),
         "cpu_ms_per_request": round(through.cpu * 1000, 3),
+        "memory_mib": round(through.memory, 1),
     }
 
 
