@@ -86,15 +86,10 @@ class SqliteWriter:
     async def commit(self, partition: int, token: int, commit: Commit) -> None:
         """Write a group durably; see `Store.commit`."""
         job = _Job(partition, token, commit)
-        self._jobs.append(job)
-        try:
-            async with self._lock:
-                # Whoever comes first writes for all that wait; they find it done.
-                if not job.done:
-                    await self._write_waiting()
-        finally:
-            if not job.done and job in self._jobs:
-                self._jobs.remove(job)
+        if self._is_alone(job):
+            self._write([job], wait=0)
+        else:
+            await self._write_in_turn(job)
         if job.error is not None:
             raise job.error
 
@@ -106,16 +101,34 @@ class SqliteWriter:
                 self._work.put(None)
                 self._thread = None
 
+    def _is_alone(self, job: _Job) -> bool:
+        """Whether to write at once: a small commit on a swift disk, of who wrote the last one too.
+
+        Others that commit side by side with it would have written in between.
+        """
+        if self._usual >= SWIFT_SECONDS or job.partition != self._last:
+            return False
+        return not self._jobs and not self._lock.locked() and _is_small(job.commit)
+
+    async def _write_in_turn(self, job: _Job) -> None:
+        self._jobs.append(job)
+        try:
+            async with self._lock:
+                # Whoever comes first writes for all that wait; they find it done.
+                if not job.done:
+                    await self._write_waiting()
+        finally:
+            if not job.done and job in self._jobs:
+                self._jobs.remove(job)
+
     async def _write_waiting(self) -> None:
-        swift = self._usual < SWIFT_SECONDS
-        if swift and self._jobs[0].partition != self._last:
-            # Those that are about to commit join, and then a thread is worth it. Who wrote last too
-            # is the only one.
+        if self._usual < SWIFT_SECONDS:
+            # Those that are about to commit join, and then a thread is worth it.
             await asyncio.sleep(0)
         jobs, self._jobs = self._jobs[:MOST_AT_ONCE], self._jobs[MOST_AT_ONCE:]
-        self._last = jobs[0].partition if len(jobs) == 1 else -1
-        if swift and len(jobs) == 1 and _is_small(jobs[0].commit):
-            # Where another process writes this is refused at once, and tried again in the thread.
+        alone = len(jobs) == 1
+        self._last = jobs[0].partition if alone else -1
+        if alone and self._usual < SWIFT_SECONDS and _is_small(jobs[0].commit):
             self._write(jobs, wait=0)
         else:
             await self._in_thread(partial(self._write, jobs, wait=STATEMENT_SECONDS))
@@ -149,7 +162,8 @@ class SqliteWriter:
 
         Args:
             jobs: what to write.
-            wait: seconds for which other processes may keep it from beginning.
+            wait: seconds for which other processes may keep it from beginning; in place none, and
+                what is refused then is tried again in the thread.
         """
         began = time.perf_counter()
         try:

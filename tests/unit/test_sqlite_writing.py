@@ -122,7 +122,8 @@ def test_a_small_commit_alone_on_a_fast_disk_wakes_no_thread(
 ) -> None:
     async def body() -> None:
         async with a_store(tmp_path) as store:
-            await store.claim(1, 10)
+            for partition in range(1, 5):
+                await store.claim(partition, 10)
             await store.commit(1, 10, entry("first"))
             writer = store._commits
             assert writer is not None
@@ -136,16 +137,20 @@ def test_a_small_commit_alone_on_a_fast_disk_wakes_no_thread(
             monkeypatch.setattr(sqlite_writing, "_transaction", watched)
             writer._usual = 0.0
             await store.commit(1, 10, entry("alone"))
-            assert threads == [threading.current_thread().name]
             writer._usual = 0.0
-            await asyncio.gather(*(store.commit(1, 10, entry(f"many-{n}")) for n in range(4)))
+            await store.commit(2, 10, entry("another"))
+            assert threads == 2 * [threading.current_thread().name]
+            writer._usual = 0.0
+            some = [store.commit(n, 10, entry(f"many-{n}")) for n in (1, 2, 3, 4)]
+            await asyncio.gather(*some)
             big = Commit(entries=[Entry("big", 1, b"x" * sqlite_writing.SMALL_BYTES)])
             writer._usual = 0.0
             await store.commit(1, 10, big)
             writer._usual = 1.0
             await store.commit(1, 10, entry("slow"))
-            assert set(threads[1:]) == {"seedbed-sqlite"}
-            for name in ("alone", "many-0", "many-3", "big", "slow"):
+            assert set(threads[2:]) == {"seedbed-sqlite"}
+            assert len(threads) == 5
+            for name in ("alone", "another", "many-1", "many-4", "big", "slow"):
                 assert len(await store.journal(name)) == 1
 
     run_async(body())
