@@ -250,9 +250,9 @@ class Heard:
     cuts: list[float] = field(init=False)
 
     def __post_init__(self) -> None:
-        # Hardly an answer in all that time says no more than that.
-        many = self.times if len(self.times) > 1 else [self.seconds] * 2
-        self.cuts = [each * 1000 for each in statistics.quantiles(many, n=100)]
+        enough = len(self.times) > 1
+        found = statistics.quantiles(self.times, n=100) if enough else []
+        self.cuts = [each * 1000 for each in found]
 
     def percentile(self, at: int) -> float:
         """Milliseconds."""
@@ -284,10 +284,14 @@ async def heard(url: str, wanted: Load, headers: Sequence[str] = (), pid: int = 
 
 
 def added(through: Heard, alone: Heard) -> dict[str, float]:
-    """What stands between adds, in milliseconds; answers a second; CPU of a request; memory."""
+    """What stands between adds, in milliseconds; answers a second; CPU of a request; memory.
+
+    Where hardly an answer came in all that time, what it added is not known.
+    """
     found = {
         f"added_p{at}_ms": round(through.percentile(at) - alone.percentile(at), 3)
         for at in (50, 95, 99)
+        if through.cuts
     }
     return {
         **found,
@@ -314,7 +318,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All of it."""
     seconds = options.seconds
     loads = [Load(each, seconds) for each in options.clients]
-    loads += [Load(TOP, seconds, stream=True)]
+    loads += [Load(each, seconds, stream=True) for each in (1, TOP)]
     rows: dict[str, dict[str, float]] = {load.name: {} for load in loads}
     found: dict[str, Any] = {"load_before": os.getloadavg()}
     with tempfile.TemporaryDirectory() as made, provider() as upstream:
@@ -361,11 +365,12 @@ def _top(rows: dict[str, dict[str, float]]) -> dict[str, float]:
     streamed = {f"stream_{name}": each for name, each in rows[f"stream_{TOP}"].items()}
     top = rows.get(str(TOP), {})
     found = {**streamed, **top}
-    if "litellm_requests_per_second" in top:
+    if top.get("litellm_requests_per_second"):
         ratio = top["requests_per_second"] / top["litellm_requests_per_second"]
         found["times_litellm_requests_per_second"] = round(ratio, 1)
-        share = top["added_p50_ms"] / top["litellm_added_p50_ms"]
-        found["share_of_litellm_added_p50"] = round(share, 3)
+        if "litellm_added_p50_ms" in top:
+            share = top["added_p50_ms"] / top["litellm_added_p50_ms"]
+            found["share_of_litellm_added_p50"] = round(share, 3)
     return found
 
 
