@@ -118,26 +118,30 @@ class Host:
     ) -> Host:
         if features.chunked_architecture:
             features = _as_begun(features, place)
-        host = cls.made(spec, features, group)
+        host = cls._made_together(spec, features, group)
         try:
             host.resume_together(place)
         except UnfitError as error:
             former = _former(spec, place)
             if former is None:
                 raise
-            host = cls.made(former, features, group)
+            host = cls._made_together(former, features, group)
             host.refused = error
             host.resume_together(place)
         return host
 
     @classmethod
+    def _made_together(cls, spec: SeedLayerSpec, features: Features, group: Alone) -> Host:
+        group.tell("load", {"spec": spec.model_dump_json(), "features": asdict(features)})
+        return cls.made(spec, features, group)
+
+    @classmethod
     def made(cls, spec: SeedLayerSpec, features: Features, group: Alone) -> Host:
-        """Load and attach, in every process of a group.
+        """Load and attach, as every process of a group does.
 
         Raises:
             InvalidError, PackageMissingError: what is wrong with the spec.
         """
-        group.tell("load", {"spec": spec.model_dump_json(), "features": asdict(features)})
         device = group.device
         module = load_model(spec.model, device)
         data = load_data(spec.data, spec.training, device) if spec.data is not None else None
@@ -185,7 +189,8 @@ class Host:
         return await self._alone(self.resume, place)
 
     def follow(self, spec: SeedLayerSpec) -> None:
-        """Take over what of a newer spec may change between two epochs."""
+        """Take over what of a newer spec, one of the same shape, may change between two epochs."""
+        self.spec = spec
         self.model.grafting = graft_settings(spec.grafting)
         if self.data is not None:
             self.data = paced(self.data, spec.training)

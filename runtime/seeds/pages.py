@@ -165,6 +165,7 @@ class SeedPages:
                 "epoch": host.model.epoch,
                 "accuracies": host.model.accuracies[-SHOWN:],
                 "resumed": _resumed(host),
+                "group": {"processes": host.group.size, "seeds": host.group.mode},
             }
         )
 
