@@ -43,7 +43,9 @@ def test_manifests_in_documents_are_valid(document: Path) -> None:
             assert validate(manifest) == []
 
 
-@pytest.mark.parametrize("guide", ["models", "budgets", "routing", "batching", "prompts", "cache"])
+@pytest.mark.parametrize(
+    "guide", ["models", "budgets", "routing", "batching", "prompts", "cache", "offline-batches"]
+)
 def test_the_values_shown_are_values_of_the_chart(guide: str, tmp_path: Path) -> None:
     assert binaries.path("helm")
     (values,) = [

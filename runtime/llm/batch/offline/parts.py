@@ -88,6 +88,10 @@ class Parts:
         lines = partial(self.job.bench.batches.lines, self.job.id, "ready", 0, 1)
         return bool(await self.job.patiently(lines))
 
+    def _late(self) -> bool:
+        """Whether nobody waits for a provider any more."""
+        return self.job.bench.wall() > self.job.row.expires_at + _GRACE
+
     def _held(self, part: PartRow) -> Held:
         return Held(f"offline-{part.id}", part.reserved, self.job.row.expires_at + _GRACE)
 
@@ -222,7 +226,8 @@ class Parts:
                 return None
             except RetryableError as error:
                 log.warning("a provider's batch cannot be made yet: %s", error)
-            if part.state == "planned" and self.job.over.is_set() and not part.tries:
+            gone = not part.tries or self._late()
+            if part.state == "planned" and self.job.over.is_set() and gone:
                 await self.job.bench.work.end(part, self._held(part).holder)
                 return None
             if part.state == "planned":
@@ -272,8 +277,7 @@ class Parts:
                     cancelled = True
             except SeedbedError as error:
                 # It is paid for: its results are waited for, as long as they can be of use.
-                late = job.bench.wall() > job.row.expires_at + _GRACE
-                if job.over.is_set() and (late or isinstance(error, TerminalError)):
+                if job.over.is_set() and (self._late() or isinstance(error, TerminalError)):
                     return ProviderBatch(part.provider_batch, "ended")
                 log.warning("a provider's batch cannot be looked at: %s", error)
                 await job.halt(
