@@ -167,7 +167,7 @@ class Routing(NamedTuple):
     Attributes:
         order: the tokens sorted by seed, those without one last; None where they come sorted.
         places: where each token stands in that order.
-        counts: tokens of each seed; None where they come in even blocks, in the order of the seeds.
+        counts: tokens of each seed; None where, once sorted, they lie in even blocks, one for each seed.
     """
 
     order: Tensor | None
@@ -189,17 +189,21 @@ class Routing(NamedTuple):
             blocks = wanted.reshape(seeds, -1)
             if bool((blocks == np.arange(seeds, dtype=wanted.dtype)[:, None]).all()):
                 return cls(None, None, None)
-        small = np.where((wanted < 0) | (wanted >= seeds), seeds, wanted)
+        if tokens and (wanted.min() < 0 or wanted.max() >= seeds):
+            wanted = np.where((wanted < 0) | (wanted >= seeds), seeds, wanted)
         # numpy sorts 16-bit integers by radix
-        small = small.astype(np.int16 if seeds < np.iinfo(np.int16).max else np.int64)
-        counts = np.bincount(small, minlength=seeds + 1)[:seeds]
+        small = wanted.astype(np.int16 if seeds < np.iinfo(np.int16).max else np.int64)
+        found: Indexes | None = np.bincount(small, minlength=seeds + 1)[:seeds]
+        assert found is not None
         if bool((small[1:] >= small[:-1]).all()):
-            return cls(None, None, counts)
+            return cls(None, None, found)
         order = np.argsort(small, kind="stable")
         places = np.empty_like(order)
         places[order] = np.arange(tokens)
+        if int(found.min()) * seeds == tokens:
+            found = None
         device = seed_of.device
-        return cls(torch.from_numpy(order).to(device), torch.from_numpy(places).to(device), counts)
+        return cls(torch.from_numpy(order).to(device), torch.from_numpy(places).to(device), found)
 
     def packed(self) -> Tensor:
         """All of it as one int64 tensor, which an operator of torch can be given."""
@@ -210,10 +214,10 @@ class Routing(NamedTuple):
 
     @classmethod
     def _unpacked(cls, plan: Tensor, tokens: int, seeds: int) -> Routing:
-        """Its length tells which of the three kinds it is."""
+        """Its length tells of which kind it is. Even blocks need as many tokens as seeds at least."""
         length = plan.shape[0]
-        if length == 0 and tokens:
-            return cls(None, None, None)
+        if tokens >= seeds and tokens % seeds == 0 and length in (0, 2 * tokens):
+            return cls(plan[:tokens], plan[tokens:], None) if length else cls(None, None, None)
         if length == seeds:
             return cls(None, None, _host(plan))
         if length != 2 * tokens + seeds:

@@ -75,6 +75,20 @@ def tokens(x: Tensor, state: State, *, mine: bool) -> Tensor:
     return y.view(x.shape)
 
 
+def planned(x: Tensor, plan: Tensor, state: State) -> Tensor | None:
+    """Output (T, w) by a `Routing.packed` of even blocks; None where its tokens lie otherwise."""
+    length, count = plan.shape[0], x.shape[0]
+    seeds = state.down.shape[0]
+    if count < seeds or count % seeds:
+        return None
+    if length == 0:
+        return tokens(x, state, mine=False)
+    if length != 2 * count:
+        return None
+    y = tokens(x.index_select(0, plan[:count]), state, mine=True)
+    return y.index_select(0, plan[count:])
+
+
 def chunks(x: Tensor, state: State) -> Tensor:
     """Output (T, columns) for chunks of one width."""
     down, up, alpha = state.down, state.up, state.alpha

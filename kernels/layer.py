@@ -110,8 +110,13 @@ def seed_tokens(
     if seed_of.shape != shape[:named] or named >= len(shape):
         raise InvalidError("seed_of", f"must have the leading shape of x, {tuple(shape[:-1])}")
     flat = (x if len(shape) == 2 else x.reshape(-1, shape[-1])).contiguous()  # noqa: PLR2004
+    state = _state(seeds)
+    if usual and plan is not None and not telemetry:
+        quick = dispatch.at_once(flat, state, plan)
+        if quick is not None:
+            return quick if len(shape) == 2 else quick.view(shape), None  # noqa: PLR2004
     index = _index(seed_of, shape[:-1])
-    y, sums = dispatch.tokens(flat, index, _state(seeds), plan, telemetry=telemetry, usual=usual)
+    y, sums = dispatch.tokens(flat, index, state, plan, telemetry=telemetry, usual=usual)
     return y.view(shape), sums if telemetry else None
 
 

@@ -84,15 +84,22 @@ def ways(
     ends = torch.arange(each, tokens + 1, each, dtype=torch.int32)
     by_token = state.alpha.repeat_interleave(each)[:, None]
     known = torch.argsort(seed_of, stable=True)
+    each_place = torch.arange(tokens)
+    back = torch.empty_like(known).scatter_(0, known, each_place)
     plan = plan_route(seed_of, (tokens,), seeds) if told else None
 
     def routed(compute: Callable[[Tensor], Tensor]) -> Way:
         def by_order() -> Tensor:
-            order = known if told else torch.argsort(seed_of, stable=True)
-            y = torch.empty_like(x)
-            return y.index_copy_(0, order, compute(x.index_select(0, order)))
+            return compute(x.index_select(0, known)).index_select(0, back)
 
-        return by_order if mixed else lambda: compute(x)
+        def by_order_found() -> Tensor:
+            order = torch.argsort(seed_of, stable=True)
+            places = torch.empty_like(order).scatter_(0, order, each_place)
+            return compute(x.index_select(0, order)).index_select(0, places)
+
+        if not mixed:
+            return lambda: compute(x)
+        return by_order if told else by_order_found
 
     def bmm(t: Tensor) -> Tensor:
         t = t.view(seeds, each, -1)
