@@ -16,11 +16,11 @@ from seedbed.runtime.seeds.stages import Stage
 from seedbed.runtime.seeds.state import Core, Graft
 
 
-class _Launched(TorchDispatchMode):
+class _Launched(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
     """The operators that run meanwhile."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # as above
         self.names: list[str] = []
 
     def __torch_dispatch__(
@@ -32,7 +32,8 @@ class _Launched(TorchDispatchMode):
 
 
 def _of(call: Any) -> list[str]:
-    with _Launched() as launched:
+    launched = _Launched()
+    with launched:
         call()
     return launched.names
 
