@@ -50,7 +50,7 @@ from seedbed.kernels.reference import reference_tokens
 
 LIMIT_S = 400
 TRIES: dict[str, list[tuple[int, int, int, int, int]]] = {
-    "narrow": [(64, 0, 0, 8, 3), (128, 0, 0, 8, 3), (128, 0, 0, 4, 2)],
+    "narrow": [(64, 0, 0, 8, 3), (128, 0, 0, 8, 3), (64, 0, 0, 4, 4)],
     "vector": [(1, 256, 256, 4, 4), (1, 512, 1024, 4, 4), (1, 1024, 1024, 8, 3)],
     "tiles": [(16, 256, 256, 8, 4), (16, 256, 256, 4, 4), (16, 64, 128, 4, 6), (16, 128, 256, 8, 4)],
 }  # fmt: skip
