@@ -30,7 +30,9 @@ from seedbed.crds.graph_checks import (
     check_step,
     find_gates,
     may_start_early,
+    may_yield,
     order_needs,
+    source_of,
 )
 from seedbed.crds.sub_workflow import MAX_DEPTH, WorkflowCall
 from seedbed.crds.templates import Template, below
@@ -54,6 +56,7 @@ class Node:
         early: whether it may start before its gate has decided.
         by_engine: whether the engine carries the step out itself, without a worker.
         turns: whether it may have to run again after it has gone well.
+        follows: the step whose items its own start with as they come; empty where it waits for all.
     """
 
     step: Step
@@ -70,6 +73,7 @@ class Node:
     by_engine: bool = False
     early: bool = False
     turns: bool = False
+    follows: str = ""
 
     @property
     def name(self) -> str:
@@ -148,6 +152,15 @@ class Graph:
         )
 
     @cached_property
+    def followed(self) -> Mapping[str, tuple[str, ...]]:
+        """Steps whose items others start with as they come, and those others."""
+        found: dict[str, tuple[str, ...]] = {}
+        for name, node in self.nodes.items():
+            if node.follows:
+                found[node.follows] = (*found.get(node.follows, ()), name)
+        return found
+
+    @cached_property
     def least_priority(self) -> int:
         """The lowest priority that a step has."""
         return min(node.step.priority for node in self.nodes.values())
@@ -213,6 +226,7 @@ class _Builder:
     def __init__(self, spec: WorkflowSpec, depth: int = 1) -> None:
         self.errors: list[InvalidError] = []
         self._depth = depth
+        self._steps = spec.steps
         self._positions: dict[str, int] = {}
         for position, step in enumerate(spec.steps):
             first = self._positions.setdefault(step.name, position)
@@ -276,7 +290,32 @@ class _Builder:
             any(getattr(step, kind) is not None for kind in OF_ENGINE),
             gate is not None and gate.expected and gate.step not in read and may_start_early(step),
             step.repeat is not None or (step.goal is not None and step.goal.execute is not None),
+            self._follows(step, for_each, (when, *body.expressions), field),
         )
+
+    def _follows(
+        self,
+        step: Step,
+        for_each: Expression | None,
+        parts: Iterable[Expression | None],
+        field: str,
+    ) -> str:
+        """The step whose items start this one's."""
+        if not step.follow or for_each is None:
+            return ""
+        source = source_of(step.for_each or "")
+        if source not in self._positions or not may_yield(self._steps[self._positions[source]]):
+            expected = (
+                "takes a forEach that is `steps.NAME.output` of a call without forEach or repeat"
+            )
+            self._refuse(f"{field}.follow", expected)
+            return ""
+        for part in filter(None, parts):
+            if source in part.steps:
+                self._refuse(
+                    part.field, f"cannot read `{source}`, which the step does not wait for"
+                )
+        return source
 
     def _conditions(self, step: Step, field: str) -> tuple[Expression | None, Expression | None]:
         """What a branch chooses by, and what a wait or a loop ends on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -119,6 +120,11 @@ def check_step(step: Step, field: str, refuse: Refuse) -> None:
         )
     if step.ordered and (step.for_each is None or step.repeat is not None):
         refuse(f"{field}.ordered", "only a step with forEach and without repeat has ordered items")
+    if step.follow and (
+        step.for_each is None or step.ordered or step.repeat is not None or step.join != "all"
+    ):
+        expected = "only a step with forEach, without ordered, repeat and join, follows another"
+        refuse(f"{field}.follow", expected)
     if step.alternatives:
         _check_alternatives(step, f"{field}.alternatives", refuse)
 
@@ -208,6 +214,25 @@ def check_exits(
                 refuse(field, f"an onExit step runs after all others, it cannot need `{need}`")
             else:
                 refuse(field, f"`{need}` is an onExit step, which runs after all others")
+
+
+_OUTPUT = re.compile(r"\s*steps(?:\.([\w-]+)|\[\s*(['\"])([\w.-]+)\2\s*\])\.output\s*")
+
+
+def source_of(for_each: str) -> str:
+    """The step whose output a forEach is; empty where it is anything else."""
+    match = _OUTPUT.fullmatch(for_each)
+    return (match[1] or match[3]) if match else ""
+
+
+def may_yield(step: Step) -> bool:
+    """Whether a step's items may be followed: it runs once, at one place."""
+    return (
+        step.call is not None
+        and step.for_each is None
+        and step.repeat is None
+        and not step.alternatives
+    )
 
 
 def may_start_early(step: Step) -> bool:

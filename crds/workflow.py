@@ -197,6 +197,15 @@ class Step(Model):
         max_length=4096,
         examples=["steps.collect.output"],
     )
+    follow: bool = Field(
+        default=False,
+        description=(
+            "Items of forEach start as the step yields them whose output forEach is, instead of when "
+            "that has ended. For `steps.NAME.output` of a call that yields. An item counts by its "
+            "number: one that is yielded again, by another attempt, is not started again."
+        ),
+        examples=[True],
+    )
     ordered: bool = Field(
         default=False,
         description=(

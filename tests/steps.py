@@ -92,3 +92,19 @@ async def stopped_once(folder: str, item: int, stuck: int) -> int:
     except asyncio.CancelledError:
         (Path(folder) / f"stopped-{item}").touch()
         raise
+
+
+async def yield_then_wait(folder: str, count: int) -> AsyncIterator[int]:
+    """Yield all numbers but the last one, and that once somebody says so."""
+    for number in range(count - 1):
+        yield number
+    while not (Path(folder) / "go").exists():
+        await asyncio.sleep(0.01)
+    yield count - 1
+
+
+def mark(folder: str, name: str) -> str:
+    """Leave a trace of each call."""
+    with (Path(folder) / name).open("a") as file:
+        file.write("x")
+    return name

@@ -199,8 +199,8 @@ def _open(state: RunState, name: str, scope: Scope, now: float) -> list[Record]:
     decided: list[Record] = []
     if step.settled:
         return decided
-    if step.order is not None:
-        return _queue_units(state, step, now)
+    if step.order is not None or step.more:
+        return [*_rest(state, step, scope, now), *_queue_units(state, step, now)]
     if step.join is not None:
         scope = _early(state, step.node, scope)
     way = _way(state, step, now)
@@ -225,12 +225,45 @@ def _queue_units(state: RunState, step: StepState, now: float) -> list[Record]:
     units = step.units
     if step.order is not None:
         units = [units[place] for place in step.order.take()]
+    elif step.node.follows:
+        units, step.queued = units[step.queued :], len(units)
     for unit in units:
         if unit.status == "Ready":
             queue(state, unit)
         elif unit.status == "Held":
             decided += _commit(state, state.kept[unit.key], now)
     return decided
+
+
+def arrived(
+    state: RunState, name: str, attempt: int, first: int, items: list[Any], now: float
+) -> list[Record]:
+    """Take items in for a step that follows another, whose attempt has yielded them from `first` on.
+
+    An item counts by its number: those that are known already are left out.
+    """
+    step = state.steps[name]
+    if step.settled or step.waits_for != 1 or state.failed or state.undoing or state.ending:
+        return []
+    known = len(step.items or ())
+    new = items[known - first :] if first <= known else []
+    goes_on = state.awaits(StepKey(step.node.follows), attempt)
+    if not new or not goes_on or known + len(new) > MAX_ITEMS:
+        return []
+    if barred(step.node, state.told, state.dead):
+        return []
+    return made(state, StepExpanded(name, now, new, more=True))
+
+
+def _rest(state: RunState, step: StepState, scope: Scope, now: float) -> list[Record]:
+    """The items that had not come when the step which yields them ended; they are the last."""
+    if not step.more or step.waits_for:
+        return []
+    try:
+        items = _items(step.node, scope)
+    except InvalidError:
+        items = []  # it has failed, and the run goes on with what came
+    return made(state, StepExpanded(step.node.name, now, items[len(step.items or ()) :]))
 
 
 def _anticipate(state: RunState, name: str) -> None:

@@ -43,7 +43,7 @@ from seedbed.runtime.workflow.checkpoint.content import capture
 from seedbed.runtime.workflow.checkpoint.metrics import PAUSE
 from seedbed.runtime.workflow.checkpoint.taking import Capture, Note
 from seedbed.runtime.workflow.children import Children
-from seedbed.runtime.workflow.decide import accept, advance, asked
+from seedbed.runtime.workflow.decide import accept, advance, arrived, asked
 from seedbed.runtime.workflow.dispatch import Dispatch
 from seedbed.runtime.workflow.ending import fail
 from seedbed.runtime.workflow.journal import Journal, LiveRun, until_answered
@@ -58,6 +58,7 @@ from seedbed.runtime.workflow.reminders import Reminders
 from seedbed.runtime.workflow.replan_metrics import count_replans
 from seedbed.runtime.workflow.replay import resume
 from seedbed.runtime.workflow.state import RunState
+from seedbed.runtime.workflow.streams import Arrived, Streams
 from seedbed.runtime.workflow.summary import summarise
 from seedbed.runtime.workflow.telling import tell_end, tell_entries
 from seedbed.runtime.workflow.world import World
@@ -69,7 +70,7 @@ LOOK_EVERY = 5.0
 
 Known = bytes | SeedbedError
 """An answer that needs no commit."""
-Asked = EngineRequest | Start | Capture | Note
+Asked = EngineRequest | Start | Capture | Note | Arrived
 """What a partition may be asked, by others and by the engine itself."""
 
 
@@ -102,6 +103,7 @@ class Partition:
         self._dispatch = Dispatch(bus, self._look_at)
         self._runs: dict[str, LiveRun] = {}
         self._children = Children(bus, store, self._runs, self.ask)
+        self._streams = Streams(bus, self.ask)
         self._asked: list[_Ask] = []
         self._answering: list[_Ask] = []
         self._dirty: set[str] = set()
@@ -155,7 +157,7 @@ class Partition:
             for row in await self._journal.claim():
                 await self._resume(row)
             log.info("partition %d: owned, %d runs", self.number, len(self._runs))
-            async with asyncio.TaskGroup() as tasks, self._children:
+            async with asyncio.TaskGroup() as tasks, self._children, self._streams:
                 tasks.create_task(self._dispatch.run())
                 while True:
                     await self._rest()
@@ -273,6 +275,8 @@ class Partition:
             run.taken_over = 0
             self._dispatch.follow(run, records, now)
             self._children.follow(run, records)
+            if run.state.graph.followed:
+                self._streams.follow(run, records)
         unseen, self._unseen = self._unseen, set()
         if now > self._looked + LOOK_EVERY:
             self._looked = now
@@ -282,6 +286,7 @@ class Partition:
         for name in unseen & self._runs.keys():
             self._dispatch.look(self._runs[name], now)
             self._children.look(self._runs[name], now)
+            self._streams.look(self._runs[name])
 
     async def _take(self, request: Asked, now: float) -> Known | None:
         """Apply a request to its run; returns an answer that is known already, or None."""
@@ -307,6 +312,8 @@ class Partition:
                     run.records += asked(run.state, request, now)
                 except SeedbedError as error:
                     return error
+            case Arrived(_, step, attempt, first, items):
+                run.records += arrived(run.state, step, attempt, first, items, now)
             case Note(_, record) if not run.state.finished:
                 run.state.apply(record)
                 run.records.append(record)
@@ -385,9 +392,17 @@ class Partition:
 
     async def _stored(
         self,
-        request: Summarise | Adjust | Approve | Signal | Cancel | TakeCheckpoint | Capture | Note,
+        request: Summarise
+        | Adjust
+        | Approve
+        | Signal
+        | Cancel
+        | TakeCheckpoint
+        | Capture
+        | Note
+        | Arrived,
     ) -> Known:
-        if isinstance(request, TakeCheckpoint | Capture | Note):
+        if isinstance(request, TakeCheckpoint | Capture | Note | Arrived):
             return NotFoundError("run under way", request.run)
         try:
             known = await self._store.run(request.run)
@@ -403,7 +418,7 @@ class Partition:
         request = asked.request
         if asked.known is not None:
             return asked.known
-        if isinstance(request, Report | ReportMany | ListActive | Note):
+        if isinstance(request, Report | ReportMany | ListActive | Note | Arrived):
             return b"{}"
         if isinstance(request, Capture):
             with PAUSE.time():

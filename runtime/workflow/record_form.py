@@ -116,8 +116,8 @@ def _row(record: Record, aside: _Aside) -> list[Any]:
             return ["no", key.step, key.index, attempt, *times, why, retry_at, then]
         case StepSkipped(key, at, reason):
             return ["skip", key.step, key.index, at, reason]
-        case StepExpanded(step, at, items):
-            return ["each", step, at, aside.put(items)]
+        case StepExpanded(step, at, items, more):
+            return ["each", step, at, aside.put(items), *([True] if more else [])]
         case StepRepeated(key, attempt, at, worker, started, finished, output, iteration, then_at):
             row = ["again", key.step, key.index, attempt, at, worker, started, finished]
             return [*row, aside.put(output), iteration, then_at]
@@ -209,7 +209,7 @@ _READERS: dict[str, Callable[[list[Any], _Values], Record]] = {
     "wait": lambda row, _: StepWaiting(StepKey(row[1], row[2]), *row[3:]),
     "decide": lambda row, _: ApprovalGiven(row[1], row[2], Decision(*row[3:])),
     "event": lambda row, values: EventReceived(row[1], row[2], row[3], row[4], values.get(row[5])),
-    "each": lambda row, values: StepExpanded(row[1], row[2], values.get(row[3])),
+    "each": lambda row, values: StepExpanded(row[1], row[2], values.get(row[3]), *row[4:]),
     "start": lambda row, _: RunStarted(row[1]),
     "fork": lambda row, _: RunForked(*row[1:]),
     "check": lambda row, _: RunCheckpointed(*row[1:]),

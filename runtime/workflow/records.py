@@ -42,11 +42,17 @@ class RunHeld(Struct, frozen=True):
 
 
 class StepExpanded(Struct, frozen=True):
-    """A forEach step's list is known: one execution unit for each item."""
+    """A forEach step's list is known: one execution unit for each item.
+
+    Attributes:
+        items: those that were not known yet.
+        more: whether others may follow, since the step that yields them goes on.
+    """
 
     step: str
     at: float
     items: list[Any]
+    more: bool = False
 
 
 class StepScheduled(Struct, frozen=True):

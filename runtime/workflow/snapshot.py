@@ -75,7 +75,7 @@ def _step(state: RunState, step: StepState, at: float) -> Iterator[Record]:
         yield StepSkipped(StepKey(step.node.name), at, dead)
         return
     if step.items is not None:
-        yield StepExpanded(step.node.name, at, step.items)
+        yield StepExpanded(step.node.name, at, list(step.items), step.more)
     for unit in step.units:
         if unit.status == "Waiting":
             if unit.key in state.inbox.waiting:

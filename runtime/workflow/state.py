@@ -174,8 +174,8 @@ class RunState:
                 self._fail(self.unit(key), record)
             case StepSkipped(key, _, reason):
                 self._skip(self.unit(key), reason)
-            case StepExpanded(step, _, items):
-                self._expand(self.steps[step], items)
+            case StepExpanded(step, _, items, more):
+                self._expand(self.steps[step], items, more)
             case StepAnticipated(key):
                 self._keep(self.unit(key), record)
             case StepRepeated(key):
@@ -243,7 +243,7 @@ class RunState:
             return False
         at = max(key.index, 0)
         if at >= len(step.units):
-            return not step.units
+            return not step.units or step.more
         return step.units[at].status not in ENDED and step.units[at].attempt < attempt
 
     def _undo_all(self, at: float, cause: StepKey) -> None:
@@ -330,13 +330,31 @@ class RunState:
         step.units, step.open = units, len(units)
         self.counts["total"] += len(units) - 1
 
-    def _expand(self, step: StepState, items: list[Any]) -> None:
+    def _expand(self, step: StepState, items: list[Any], more: bool) -> None:  # noqa: FBT001  # of the record
+        if more or step.more:
+            self._extend(step, items, more)
+            return
         step.items = items
         if step.node.step.ordered:
             step.order = ItemOrder(items)
         self._open(step, [Unit(StepKey(step.node.name, at)) for at in range(len(items))])
         if not items:
             self._settle(step)
+
+    def _extend(self, step: StepState, items: list[Any], more: bool) -> None:  # noqa: FBT001  # of the record
+        """Items that come while the step that yields them goes on, or the last of them."""
+        first = step.items is None
+        known = step.items = step.items or []
+        name, begin = step.node.name, len(known)
+        known += items
+        step.units += [Unit(StepKey(name, at)) for at in range(begin, len(known))]
+        step.open += len(items) + more - step.more
+        step.more = more
+        self.counts["total"] += len(items) - first
+        if step.open == 0:
+            self._settle(step)
+        else:
+            self.startable.append(name)
 
     def _schedule(self, unit: Unit, record: StepScheduled) -> None:
         before = unit.task

@@ -53,6 +53,8 @@ class StepState:
 
     Attributes:
         order: which items come after which, where the step says that they do.
+        more: whether items may come that are not known yet; that counts as one more open unit.
+        queued: units that were put into their lane, of a step whose items come one after the other.
     """
 
     node: Node
@@ -63,6 +65,8 @@ class StepState:
     settled: bool = False
     join: Join | None = None
     order: ItemOrder | None = None
+    more: bool = False
+    queued: int = 0
 
 
 @dataclass(frozen=True, slots=True)

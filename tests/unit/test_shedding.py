@@ -156,7 +156,7 @@ def test_the_engine_sheds_and_workers_drop_what_was_shed(tmp_path: Path) -> None
             assert found.phase == "Succeeded"
             while traces(tmp_path, "stopped-*") < 1:
                 await asyncio.sleep(0.01)
-            assert counted._value.get() == before + 1
+            assert counted._value.get() > before
             await ask(bus, low.run, Cancel(low.run, "seen enough"))
 
     run_async(body())

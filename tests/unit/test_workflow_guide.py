@@ -24,8 +24,8 @@ MANIFESTS: dict[str, Any] = {
 LATE = StepError("timeout", "not done within 5 s")
 BROKEN = StepError("entry_failed", "no money", retryable=False)
 
-# Steps that fail, the reason and the result of the run, and who was executed, in order.
-RUNS: dict[str, tuple[dict[str, StepError], str, Any, list[str]]] = {
+# Steps that fail or give something of their own, the reason and the result of the run, and who was executed, in order.
+RUNS: dict[str, tuple[dict[str, Any], str, Any, list[str]]] = {
     "branch": ({}, "Succeeded", "then", ["page", "report"]),
     "speculate": ({}, "Succeeded", "To: Please call back", ["judge", "draft"]),
     "join": (
@@ -56,6 +56,7 @@ RUNS: dict[str, tuple[dict[str, StepError], str, Any, list[str]]] = {
         None,
         ["book-flight", "book-hotel", "pay", "book-hotel:compensate", "book-flight:compensate"],
     ),
+    "follow": ({"pages": ["a", "b"]}, "Succeeded", 2, ["pages", "read[0]", "read[1]"]),
     "nightly-sweep": ({}, "Succeeded", 200, [f"sweep[{at}]" for at in range(200)]),
     "on-exit": ({}, "Succeeded", 3, ["work", "tell", "clean"]),
 }

@@ -72,11 +72,15 @@ Times = Mapping[str, StepTimes]
 def observe(records: Iterable[Record]) -> dict[str, StepTimes]:
     """The times of all steps that a journal speaks of."""
     found: dict[str, StepTimes] = defaultdict(StepTimes)
+    expanded: set[str] = set()
     for record in records:
         match record:
             case StepExpanded(step, at, items):
-                found[step].units = len(items)
-                if not items:
+                found[step].units = len(items) + (
+                    (found[step].units or 0) if step in expanded else 0
+                )
+                expanded.add(step)
+                if not found[step].units:
                     found[step].first = found[step].last = at
             case StepScheduled(key, _, at) | StepWaiting(key, at):
                 found[key.step].running[key.index] = at
