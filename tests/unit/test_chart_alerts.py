@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from seedbed.runtime.llm.batch.offline.counting import OfflineMetrics
 from seedbed.runtime.llm.gateway import Gateway
 from seedbed.runtime.llm.models import Models
 from tests.unit.test_chart import render
@@ -36,6 +37,7 @@ def measured() -> str:
     async def metrics() -> str:
         entry = {"name": "m", "provider": "openai", "apiBase": "http://127.0.0.1:9/v1"}
         gateway = Gateway(Models.model_validate({"models": [entry], "default": "m"}))
+        OfflineMetrics(gateway.metrics.registry)
         gateway.metrics.budget_stands("namespaces/team", 0.96, "halted")
         return gateway.metrics.text().decode()
 

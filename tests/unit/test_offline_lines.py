@@ -272,7 +272,7 @@ def test_a_key_that_is_not_set_is_told() -> None:
 def test_the_guide_speaks_of_what_there_is() -> None:
     registry = CollectorRegistry()
     metrics = OfflineMetrics(registry)
-    metrics.stand({"completed": 1})
+    metrics.stand({"completed": 1}, 0)
     metrics.answered([LineResult(1, "provider", 200, b"", saved=5), LineResult(2, "", 598, b"")])
     measured = {sample.name for one in registry.collect() for sample in one.samples}
     told = set(re.findall(r"`(seedbed_model_offline_\w+)`", GUIDE))

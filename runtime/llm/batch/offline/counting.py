@@ -21,6 +21,11 @@ class OfflineMetrics:
             ["status"],
             registry=registry,
         )
+        self._halted = Gauge(
+            "seedbed_model_offline_halted",
+            "Batches that stand still, told by the same replica.",
+            registry=registry,
+        )
         self._lines = Counter(
             "seedbed_model_offline_lines",
             "Lines of batches by who answered (provider, gateway, cache, equal, nobody) and outcome.",
@@ -37,14 +42,16 @@ class OfflineMetrics:
             registry=registry,
         )
 
-    def stand(self, counts: Mapping[str, int]) -> None:
-        """How many batches there are, by status."""
+    def stand(self, counts: Mapping[str, int], halted: int) -> None:
+        """How many batches there are, by status, and how many of them stand still."""
+        self._halted.set(halted)
         for status in {*OPEN, *counts}:
             self._batches.labels(status).set(counts.get(status, 0))
 
     def resigned(self) -> None:
         """Another replica tells them from now on."""
         self._batches.clear()
+        self._halted.set(0)
 
     def answered(self, results: Sequence[LineResult]) -> None:
         """Lines are done."""

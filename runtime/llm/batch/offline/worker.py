@@ -90,11 +90,13 @@ class OfflineWorker:
                     self.wake.clear()
                     running = {name: task for name, task in running.items() if not task.done()}
                     try:
-                        for row in (await bench.batches.open())[:MOST_BATCHES]:
+                        rows = await bench.batches.open()
+                        for row in rows[:MOST_BATCHES]:
                             if row.id not in running:
                                 task = tasks.create_task(self._safely(bench, row, quiet))
                                 running[row.id] = task
-                        self.metrics.stand(await bench.batches.counts())
+                        halted = sum(bool(row.reason) for row in rows)
+                        self.metrics.stand(await bench.batches.counts(), halted)
                         if self.gateway.now() - trimmed > _TRIM_EVERY:
                             await _trim(bench)
                             trimmed = self.gateway.now()
