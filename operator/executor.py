@@ -1,8 +1,10 @@
 """Executes a Plan: all I/O of the operator, and no decision but whether a write is needed.
 
-Order: live settings, children, status, requests to the engine, events. Right before each write the
-leadership is checked by the clock; the status carries the fencing token, so the API server refuses what
-slips through.
+Order: live settings, children, a new run, status, other requests to the engine, events. A run is given to
+the engine before the status names it: its id follows from the object, so whoever comes after a crash gives
+it again. Where the engine tells at once how the run stands, the next pass writes that, and a run that is
+over by then costs one write. Right before each write the leadership is checked by the clock; the status
+carries the fencing token, so the API server refuses what slips through.
 """
 
 from __future__ import annotations
@@ -104,12 +106,12 @@ class Executor:
             await self._children(observed, plan)
         except InvalidError as error:
             status = self._refused(observed, plan, error)
-        if observed.object is not None and status is not None:
+        submitted = [effect for effect in plan.effects if isinstance(effect, SubmitRun)]
+        told = [await self._submit(observed, plan, effect) for effect in submitted]
+        if observed.object is not None and status is not None and not any(told):
             await self._status(observed.object, status)
         for effect in plan.effects:
-            if isinstance(effect, SubmitRun):
-                await self._submit(observed, plan, effect)
-            elif not isinstance(effect, Publish | Withdraw):
+            if not isinstance(effect, Publish | Withdraw | SubmitRun):
                 await self.effect(effect)
         if observed.object is not None:
             for event in plan.events:
@@ -155,28 +157,40 @@ class Executor:
         said = _said(observed.object, plan)
         return refused(said, error, datetime.now(UTC), reason="ChildRefused").status
 
-    async def _submit(self, observed: Observed, plan: Plan, effect: SubmitRun) -> None:
-        """Submit a run; what the engine says of a plan that cannot begin goes into the status."""
+    async def _submit(self, observed: Observed, plan: Plan, effect: SubmitRun) -> bool:
+        """Submit a run; what the engine says of a plan that cannot begin goes into the status.
+
+        Returns:
+            Whether what is to be shown is known, so that the plan's own status need not be written.
+        """
+        obj, request = observed.object, effect.request
+        submit = Submit(request, effect.document, effect.packed)
         try:
-            await self.effect(effect)
+            self._check()
+            return await self._ask(request.run, submit)
         except InvalidError as error:
-            if observed.object is None:
+            if obj is None:
                 raise
-            said, now = _said(observed.object, plan), datetime.now(UTC)
-            await self._correct(said, declined(said, "PlanRefused", error.message, now))
+            said = _said(obj, plan)
+            refusal = declined(said, "PlanRefused", error.message, datetime.now(UTC))
+            await self._show(obj, refusal)
+            return True
         except UnavailableError as error:
-            if error.code == PlanUnavailableError.code and observed.object is not None:
-                said, now = _said(observed.object, plan), datetime.now(UTC)
-                await self._correct(said, awaiting(said, "PlanUnavailable", error.message, now))
+            if obj is not None:
+                shown = plan
+                if error.code == PlanUnavailableError.code:
+                    said = _said(obj, plan)
+                    shown = awaiting(said, "PlanUnavailable", error.message, datetime.now(UTC))
+                await self._show(obj, shown)
             raise
 
-    async def _correct(self, said: Raw, plan: Plan) -> None:
-        """Write a status that a plan's effects have shown to be right, after the plan's own."""
+    async def _show(self, obj: Raw, plan: Plan) -> None:
+        """Write the status and the events of a plan."""
         if plan.status is not None:
-            await self._status(said, plan.status)
+            await self._status(obj, plan.status)
         for event in plan.events:
             self._check()
-            await self._cluster.record(said, event)
+            await self._cluster.record(obj, event)
 
     async def _status(self, obj: Raw, status: Raw) -> None:
         if same_status(status, obj.get("status")):
@@ -193,15 +207,13 @@ class Executor:
             self._changed(await self._cluster.apply_status(said))
 
     async def effect(self, effect: Effect) -> None:
-        """Carry out one effect on the live settings or the engine."""
+        """Carry out one effect on the live settings or on a run that the engine has."""
         self._check()
         match effect:
             case Publish(key, value):
                 await self._coordinator.put(key, value, under=self._ownership)
             case Withdraw(key):
                 await self._coordinator.delete(key, under=self._ownership)
-            case SubmitRun(request, document, packed):
-                await self._ask(request.run, Submit(request, document, packed))
             case AdjustRun(run, suspend, parallelism, approvals, priority):
                 change = Adjust(run, suspend, parallelism, dict(approvals), priority)
                 await self._ask(run, change)
@@ -210,10 +222,13 @@ class Executor:
             case ReportStep(result):
                 await self._request(result.run, Report(result))
 
-    async def _ask(self, run: str, message: Submit | Adjust | Cancel) -> None:
+    async def _ask(self, run: str, message: Submit | Adjust | Cancel) -> bool:
+        """Ask the engine; returns whether it told how the run stands."""
         answer = await self._request(run, message)
-        if orjson.loads(answer):
+        told = bool(orjson.loads(answer))
+        if told:
             self._summarised(decode(RunSummary, answer))
+        return told
 
     async def _request(self, run: str, message: Any) -> bytes:
         address = engine_address(partition_of(run))
@@ -221,7 +236,7 @@ class Executor:
 
 
 def _said(obj: Raw, plan: Plan) -> dict[str, Any]:
-    """The object as the plan's status, which was just written, makes it."""
+    """The object as the plan's status makes it."""
     return {**obj, "status": {**(obj.get("status") or {}), **(plan.status or {})}}
 
 

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from seedbed.controllers.plan import CancelRun, Defaults, Key, Observed, Raw, Withdraw
 from seedbed.controllers.pods import key_of
+from seedbed.controllers.workflow import FINISHED
 from seedbed.crds.errors import (
     ConflictError,
     FencedError,
@@ -33,6 +34,7 @@ from seedbed.crds.messages import (
     decode,
     encode,
     engine_address,
+    is_own,
 )
 from seedbed.crds.seed_messages import SEEDS_TOPICS
 from seedbed.crds.spending import (
@@ -68,6 +70,8 @@ WORKERS_PREFIX = "services/worker/"
 TERMINAL_RETRY = 60.0
 PROGRESS_SECONDS = 0.5
 """Longest age of a run's counters in a status."""
+MILESTONE_SECONDS = 0.05
+"""Longest age of what a user waits for: a run that is over by then costs one write of its status."""
 CLEAN_UP_RETRY = 5.0
 
 
@@ -159,11 +163,13 @@ class Reconciler:
             return
         self._runs[name] = summary
         key = Key("Workflow", *name)
-        if known is not None and _milestone(known) == _milestone(summary):
+        if summary.phase in FINISHED:
+            self.queue.add(key)
+        elif known is not None and _milestone(known) == _milestone(summary):
             # Only counters moved. A status that is a moment old spares a write for each step.
             self.queue.add_after(key, PROGRESS_SECONDS)
         else:
-            self.queue.add(key)
+            self.queue.add_after(key, MILESTONE_SECONDS)
 
     async def run(self) -> None:
         """Work until cancelled.
@@ -268,10 +274,13 @@ class Reconciler:
             address = engine_address(partition)
             answer = await self._bus.request(address, encode(ListActive()), wait=ENGINE_WAIT)
             # Read after the answer: a Workflow that came meanwhile is no stranger.
-            living = {obj["metadata"]["uid"] for obj in self.cache.objects("Workflow")}
+            living = {obj["metadata"]["uid"]: obj for obj in self.cache.objects("Workflow")}
             for run in orjson.loads(answer).get("runs", ()):
-                if run.rpartition("-")[0] not in living:
+                workflow = living.get(run.rpartition("-")[0])
+                if workflow is None:
                     await self._executor.effect(CancelRun(run, "the Workflow is gone"))
+                elif is_own(run) and _replaced(workflow, run):
+                    await self._executor.effect(CancelRun(run, "the Workflow has another run"))
 
     async def _work(self) -> None:
         while True:
@@ -373,6 +382,18 @@ def _older(summary: RunSummary, known: RunSummary) -> bool:
     return summary.revision < known.revision or (
         summary.revision == known.revision and not forecast
     )
+
+
+def _replaced(workflow: Raw, run: str) -> bool:
+    """Whether the status, which is as new as the spec, names another run.
+
+    A leader that ended between giving a run to the engine and naming it leaves one whose plan may change
+    before the next leader looks.
+    """
+    status = workflow.get("status") or {}
+    current = status.get("observedGeneration") == workflow["metadata"].get("generation")
+    named = status.get("runId")
+    return current and named is not None and named != run
 
 
 def _milestone(run: RunSummary) -> tuple[object, ...]:

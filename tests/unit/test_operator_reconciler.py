@@ -26,6 +26,8 @@ from seedbed.crds.errors import (
 from seedbed.crds.messages import (
     PARTITIONS,
     RunSummary,
+    StepKey,
+    child_id,
     decode_request,
     encode,
     engine_address,
@@ -71,6 +73,7 @@ class Engine:
     active: set[str] = field(default_factory=set)
     heard: list[tuple[str, str]] = field(default_factory=list)
     refuses: SeedbedError | None = None
+    phase: str = "Running"
 
     async def answer(self, payload: bytes) -> bytes:
         asked: Any = decode_request(payload)
@@ -85,7 +88,7 @@ class Engine:
             if self.refuses is not None:
                 raise self.refuses
             self.active.add(run)
-        return encode(summary(run))
+        return encode(summary(run, phase=self.phase, reason=self.phase))
 
 
 def summary(run: str, revision: int = 1, **said: Any) -> RunSummary:
@@ -118,7 +121,9 @@ class World:
 
 
 @asynccontextmanager
-async def world(*, engine: bool = True, objects: tuple[Raw, ...] = ()) -> AsyncIterator[World]:
+async def world(
+    *, engine: bool = True, objects: tuple[Raw, ...] = (), resync: float = 600.0
+) -> AsyncIterator[World]:
     cluster, bus, coordinator = Cluster(), MemoryBus(), MemoryCoordinator()
     answering = Engine()
     for obj in objects:
@@ -128,7 +133,7 @@ async def world(*, engine: bool = True, objects: tuple[Raw, ...] = ()) -> AsyncI
         for one in served if engine else ():
             await one.__aenter__()
         ownership = await coordinator.campaign("operator", "me", lease)
-        reconciler = Reconciler(cluster, bus, coordinator, ownership, Defaults())
+        reconciler = Reconciler(cluster, bus, coordinator, ownership, Defaults(), resync=resync)
         cluster.listen(lambda change, obj: reconciler.notice(obj, deleted=change == "DELETED"))
         running = tasks.create_task(reconciler.run())
         try:
@@ -227,6 +232,37 @@ def test_a_run_is_submitted_shown_and_cancelled_with_its_workflow() -> None:
             await until(lambda: w.ready("Workflow", "audit") == "Running")
             await w.cluster.delete(Key("Workflow", "default", "audit"), workflow["metadata"]["uid"])
             await until(lambda: w.engine.heard[-1][0] == "cancel")
+
+    run_async(body())
+
+
+def test_a_run_that_is_over_at_once_costs_one_write() -> None:
+    async def body() -> None:
+        async with world() as w:
+            await w.apply("Pool", "general", replicas=0)
+            await w.quiet()
+            w.engine.phase = "Succeeded"
+            await w.apply("Workflow", "audit", steps=[STEP])
+            await until(lambda: w.ready("Workflow", "audit") == "Succeeded")
+            assert w.cluster.writes.count("status Workflow/audit") == 1
+
+    run_async(body())
+
+
+def test_a_run_of_a_plan_that_was_replaced_unseen_is_cancelled() -> None:
+    """A leader ended after it gave a run to the engine; the plan changed before the next one looked."""
+
+    async def body() -> None:
+        async with world(resync=0.02) as w:
+            await w.apply("Pool", "general", replicas=0)
+            await w.apply("Workflow", "audit", steps=[STEP])
+            await until(lambda: w.ready("Workflow", "audit") == "Running")
+            (run,) = w.engine.active
+            uid = run.rpartition("-")[0]
+            step = child_id(run, StepKey("collect"), 0)
+            w.engine.active |= {f"{uid}-0123abcd", step}
+            await until(lambda: f"{uid}-0123abcd" not in w.engine.active)
+            assert w.engine.active == {run, step}
 
     run_async(body())
 
