@@ -251,7 +251,7 @@ def test_similar_prompts_are_served_once_enough_hits_were_right() -> None:
         assert found.hit
         reasons.append(found.reason)
         similar.learn(found, correct=True)
-    assert reasons == ["unproven"] * 5
+    assert reasons == ["unproven"] * 6
     assert found.reason == "alike"
     for _ in range(20):
         proof.add(correct=False)
@@ -301,11 +301,12 @@ def test_other_facts_are_outweighed_by_what_was_proven_around_but_numbers_never_
     kept = "What do you think of the ban of 500 rupee notes?"
     other = "What do you think about Modi's ban of 500 rupee notes?"
     number = "What do you think of the ban of 100 rupee notes?"
+    place = embedded(kept).vector
 
     def reason(text: str, *, correct: bool) -> str:
         evidence = Evidence()
         for owner in range(ENOUGH):
-            evidence.add(-1 - owner, embedded(kept).vector, 0.8, correct=correct)
+            evidence.add(-1 - owner, place, 0.8, correct=correct)
         similar = Similar(Accepted(per_lookup=0.3, per_hit=0.3), evidence)
         similar.add(kept, embedded(kept))
         found = similar.look(embedded(text))

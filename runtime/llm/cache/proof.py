@@ -12,7 +12,7 @@ import math
 
 DOUBT = 0.1
 """Chance that serving begins though more than the accepted share is wrong."""
-_HOPE = 0.4
+_HOPE = 0.5
 """Share of the accepted one that the bet is best for."""
 _ENOUGH = math.log(1 / DOUBT)
 _MOST = 2 * _ENOUGH

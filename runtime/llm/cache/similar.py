@@ -184,7 +184,7 @@ class Similar:
     def _prove(self, outcome: Outcome) -> None:
         """Take in what would have been a hit without knowing anything of its surroundings."""
         bar = self._verifier.alone.bar(self.accepted.per_hit)
-        if bar <= outcome.score < SURE and not outcome.informed:
+        if outcome.score >= bar and not outcome.informed:
             self._proof.add(correct=outcome.correct)
 
     def _judged(
