@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from seedbed.cli.embedded.cluster import MemoryCluster
 from seedbed.cli.embedded.state import folder
-from seedbed.cli.gateway import serving_models
+from seedbed.cli.gateway import flags_of, serving_models
 from seedbed.cli.main import app as command_line
 from seedbed.runtime.api.access import Action, AllowAll, Caller, ForbiddenError
 from seedbed.runtime.api.answers import ACCESS, errors_as_answers, with_caller
@@ -255,6 +255,22 @@ def test_wrong_hits_are_measured_before_any_is_served() -> None:
 
             while await counted("right") < 1:
                 await asyncio.sleep(0.02)
+
+    run_async(body())
+
+
+@pytest.mark.req("COG-5.1.2")
+def test_a_feature_flag_is_followed_as_it_changes() -> None:
+    async def body() -> None:
+        coordinator = MemoryCoordinator()
+        async with flags_of(coordinator) as flagged:
+            assert flagged("team", "cached-answers", "abc") is None
+            for percentage in (100, 0):
+                spec = orjson.dumps({"rolloutPercentage": percentage})
+                await coordinator.put("flags/team/cached-answers", spec)
+                while flagged("team", "cached-answers", "abc") is not (percentage == 100):
+                    await asyncio.sleep(0.01)
+            assert flagged("other", "cached-answers", "abc") is None
 
     run_async(body())
 
