@@ -4,8 +4,10 @@
 
 A network reads handwritten digits rightly. Then the pictures come turned, moved, inverted or noisy, and it
 does not. Its weights stay frozen; seeds germinate on its hidden layers, learn, are judged on held-out
-pictures, and stay where they help. Everything comes from one random number, so a run can be repeated. The
-last line is one JSON object; its accuracies are on test pictures that neither seeds nor policy have seen.
+pictures, and stay where they help. Everything comes from one random number, so a run can be repeated.
+Beside that stands what can be reached at all with the shifted pictures: the same network with all of its
+weights trained on them. The last line is one JSON object; its accuracies are on test pictures that neither
+seeds nor policy have seen.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ class Story:
         seconds: from the trained host to the end.
     """
 
-    shift: str
+    shift: digits.Shift
     clean: float
     broken: float
     repaired: float
@@ -100,14 +102,45 @@ def recover(shift: digits.Shift, epochs: int = 120, chance: int = 0) -> Story:
     )
 
 
-def told(story: Story) -> dict[str, object]:
-    """The figures of a story."""
+def reachable(shift: digits.Shift, epochs: int = 60, chance: int = 0) -> float:
+    """Test accuracy on shifted pictures if every weight of the host may change.
+
+    The better of two, so that it is no modest bound: a network trained anew, and the trained host trained
+    on; each at the epoch that is best on the held-out pictures.
+    """
+    found = digits.digits()
+    held_out, test = (digits.shifted(part, shift) for part in (found.held_out, found.test))
+    data = digits.data(shift, chance)
+    reached = []
+    for host, rate in (
+        (digits.network(chance), 1e-3),
+        (digits.trained(found.train, chance=chance), 3e-4),
+    ):
+        optimiser = torch.optim.Adam(host.parameters(), lr=rate)
+        outcomes = []
+        for epoch in range(epochs):
+            for batch in data.train(epoch):
+                optimiser.zero_grad()
+                loss = torch.nn.functional.cross_entropy(host(*batch.inputs), batch.target)
+                torch.autograd.backward(loss)
+                optimiser.step()
+            outcomes.append((digits.accuracy(host, held_out), digits.accuracy(host, test)))
+        reached.append(max(outcomes)[1])
+    return max(reached)
+
+
+def told(story: Story, reached: float) -> dict[str, object]:
+    """The figures of a story, beside what training all weights reaches."""
     return {
         "shift": story.shift,
         "clean": round(story.clean, 4),
         "broken": round(story.broken, 4),
         "repaired": round(story.repaired, 4),
         "recovered": round(story.recovered, 4),
+        "reachable": round(reached, 4),
+        "recovered_of_reachable": round(
+            (story.repaired - story.broken) / (reached - story.broken), 4
+        ),
         "added_parameters": round(story.added, 4),
         "fossils": sum(stage == 7 for stage in story.stages[-1]),
         "decisions": len(story.decisions),
@@ -131,11 +164,12 @@ def main() -> None:
         recover(shift, asked.epochs, asked.chance)
         for shift in (shifts if asked.shift == "all" else [asked.shift])
     ]
-    for story in stories:
+    reached = [reachable(story.shift, chance=asked.chance) for story in stories]
+    for story, most in zip(stories, reached, strict=True):
         print(
             f"{story.shift:9} test accuracy {story.clean:.3f} clean, {story.broken:.3f} shifted, "
             f"{story.repaired:.3f} with seeds: {story.recovered:.0%} of the loss recovered with "
-            f"{story.added:.1%} new parameters in {story.seconds:.0f} s"
+            f"{story.added:.1%} new parameters in {story.seconds:.0f} s; all weights: {most:.3f}"
         )
     if asked.log:
         lines = [json.dumps(one.record()) for story in stories for one in story.decisions]
@@ -143,7 +177,8 @@ def main() -> None:
     if asked.picture:
         last = stories[-1]
         asked.picture.write_text(drawn(last.held_out, last.stages, last.clean, last.shift))
-    print(json.dumps({"example": "recover", "stories": [told(story) for story in stories]}))
+    figures = [told(story, most) for story, most in zip(stories, reached, strict=True)]
+    print(json.dumps({"example": "recover", "stories": figures}))
 
 
 if __name__ == "__main__":
