@@ -195,7 +195,7 @@ class Routing(NamedTuple):
         small = wanted.astype(np.int16 if seeds < np.iinfo(np.int16).max else np.int64)
         found: Indexes | None = np.bincount(small, minlength=seeds + 1)[:seeds]
         assert found is not None
-        if bool((small[1:] >= small[:-1]).all()):
+        if bool(np.greater_equal(small[1:], small[:-1]).all()):
             return cls(None, None, found)
         order = np.argsort(small, kind="stable")
         places = np.empty_like(order)

@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -85,9 +86,12 @@ class Streams:
         for name in state.graph.followed[key.step]:
             reader = (state.request.run, name, attempt)
             if reader not in self._readers:
-                reading = self._reading(state, name, key, attempt)
-                self._readers[reader] = task = asyncio.create_task(reading)
-                task.add_done_callback(lambda _, reader=reader: self._readers.pop(reader, None))
+                reading = asyncio.create_task(self._reading(state, name, key, attempt))
+                self._readers[reader] = reading
+                reading.add_done_callback(partial(self._forget, reader))
+
+    def _forget(self, reader: tuple[str, str, int], _: asyncio.Task[None]) -> None:
+        self._readers.pop(reader, None)
 
     async def _reading(self, state: RunState, name: str, key: StepKey, attempt: int) -> None:
         step, source = state.steps[name], f"{state.request.run}/{key}"

@@ -43,6 +43,12 @@ def started(state: RunState) -> list[int]:
     return sorted(key.index for key in state.scheduled if key.step == "each")
 
 
+def item_of(state: RunState, key: StepKey) -> Any:
+    task = state.scheduled[key].task
+    assert task is not None and task.inputs is not None
+    return task.inputs["x"]
+
+
 def ended(state: RunState, key: StepKey, output: Any, now: float = 1.0) -> list[Record]:
     attempt = state.scheduled[key].attempt
     made = accept(state, StepResult("run-1", key, attempt, "w", output), now)
@@ -105,7 +111,7 @@ def test_the_result_is_the_same_whatever_arrives_and_whenever_it_is_resumed(
             case "end" if started(state):
                 key = StepKey("each", data.draw(st.sampled_from(started(state))))
                 executed.append(key.index)
-                journal += ended(state, key, state.scheduled[key].task.inputs["x"])
+                journal += ended(state, key, item_of(state, key))
             case "source" if SOURCE in state.scheduled:
                 journal += ended(state, SOURCE, items)
             case "journal":

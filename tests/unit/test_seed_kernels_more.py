@@ -98,8 +98,8 @@ def test_a_blueprint_of_the_users_own() -> None:
     assert float(change[0]) == pytest.approx(float((y - x)[..., :5].square().sum()), rel=1e-3)
     assert change[2:].tolist() == [0.0, 0.0]
     for s in range(6):
-        columns = slice(5 * s, 5 * s + 5)
-        want = fused[..., columns]
+        mine = slice(5 * s, 5 * s + 5)
+        want = fused[..., mine]
         if s in {0, 2}:
-            want = x[..., columns] + state.alpha[s] * x[..., columns].square() * scale[s // 2]
-        assert torch.allclose(y[..., columns], want, atol=1e-6)
+            want = x[..., mine] + state.alpha[s] * x[..., mine].square() * scale[s // 2]
+        assert torch.allclose(y[..., mine], want, atol=1e-6)
