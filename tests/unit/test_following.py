@@ -45,7 +45,8 @@ def started(state: RunState) -> list[int]:
 
 def item_of(state: RunState, key: StepKey) -> Any:
     task = state.scheduled[key].task
-    assert task is not None and task.inputs is not None
+    assert task is not None
+    assert task.inputs is not None
     return task.inputs["x"]
 
 
