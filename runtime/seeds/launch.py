@@ -90,6 +90,8 @@ def launch(wanted: Launch, command: Sequence[str]) -> int:
     if wanted.processes > 1:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGTERM,SIGINT"
+    # a store that outlives a restart still holds the addresses of processes that have gone
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     is_first = wanted.rendezvous.rpartition(":")[0] == wanted.address
     meeting = RendezvousParameters(
         "c10d", wanted.rendezvous, wanted.name, wanted.least, MOST_PODS, wanted.address,

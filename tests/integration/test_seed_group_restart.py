@@ -1,0 +1,97 @@
+"""A pod whose two processes train together: one is killed, and the group goes on from its checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seedbed.runtime.seeds import checkpoint
+from seedbed.runtime.seeds.places import CheckpointPlace
+from tests.seed_groups import free_port
+
+
+def look(path: Path) -> None:
+    """Whether a checkpoint is whole."""
+    checkpoint.about(path)
+
+
+class Pod:
+    """A pod with two processes, as torchrun's elastic launch runs them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        command = [sys.executable, "-m", "tests.seed_group_pod", str(folder), str(free_port())]
+        self.process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    def pid(self, rank: int) -> int:
+        """Of the newest process of a rank; 0 while there is none."""
+        try:
+            return int((self.folder / f"pid-{rank}").read_text())
+        except FileNotFoundError:
+            return 0
+
+    def ask(self, path: str, body: object = None) -> dict[str, Any]:
+        """A page of the first process; {} while it does not answer."""
+        try:
+            port = int((self.folder / "port").read_text())
+            data = None if body is None else json.dumps(body).encode()
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{port}{path}", data, timeout=20
+            ) as answer:
+                found: dict[str, Any] = json.loads(answer.read())
+                return found
+        except OSError:
+            return {}
+
+    def until(self, path: str, holds: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+        end = time.monotonic() + 150
+        while not ((found := self.ask(path)) and holds(found)):
+            assert time.monotonic() < end, f"{path} says {found}"
+            assert self.process.poll() is None, "the pod has ended"
+            time.sleep(0.05)
+        return found
+
+
+@pytest.mark.timeout(400)
+def test_a_process_that_is_killed_costs_the_group_a_restart_from_the_checkpoint(
+    tmp_path: Path,
+) -> None:
+    pod = Pod(tmp_path)
+    try:
+        seen = pod.until("/v1/model", lambda page: page["epoch"] > 5)
+        assert seen["resumed"] is None
+        assert seen["group"] == {"processes": 2, "seeds": "sharded"}
+        row = [[0.1] * 8] * 3
+        answer = pod.ask("/v1/infer", {"inputs": row})
+        assert len(answer["outputs"]) == 3, "the shards answer together while they train"
+        first = pod.pid(0), pod.pid(1)
+        os.kill(first[1], signal.SIGKILL)
+        pod.until("/v1/model", lambda page: page["resumed"] and pod.pid(0) != first[0])
+        again = pod.until("/v1/model", lambda page: page["epoch"] > seen["epoch"] + 1)
+        assert again["resumed"]["checkpoint"] > 0
+        assert pod.pid(1) not in (0, first[1])
+        pod.process.terminate()
+        assert pod.process.wait(60) == 0
+        place = CheckpointPlace(str(tmp_path), "team.small")
+        newest = place.kept()[0]
+        assert newest.number > again["resumed"]["checkpoint"], (
+            "it has saved when it was told to end"
+        )
+        assert place.newest(look) == newest, "with all of its shards"
+    finally:
+        pod.process.kill()
+        for rank in (0, 1):
+            if pid := pod.pid(rank):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)

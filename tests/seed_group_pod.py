@@ -1,0 +1,67 @@
+"""A pod of a SeedLayer whose two processes train together, for tests: `python -m tests.seed_group_pod`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+from seedbed.runtime.bus.memory import MemoryBus
+from seedbed.runtime.seeds.follower import SeedFollower
+from seedbed.runtime.seeds.group import Group
+from seedbed.runtime.seeds.launch import Launch, launch, launched, this_command
+from seedbed.runtime.seeds.reporting import Pod
+from seedbed.runtime.seeds.server import SeedServer
+from tests.seed_pods import settings, spec_of
+
+SLOW = {
+    "training": {"interval": "50ms", "learningRate": 0.03},
+    "checkpoint": {"interval": "1ms", "keep": 3},
+}
+
+
+async def serve(folder: Path) -> None:
+    """One process of the group, until SIGTERM."""
+    stopping = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
+    group = await asyncio.to_thread(Group, "sharded")
+    pod, bus = Pod("team", "small", "u1", "small-seeds-0"), MemoryBus()
+    (folder / f"pid-{group.rank}").write_text(str(os.getpid()))
+    if group.leads:
+        async with settings(spec_of(**SLOW)) as coordinator:
+            server = SeedServer(
+                pod=pod, bus=bus, coordinator=coordinator, checkpoints=str(folder),
+                environment={}, drain=10, group=group,
+            )  # fmt: skip
+            await server.run("127.0.0.1", 0, stopping, lambda port: write(folder / "port", port))
+        return
+    follower = SeedFollower(
+        group, pod=pod, bus=bus, checkpoints=str(folder), serves=False, drain=20
+    )
+    await follower.run("127.0.0.1", 0, stopping, lambda _: None)
+
+
+def write(path: Path, value: int) -> None:
+    """A file that is whole or not there."""
+    beside = path.with_suffix(".new")
+    beside.write_text(str(value))
+    beside.replace(path)
+
+
+def main() -> int:
+    """The pod, or one of its processes."""
+    folder = Path(sys.argv[1])
+    if launched():
+        torch.set_num_threads(1)
+        asyncio.run(serve(folder))
+        return 0
+    meeting = f"127.0.0.1:{sys.argv[2]}"
+    return launch(Launch("u1", meeting, "127.0.0.1", processes=2, drain=30), this_command())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
