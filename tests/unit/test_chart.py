@@ -170,6 +170,41 @@ def test_everything_of_the_product_is_denied_but_the_named_arrows() -> None:
     assert "seedbed-operator-to-postgres" not in policies
 
 
+def egress_ports(policies: dict[str, Any], name: str) -> list[int]:
+    return [one["port"] for one in policies[f"seedbed-{name}"]["egress"][0]["ports"]]
+
+
+def test_servers_and_models_elsewhere_are_reached_at_their_own_ports(tmp_path: Path) -> None:
+    base = {"provider": "openai", "model": "m"}
+    values = {
+        "etcd": {"external": {"endpoint": "etcd.example:12379"}},
+        "nats": {"external": {"url": "nats://nats.example"}},
+        "postgres": {
+            "external": {
+                "url": "postgresql+asyncpg://u@db.example:6432/x",
+                "passwordSecret": {"name": "db"},
+            }
+        },
+        "gateway": {
+            "default": "own",
+            "models": [
+                {**base, "name": "own", "apiBase": "http://vllm.models.svc:8000/v1"},
+                {**base, "name": "plain", "apiBase": "http://vllm.models.svc/v1"},
+            ],
+        },
+        "networkPolicies": {"apiServerPorts": [16443], "providerPorts": [9000]},
+    }
+    file = tmp_path / "values.yaml"
+    file.write_text(yaml.safe_dump(values))
+    objects = render("--values", str(file))
+    policies = {o["metadata"]["name"]: o["spec"] for o in objects if o["kind"] == "NetworkPolicy"}
+    assert egress_ports(policies, "engine-to-etcd") == [12379]
+    assert egress_ports(policies, "engine-to-nats") == [4222]
+    assert egress_ports(policies, "engine-to-postgres") == [6432]
+    assert egress_ports(policies, "operator") == [16443]
+    assert egress_ports(policies, "gateway-to-providers") == [443, 16443, 8000, 80, 9000]
+
+
 def test_cert_manager_replaces_the_own_certificate() -> None:
     objects = render("--set", "webhook.certManager.enabled=true")
     assert "seedbed-webhook" in names(objects, "Certificate")

@@ -26,6 +26,12 @@ app.kubernetes.io/component: {{ .component }}
 {{ .root.Release.Name }}-{{ .component }}.{{ .root.Release.Namespace }}.svc
 {{- end }}
 
+{{/* The port that a URL or HOST:PORT names. */}}
+{{- define "seedbed.portOf" -}}
+{{- $host := (urlParse (ternary .url (printf "tcp://%s" .url) (contains "://" .url))).host -}}
+{{ regexFind ":[0-9]+$" $host | trimPrefix ":" | default (toString .default) }}
+{{- end }}
+
 {{- define "seedbed.natsUrl" -}}
 {{ .Values.nats.external.url | default (printf "nats://%s:4222" (include "seedbed.host" (dict "root" . "component" "nats"))) }}
 {{- end }}
