@@ -96,6 +96,8 @@ class SeedAdam:
             self._group.add([each for _, _, found in busy for each in found.values()])
         for moments, first, gradients in busy:
             self._update(moments, gradients, state, first, (rate, fine_rate))
+        for moments in self._moments:  # also of layers whose seeds act and do not step
+            moments.layer.down.grad = moments.layer.up.grad = None
         if self._group.sharded:
             self._share_norms(state, spans)
 
@@ -137,7 +139,6 @@ class SeedAdam:
             size = (v / (1 - BETA_2**steps)).sqrt() + EPSILON
             change = rate[:, None, None] * (m / (1 - BETA_1**steps)) / size
             parameter.index_add_(0, rows, -change.to(parameter.dtype))
-            parameter.grad = None
 
     def tensors(self) -> dict[str, Tensor]:
         """For the checkpoint: what is held, by the layer's number."""

@@ -122,6 +122,21 @@ def test_a_life_that_was_cut_off_is_the_life_that_was_not(tmp_path: Path) -> Non
     identical(everything(second), everything(whole))
 
 
+def test_what_a_seed_on_trial_saw_is_no_part_of_its_fine_tuning(tmp_path: Path) -> None:
+    """Its layer gets gradients while only another layer learns: they must not wait for its first step."""
+    model, again = seeded(), seeded()
+    move(model, 0, *PATHS[Stage.TRAINING])
+    move(model, 5, *PATHS[Stage.EVALUATING])
+    randomise(model, 5)
+    model.train_epoch(data())
+    model.save(tmp_path / "seeds.safetensors")
+    again.load(tmp_path / "seeds.safetensors")
+    for one in (model, again):
+        move(one, 5, Stage.FINE_TUNING)
+        one.train_epoch(data())
+    identical(everything(model), everything(again))
+
+
 def test_the_file_holds_only_seeds_that_have_weights(tmp_path: Path) -> None:
     spec = AttachSpec(("0",), seeds_per_layer=1000, routing="token", blueprints=BLUEPRINTS)
     model = attach(nn.Sequential(nn.Linear(4, 64)), spec, Features.all_on())
