@@ -109,8 +109,7 @@ def _overall(spec: SeedLayerSpec, pods: Raw, reports: Sequence[SeedReport]) -> d
             return stalled(report.reason or "Failed", f"{report.pod}: {report.message}")
     for report in reports:
         if report.phase == "Serving" and report.reason:
-            told = f"{report.pod} serves the former spec: {report.message}"
-            return stalled(report.reason, told)
+            return stalled(report.reason, f"{report.pod} {report.message}")
     there = int(pods.get("readyReplicas", 0))
     if there < 1:
         loading = next((one for one in reports if one.phase == "Loading"), None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +13,8 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.seed_layer import DataSource
@@ -26,6 +29,8 @@ _HELD_OUT = 5
 """Every so manieth batch of callers is measured by, and never trained on."""
 _JUDGED = 1024
 _ARRAYS = ("inputs", "targets", "test_inputs", "test_targets")
+REFUSALS = (RuntimeError, TypeError, ValueError, IndexError)
+"""What torch and a user's model raise for tensors that they cannot use."""
 
 
 class AbortedError(Exception):
@@ -87,6 +92,54 @@ def watched(data: Data, before: Callable[[], None]) -> Data:
             yield batch
 
     return replace(data, train=guarded)
+
+
+def as_numbers(inputs: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+    """The inputs as they came; then whole numbers as float32, as JSON does not tell 1.0 from 1."""
+    yield tuple(inputs)
+    if not all(each.is_floating_point() for each in inputs):
+        yield tuple(each.float() for each in inputs)
+
+
+def said(error: Exception) -> str:
+    """An error in one line."""
+    return f"{' '.join(str(error).split()):.300}"
+
+
+def check_loss(data: Data, answer: Tensor, target: Tensor) -> float:
+    """The loss of an answer.
+
+    Raises:
+        InvalidError: it cannot be computed for these targets.
+    """
+    try:
+        data.correct(answer, target).item()
+        return float(data.loss(answer, target))
+    except REFUSALS as error:
+        raise InvalidError("targets", f"the loss refuses them: {said(error)}") from error
+
+
+def check_fit(module: nn.Module, data: Data) -> None:
+    """That a model and its loss take the first batch and those that are measured by.
+
+    Raises:
+        InvalidError: they do not, and an epoch would fail with this.
+    """
+    first = itertools.islice(data.train(0), 1)
+    with torch.inference_mode():
+        for batch in itertools.chain(first, data.held_out):
+            try:
+                answer = module(*batch.inputs)
+            except REFUSALS as error:
+                told = f"the model refuses the inputs: {said(error)}"
+                raise InvalidError("spec.data", told) from error
+            # A GPU would not survive a class that does not exist.
+            near = data.loss is functional.cross_entropy and isinstance(answer, Tensor)
+            target = batch.target.cpu() if near else batch.target
+            try:
+                check_loss(data, answer.float().cpu() if near else answer, target)
+            except InvalidError as error:
+                raise InvalidError("spec.data", f"{error.field}: {error.expected}") from error
 
 
 def _as_data(train: Arrays, test: Arrays, training: Training) -> Data:
@@ -161,6 +214,22 @@ class Collected:
         self._taken += 1
         self.fresh += 1
         return len(self._train) + len(self._held_out)
+
+    @staticmethod
+    def check(answer: Tensor, targets: Tensor) -> None:
+        """That an answer and its targets have a loss that can be learnt from.
+
+        Raises:
+            InvalidError: they have none.
+        """
+        if not math.isfinite(check_loss(Data(lambda _: (), ()), answer, targets)):
+            raise InvalidError("targets", "expected some with a finite loss")
+
+    def forget(self) -> None:
+        """Keep nothing of what came."""
+        self._train.clear()
+        self._held_out.clear()
+        self._taken = self.fresh = 0
 
     @property
     def ready(self) -> bool:

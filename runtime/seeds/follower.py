@@ -24,12 +24,13 @@ from seedbed.runtime.seeds.data import AbortedError, Collected, watched
 from seedbed.runtime.seeds.features import Features
 from seedbed.runtime.seeds.figures import SeedMetrics, Served
 from seedbed.runtime.seeds.group import Group, GroupLostError, Told
-from seedbed.runtime.seeds.host import Host, agree, store_shard
+from seedbed.runtime.seeds.host import Host
 from seedbed.runtime.seeds.pages import SeedPages
 from seedbed.runtime.seeds.places import CheckpointPlace
 from seedbed.runtime.seeds.policy import Decision
 from seedbed.runtime.seeds.progress import Progress
 from seedbed.runtime.seeds.reporting import Pod, Reporter
+from seedbed.runtime.seeds.shards import agree, store_shard
 from seedbed.runtime.telemetry.health import serving_app
 
 _log = logging.getLogger(__name__)

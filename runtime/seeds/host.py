@@ -27,7 +27,16 @@ from seedbed.crds.errors import InvalidError, SeedbedError, UnavailableError
 from seedbed.crds.seed_layer import SeedLayerSpec
 from seedbed.runtime.seeds import checkpoint
 from seedbed.runtime.seeds.attach import attach
-from seedbed.runtime.seeds.data import AbortedError, load_data, paced, watched
+from seedbed.runtime.seeds.data import (
+    REFUSALS,
+    AbortedError,
+    as_numbers,
+    check_fit,
+    load_data,
+    paced,
+    said,
+    watched,
+)
 from seedbed.runtime.seeds.features import Features
 from seedbed.runtime.seeds.group import Alone, GroupLostError
 from seedbed.runtime.seeds.loading import load_model
@@ -35,6 +44,7 @@ from seedbed.runtime.seeds.model import SeededModel
 from seedbed.runtime.seeds.places import CheckpointPlace, Kept
 from seedbed.runtime.seeds.policy import Decision
 from seedbed.runtime.seeds.refit import UnfitError
+from seedbed.runtime.seeds.shards import agree, store_shard
 from seedbed.runtime.seeds.telemetry import Telemetry
 from seedbed.runtime.seeds.training import Data
 from seedbed.runtime.seeds.wishes import attach_spec, graft_settings
@@ -47,10 +57,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a forward pass gave: the output on the CPU, and the seconds it took to compute."""
+    """What a forward pass gave: the output on the CPU, and the seconds it took to compute.
+
+    Attributes:
+        inputs: as the model took them, see `as_numbers`.
+    """
 
     output: Tensor
     seconds: float
+    inputs: tuple[Tensor, ...]
 
 
 _Asked = tuple[Sequence[Tensor], Tensor | None, "Future[Answer]"]
@@ -91,6 +106,7 @@ class Host:
         self._serving = ThreadPoolExecutor(1, "seeds-serve")
         self._training = ThreadPoolExecutor(1, "seeds-train")
         self._stop = threading.Event()
+        self._closed = False
         self._asked: deque[_Asked] = deque()
 
     @classmethod
@@ -145,12 +161,15 @@ class Host:
         device = group.device
         module = load_model(spec.model, device)
         data = load_data(spec.data, spec.training, device) if spec.data is not None else None
+        if data is not None:
+            check_fit(module, data)
         example = data.held_out[0].inputs if data is not None and data.held_out else None
         model = attach(module, attach_spec(spec), features, example=example, group=group)
         return cls(model, features, data, spec)
 
     async def close(self) -> None:
         """Give up an epoch that runs, and end the threads."""
+        self._closed = True
         self._stop.set()
         for pool in (self._training, self._serving):
             await asyncio.to_thread(pool.shutdown)
@@ -206,8 +225,10 @@ class Host:
 
         Raises:
             InvalidError: the inputs do not fit it.
-            UnavailableError: the device has no memory left for them.
+            UnavailableError: the device has no memory left for them, or this host is being closed.
         """
+        if self._closed:
+            raise UnavailableError("the model is being loaded anew", retry_after=1.0)
         if not self.group.sharded:
             return await self._alone(self.pass_through, inputs, route)
         given: Future[Answer] = Future()
@@ -231,24 +252,30 @@ class Host:
     def pass_through(self, inputs: Sequence[Tensor], route: Tensor | None) -> Answer:
         """One forward pass, now; see `answer`."""
         device = self.model.device
-        moved = [each.to(device) for each in inputs]
-        began = time.perf_counter()
-        try:
-            found = self.model.forward(*moved, route=None if route is None else route.to(device))
-            output = _tensor(found).float().cpu()
-        except torch.OutOfMemoryError as error:
-            raise UnavailableError("the device has no memory left for this batch") from error
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            told = " ".join(str(error).split())
-            raise InvalidError("inputs", f"the model refuses them: {told:.300}") from error
-        return Answer(output, time.perf_counter() - began)
+        seeds = None if route is None else route.to(device)
+        refused: Exception | None = None
+        for given in as_numbers(inputs):
+            began = time.perf_counter()
+            try:
+                found = self.model.forward(*(each.to(device) for each in given), route=seeds)
+                output = _tensor(found).float().cpu()
+            except torch.OutOfMemoryError as error:
+                raise UnavailableError("the device has no memory left for this batch") from error
+            except REFUSALS as error:
+                refused = refused or error
+            else:
+                return Answer(output, time.perf_counter() - began, given)
+        assert refused is not None
+        raise InvalidError("inputs", f"the model refuses them: {said(refused)}") from refused
 
     async def epoch(self, data: Data, count: Callable[[], None]) -> Telemetry:
         """Train for one epoch; `count` is called, in another thread, for each batch.
 
         Raises:
             AbortedError: `abort` was called meanwhile; the weights are those of the epoch's middle.
-            GroupLostError: another process has gone.
+            GroupLostError: another process has gone, or cannot know that the epoch failed here.
+            InvalidError: the model or its loss refuse a batch.
+            UnavailableError: the device has no memory left for one.
         """
 
         def before() -> None:
@@ -262,7 +289,17 @@ class Host:
         def train() -> Telemetry:
             spec = "" if self.spec is None else self.spec.model_dump_json()
             self.group.tell("epoch", {"spec": spec})
-            return self.model.train_epoch(watched(data, before))
+            try:
+                return self.model.train_epoch(watched(data, before))
+            except torch.OutOfMemoryError as error:
+                raise UnavailableError(
+                    "the device has no memory left to learn from a batch"
+                ) from error
+            except REFUSALS as error:
+                told = f"an epoch failed with {type(error).__name__}: {said(error)}"
+                if self.group.size > 1:
+                    raise GroupLostError(told) from error
+                raise InvalidError("spec.data", told) from error
 
         return await asyncio.get_running_loop().run_in_executor(self._training, train)
 
@@ -345,37 +382,6 @@ def _former(spec: SeedLayerSpec, place: CheckpointPlace) -> SeedLayerSpec | None
         return None
     whole = {**spec.model_dump(mode="json", by_alias=True), **json.loads(found[-1])}
     return SeedLayerSpec.model_validate(whole)
-
-
-def store_shard(model: SeededModel, place: CheckpointPlace, number: int) -> int:
-    """Write what of a checkpoint each process has of its own, in every process; gives the bytes of all.
-
-    Raises:
-        UnavailableError: the place did not take one.
-    """
-    group = model.group
-    if not group.sharded:
-        return 0
-    failed, size = False, 0
-    try:
-        size = place.store_shard(
-            number, group.rank, group.size, lambda path: checkpoint.save_shard(model, path)
-        )
-    except UnavailableError as error:
-        _log.warning("%s", error)
-        failed = True
-    sizes = torch.tensor([size])
-    group.add([sizes])
-    if agree(group, failed=failed):
-        raise UnavailableError("a shard of the checkpoint was not taken: see the logs of the group")
-    return int(sizes)
-
-
-def agree(group: Alone, *, failed: bool = False) -> int:
-    """How many processes of the group have failed in what all were to do; every one asks this."""
-    found = torch.tensor([int(failed)])
-    group.add([found])
-    return int(found)
 
 
 def _tensor(found: Any) -> Tensor:

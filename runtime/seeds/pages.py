@@ -138,13 +138,15 @@ class SeedPages:
         if len(inputs[0]) != len(targets):
             raise InvalidError("targets", "expected one for each row of the inputs")
         route = _route(body, host)
+        # What the model or its loss refuse must not spoil an epoch.
+        found = await host.answer(inputs, route)
+        self._collected.check(found.output, targets)
         device = host.model.device
         batch = Batch(
-            tuple(each.to(device) for each in inputs),
+            tuple(each.to(device) for each in found.inputs),
             targets.to(device),
             None if route is None else route.to(device),
         )
-        await host.answer(inputs, route)  # what the model refuses must not spoil an epoch
         return answer({"kept": self._collected.take(batch)}, status=202)
 
     async def model(self, _: web.Request) -> web.Response:
@@ -254,7 +256,7 @@ def _array(body: dict[str, Any], name: str) -> Tensor:
 
 
 def _tensor(value: Any, field: str) -> Tensor:
-    """Numbers as float32 or, where all are whole, int64."""
+    """Finite numbers as float32 or, where all are whole, int64."""
     try:
         array = np.asarray(value)
     except ValueError as error:
@@ -262,7 +264,11 @@ def _tensor(value: Any, field: str) -> Tensor:
     if array.dtype.kind not in "fiub" or array.size == 0:
         raise InvalidError(field, "expected numbers, in rows of one length")
     kind = np.float32 if array.dtype.kind == "f" else np.int64
-    return torch.from_numpy(array.astype(kind))
+    with np.errstate(over="ignore"):
+        found = array.astype(kind)
+    if not np.isfinite(found).all():
+        raise InvalidError(field, "expected finite numbers")
+    return torch.from_numpy(found)
 
 
 def _route(body: dict[str, Any], host: Host) -> Tensor | None:

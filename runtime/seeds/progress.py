@@ -63,7 +63,12 @@ class Progress:
         if refused is None:
             self.enter("Serving")
         else:
-            self.enter("Serving", refused.message, _reason(refused))
+            self.enter("Serving", f"serves the former spec: {refused.message}", _reason(refused))
+
+    def serve_only(self, failed: SeedbedError) -> None:
+        """The model is served, and cannot be trained."""
+        self.act("Waiting")
+        self.enter("Serving", f"serves, and learns nothing more: {failed.message}", _reason(failed))
 
     def fail(self, error: SeedbedError) -> None:
         """Nothing is served until something changes."""

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
 from prometheus_client import CollectorRegistry
 
-from seedbed.crds.errors import RetryableError, SeedbedError
+from seedbed.crds.errors import InvalidError, RetryableError, SeedbedError
 from seedbed.crds.seed_layer import SeedLayerSpec
 from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.coordination.port import Coordinator
@@ -47,6 +48,7 @@ FOLLOW = 2.0
 BEAT = 30.0
 """Seconds between two signs of life to the processes of a group, while there is nothing to do."""
 _SHARE = 0.5
+_SAVE_AGAIN = 0.5
 # Features that only a model made anew can obey; the others change between two epochs.
 _LASTING = ("chunked_architecture", "extended_lifecycle", "triton_kernels")
 _log = logging.getLogger(__name__)
@@ -154,7 +156,7 @@ class SeedServer:
         """Load a host and serve it, until the pod ends or the features ask for another one.
 
         Raises:
-            SeedbedError: it cannot be loaded, or its training failed for good.
+            SeedbedError: it cannot be loaded, or trained, or saved.
         """
         host = await Host.load(spec, self._wishes.features, self._place, self._group)
         beating = asyncio.ensure_future(host.keep_together(BEAT))
@@ -196,7 +198,23 @@ class SeedServer:
         if stopping.is_set():
             self.progress.enter("Ending")
         if trains:
-            await trainer.save()
+            await self._save(trainer, stopping)
+
+    async def _save(self, trainer: Trainer, stopping: asyncio.Event) -> None:
+        """Take the last checkpoint; a pod that ends asks again where the place does not answer.
+
+        Raises:
+            UnavailableError: it was not taken.
+        """
+        end = time.monotonic() + self._drain * _SHARE
+        while True:
+            try:
+                return await trainer.save()
+            except RetryableError as error:
+                if not stopping.is_set() or time.monotonic() > end:
+                    raise
+                _log.warning("the last checkpoint is tried again: %s", error)
+            await asyncio.sleep(_SAVE_AGAIN)
 
     async def _until_over(
         self, host: Host, spec: SeedLayerSpec, stopping: asyncio.Event, over: asyncio.Event
@@ -218,7 +236,10 @@ class SeedServer:
         over.set()
 
     async def _train(self, host: Host, trainer: Trainer, over: asyncio.Event) -> None:
-        """Train until it is over; an epoch that takes too long then is given up."""
+        """Train until it is over; an epoch that takes too long then is given up.
+
+        Where the data turn out to be unfit, what was learnt so far is served on.
+        """
         training = asyncio.ensure_future(trainer.run(over))
         try:
             while not training.done() and not over.is_set():
@@ -226,6 +247,10 @@ class SeedServer:
             await asyncio.wait({training}, timeout=self._drain * _SHARE)
             host.abort()
             await training
+        except InvalidError as error:
+            _log.error("%s", error, extra={"code": error.code})
+            self.progress.serve_only(error)
+            await over.wait()
         finally:
             training.cancel()
 

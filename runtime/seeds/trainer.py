@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 
 from seedbed.crds.base import seconds
-from seedbed.crds.errors import RetryableError
+from seedbed.crds.errors import InvalidError, RetryableError, SeedbedError
 from seedbed.crds.seed_layer import SeedLayerSpec
 from seedbed.crds.seed_messages import SeedCheckpointed
 from seedbed.runtime.seeds.data import AbortedError, Collected, paced
@@ -115,6 +115,12 @@ class Trainer:
             telemetry = await host.epoch(paced(data, spec.training), count)
         except AbortedError:
             return
+        except InvalidError as error:
+            if host.data is not None:
+                raise
+            self._collected.forget()
+            self._failed(error)
+            return
         asleep = telemetry.samples == 0 and not bool(host.model.state.members("active").any())
         self._idle = self._idle + 1 if asleep else 0
         moved = await self._decide(spec, telemetry)
@@ -163,7 +169,7 @@ class Trainer:
         if self._saved_epoch != self._host.model.epoch:
             await self._checkpoint()
 
-    def _failed(self, error: RetryableError) -> None:
+    def _failed(self, error: SeedbedError) -> None:
         _log.warning("%s", error)
         self._progress.errors += 1
         self._metrics.errors.labels(error.code).inc()

@@ -14,11 +14,11 @@ from seedbed.runtime.seeds.attach import AttachSpec, attach
 from seedbed.runtime.seeds.blueprints import Growth
 from seedbed.runtime.seeds.features import Features
 from seedbed.runtime.seeds.group import Alone, Mode
-from seedbed.runtime.seeds.host import store_shard
 from seedbed.runtime.seeds.layer import Reads, Routing
 from seedbed.runtime.seeds.model import SeededModel
 from seedbed.runtime.seeds.places import CheckpointPlace
 from seedbed.runtime.seeds.policy import Decision, Limits, Rules
+from seedbed.runtime.seeds.shards import store_shard
 from seedbed.runtime.seeds.stages import Stage
 from seedbed.runtime.seeds.state import Graft, SeedState
 from seedbed.runtime.seeds.training import Batch, Data
