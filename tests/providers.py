@@ -32,6 +32,7 @@ class FakeProvider:
             error, `noise` one with an event that is no JSON.
         slow: seconds between two chunks of a stream.
         headers: sent with every answer.
+        whole: the answer to all that is asked, where there is anything in it.
         cached: tokens of each prompt that it says it had kept.
         sound: tokens of each prompt that it says are sound.
         held: whether answers wait until `let_go`.
@@ -52,6 +53,7 @@ class FakeProvider:
     breaks: str = ""
     slow: float = 0.0
     headers: dict[str, str] = field(default_factory=dict)
+    whole: Json = field(default_factory=dict)
     cached: int = 0
     sound: int = 0
     held: bool = False
@@ -110,6 +112,8 @@ class FakeProvider:
             return web.json_response(error, status=status, headers=self.headers)
         if self.breaks == "json":
             return web.Response(body=b'{"choices": [', content_type="application/json")
+        if self.whole:
+            return web.json_response(self.whole)
         words = _cut(self.say(body), body).split(" ")[: body.get("max_tokens") or 1000]
         prompt = self.sound + sum(_words(m.get("content")) for m in body["messages"])
         answered = len(words) * body.get("n", 1)

@@ -11,6 +11,7 @@ cost under `seedbed`.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from aiohttp import web
@@ -22,6 +23,7 @@ from seedbed.runtime.llm.batch.offline.form import batch_form, page_form
 from seedbed.runtime.store.batches import BatchRow, SqlBatches, cancelled
 
 MOST = 100
+_LIMIT = re.compile("[0-9]{1,3}")
 
 
 class BatchPages:
@@ -85,6 +87,6 @@ async def batches_of(
 
 
 def _limit(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MOST:
+    if not _LIMIT.fullmatch(text) or not 1 <= int(text) <= MOST:
         raise InvalidError("limit", f"must be a whole number from 1 to {MOST}")
     return int(text)

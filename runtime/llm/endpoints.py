@@ -47,12 +47,12 @@ def _as_text(body: Json) -> Json:
     """A chat completion, or a chunk of one, in the older form."""
     choices = [
         {
-            "index": choice["index"],
+            "index": choice.get("index", at),
             "text": (choice.get("message") or choice.get("delta") or {}).get("content") or "",
             "finish_reason": choice.get("finish_reason"),
             "logprobs": None,
         }
-        for choice in body.get("choices") or ()
+        for at, choice in enumerate(body.get("choices") or ())
     ]
     return {**body, "object": "text_completion", "choices": choices}
 

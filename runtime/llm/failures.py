@@ -45,7 +45,7 @@ _FIRST_ERROR = 400
 def told(error: SeedbedError) -> tuple[int, Json]:
     """Status and body of an error."""
     status, kind = next((s, k) for form, s, k in _STATUS if isinstance(error, form))
-    param = error.field if isinstance(error, InvalidError) else None
+    param = getattr(error, "field", None)
     body = {"message": error.message, "type": kind, "param": param, "code": error.code}
     return status, {"error": body}
 

@@ -32,14 +32,18 @@ from seedbed.runtime.llm.routing.stage import RoutingStage
 from seedbed.runtime.llm.selection import choose, need_of
 from seedbed.runtime.llm.structure import structured
 
+_LONGEST_NAME = 256
+"""Of a name that nobody has, in an error."""
+
 
 class UnknownModelError(NotFoundError):
     """No model has that name."""
 
     code = "model_not_found"
+    field = "model"
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
-        super().__init__("model", name)
+        super().__init__("model", name[:_LONGEST_NAME])
         self.message = f"{self.message}; there are {', '.join(known)}"
 
 

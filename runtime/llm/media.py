@@ -125,6 +125,8 @@ def taken_apart(given: Any) -> Any:
     Parts that are all text are one text: that is what every model understands.
     """
     content = given.get("content") if isinstance(given, dict) else None
+    if isinstance(given, dict) and PARTS in given:
+        raise ValueError(f"{PARTS} is no field")
     if not isinstance(content, list):
         return given
     texts = [part.get("text") if isinstance(part, dict) else None for part in content]

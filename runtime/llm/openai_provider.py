@@ -20,6 +20,7 @@ from seedbed.runtime.llm.providers import (
     Json,
     MalformedError,
 )
+from seedbed.runtime.llm.usage import believable
 
 _LONGEST_LINE = 4 * 1024 * 1024
 _DATA, _END = b"data:", b"[DONE]"
@@ -95,8 +96,8 @@ class OpenAIModel:
             told = error.get("message") if isinstance(error, dict) else error
             raise UnavailableError(f"model {self.name!r}: {self._origin.without_key(str(told))}")
         choices = chunk.get("choices") or ()
-        if not all(isinstance(each, dict) for each in choices):
-            raise MalformedError(self.name, "a choice is no object")
+        if not isinstance(choices, list | tuple) or not all(map(_is_choice, choices)):
+            raise MalformedError(self.name, "a choice is none")
         return {**chunk, "model": self.name}
 
     async def _json(self, path: str, asked: Json) -> Json:
@@ -110,7 +111,7 @@ class OpenAIModel:
             raise MalformedError(self.name, "the answer is no JSON") from None
         if not isinstance(found, dict):
             raise MalformedError(self.name, "the answer is no JSON object")
-        if not isinstance(found.get("usage"), dict):
+        if believable(found.get("usage")) is None:
             found.pop("usage", None)
         return found
 
@@ -149,6 +150,13 @@ class OpenAIModel:
         if self._client is not None:
             await self._client.close()
             self._client = None
+
+
+def _is_choice(found: object) -> bool:
+    """Whether it is one of a stream's: something is said, or nothing."""
+    delta = found.get("delta") if isinstance(found, dict) else ""
+    said = delta.get("content") if isinstance(delta, dict) else delta
+    return said is None or (isinstance(delta, dict) and isinstance(said, str))
 
 
 async def _events(answer: Answer) -> AsyncGenerator[bytes, None]:

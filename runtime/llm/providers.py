@@ -17,7 +17,15 @@ from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 import orjson
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from seedbed.crds.errors import InvalidError, TerminalError, UnavailableError
 from seedbed.runtime.llm.media import PARTS, Media, Part, media_of, taken_apart
@@ -27,6 +35,32 @@ _TEMPLATE_BYTES = 32
 """What a chat template puts around one message, at most; tokens have at least one byte each."""
 _NOT_ASKED = {"model", "stream", "stream_options", "n", "user", "max_completion_tokens"}
 _UNCOMMON = ("logprobs", "top_logprobs", "logit_bias")
+_LONGEST_PLACE = 200
+
+
+def _sendable(value: Any) -> Any:
+    """What can be written as JSON again: a number may have 64 bits at most, and nesting has an end."""
+    try:
+        orjson.dumps(value)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
+def _form_of_answer(value: Json) -> Json:
+    if value.get("type") == "json_schema":
+        held = value.get("json_schema")
+        if not isinstance(held, dict):
+            raise ValueError("json_schema must be an object")
+        if not isinstance(held.get("schema", {}), dict):
+            raise ValueError("json_schema.schema must be an object")
+    return value
+
+
+Sent = Annotated[Json, AfterValidator(_sendable)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Tokens = Annotated[int, Field(ge=1, le=16_000_000)]
+"""Of an answer, at most; no model gives as many, and 128 of them are still a number of 31 bits."""
 
 
 class RefusedError(TerminalError):
@@ -84,7 +118,7 @@ class ChatMessage(BaseModel):
     content: str | None = None
     parts: tuple[Part, ...] | None = Field(default=None, alias=PARTS, exclude=True)
     name: str | None = None
-    tool_calls: tuple[Json, ...] | None = None
+    tool_calls: tuple[Sent, ...] | None = None
     tool_call_id: str | None = None
     # Sound and the older form of tools are not served; clients send them as null.
     audio: None = None
@@ -99,6 +133,8 @@ class ChatMessage(BaseModel):
     def _says_something(self) -> ChatMessage:
         if self.content is None and not self.tool_calls and not (self.model_extra or {}):
             raise ValueError("a message has content or tool_calls")
+        if self.model_extra:
+            _sendable(self.model_extra)
         return self
 
     def said(self) -> str | list[Json] | None:
@@ -136,22 +172,22 @@ class ChatRequest(BaseModel):
     messages: tuple[ChatMessage, ...] = Field(min_length=1)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    max_tokens: int | None = Field(default=None, ge=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
-    seed: int | None = None
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
+    seed: Seed | None = None
     stop: str | tuple[str, ...] | None = None
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
-    response_format: Json | None = None
-    tools: tuple[Json, ...] | None = Field(default=None, min_length=1)
-    tool_choice: str | Json | None = None
+    response_format: Annotated[Sent, AfterValidator(_form_of_answer)] | None = None
+    tools: tuple[Sent, ...] | None = Field(default=None, min_length=1)
+    tool_choice: str | Sent | None = None
     parallel_tool_calls: bool | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     n: int = Field(default=1, ge=1, le=128)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    logit_bias: dict[str, float] | None = None
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     reasoning_effort: str | None = None
     verbosity: str | None = None
     store: bool | None = None
@@ -215,8 +251,8 @@ class CompletionRequest(BaseModel):
     ]
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    max_tokens: int | None = Field(default=None, ge=1)
-    seed: int | None = None
+    max_tokens: Tokens | None = None
+    seed: Seed | None = None
     stop: str | tuple[str, ...] | None = None
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
@@ -240,7 +276,7 @@ class EmbeddingRequest(BaseModel):
     input: Annotated[
         tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)
     ] = Field(min_length=1, max_length=2048)
-    dimensions: int | None = Field(default=None, ge=1)
+    dimensions: int | None = Field(default=None, ge=1, le=1_000_000)
     encoding_format: Literal["float", "base64"] | None = None
     user: str | None = None
 
@@ -254,7 +290,7 @@ class Outcome(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    task: str = Field(min_length=1, max_length=128)
+    task: str = Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f]*$")
     model: str
     hardness: int = Field(ge=0, le=4)
     good: float = Field(ge=0, le=1)
@@ -280,7 +316,7 @@ def parse(form: type[_Form], body: bytes) -> _Form:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]).replace(PARTS, "content") or "body"
-        raise InvalidError(where, first["msg"]) from error
+        raise InvalidError(where[:_LONGEST_PLACE], first["msg"]) from error
 
 
 class Provider(Protocol):

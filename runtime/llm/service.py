@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -126,13 +127,15 @@ class _Service:
 
     async def _answered(self, http: web.Request, asked: Endpoint) -> web.StreamResponse:
         began = self._gateway.now()
-        outcome, name = "cancelled", "?"
+        outcome, name, limit = "cancelled", "?", _LONGEST_CALL
         call: Call | None = None
         begun: list[web.StreamResponse] = []
         try:
             identity = await self._identify(http)
             request, held = _held(asked.read(await http.read()), http)
-            name = self._gateway.named(request.model)
+            named = self._gateway.named(request.model)
+            # Callers may make up Agents' names: they are counted by name once they have answered.
+            name = named if named in self._gateway.targets else "agent"
             limit = _limit(http)
             async with asyncio.timeout(limit):
                 async with AsyncExitStack() as closing:
@@ -149,7 +152,7 @@ class _Service:
             return await _broken_off(begun, error)
         except TimeoutError:
             outcome = "timeout"
-            late = UnavailableError(f"no answer within {_limit(http):g} s")
+            late = UnavailableError(f"no answer within {limit:g} s")
             return await _broken_off(begun, late)
         else:
             outcome = "ok"
@@ -286,9 +289,12 @@ def _headers(call: Call) -> dict[str, str]:
 def _limit(http: web.Request) -> float:
     """Seconds that the caller gives, at most what a call may take."""
     try:
-        return min(_LONGEST_CALL, max(0.0, float(http.headers[_TIMEOUT])))
-    except (KeyError, ValueError):
-        return _LONGEST_CALL
+        given = float(http.headers.get(_TIMEOUT, _LONGEST_CALL))
+    except ValueError:
+        given = math.nan
+    if math.isnan(given):
+        raise InvalidError(_TIMEOUT, "must be a number of seconds")
+    return min(_LONGEST_CALL, max(0.0, given))
 
 
 def _held(request: Request, http: web.Request) -> tuple[Request, bool]:

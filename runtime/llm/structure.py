@@ -6,20 +6,14 @@ Streams are not held to it here: what has been sent cannot be taken back.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
-from typing import Any
-
-import orjson
-from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it ships no types
-from jsonschema.exceptions import SchemaError  # type: ignore[import-untyped]  # likewise
 
 from seedbed.crds.errors import InvalidError
 from seedbed.runtime.llm.call import Call, Reply, Rest
 from seedbed.runtime.llm.providers import ChatMessage, ChatRequest, Json, MalformedError
+from seedbed.runtime.llm.schema_check import check_schema, fault
 
 MOST_ANSWERS = 3
 """Answers that are asked for before it is given up."""
-_LONGEST_REASON = 300
 
 
 class StructureError(MalformedError):
@@ -42,13 +36,14 @@ async def structured(call: Call, rest: Rest) -> Reply:
     asked = call.request
     if not isinstance(asked, ChatRequest) or asked.stream or asked.answer_schema is None:
         return await rest(call)
-    held = _held(asked.answer_schema)
+    schema = asked.answer_schema
+    check_schema(schema)
     wrong = ""
     try:
         for _ in range(MOST_ANSWERS):
             reply = await rest(call)
             for text in _texts(reply.whole or {}):
-                if wrong := _wrong(text, held):
+                if wrong := fault(text, schema):
                     break
             else:
                 return reply
@@ -65,29 +60,9 @@ def misses_schema(request: ChatRequest, answer: Json) -> bool:
     if schema is None:
         return False
     try:
-        held = _held(schema)
+        return any(fault(text, schema) for text in _texts(answer))
     except InvalidError:
         return True
-    return any(_wrong(text, held) for text in _texts(answer))
-
-
-def _held(schema: Json) -> Draft202012Validator:
-    return _validator(orjson.dumps(schema))
-
-
-@lru_cache(maxsize=256)
-def _validator(schema: bytes) -> Draft202012Validator:
-    """What holds answers to a schema; to check one takes longer than to check many answers by it.
-
-    Raises:
-        InvalidError: where the schema is none.
-    """
-    read = orjson.loads(schema)
-    try:
-        Draft202012Validator.check_schema(read)
-    except SchemaError as error:
-        raise InvalidError("response_format.json_schema.schema", error.message) from None
-    return Draft202012Validator(read)
 
 
 def _texts(answer: Json) -> list[str]:
@@ -95,18 +70,6 @@ def _texts(answer: Json) -> list[str]:
     other = ("length", "tool_calls", "content_filter")
     choices = [each for each in answer["choices"] if each.get("finish_reason") not in other]
     return [str(choice["message"].get("content") or "") for choice in choices]
-
-
-def _wrong(text: str, held: Draft202012Validator) -> str:
-    """Why a text does not fit, empty where it does."""
-    try:
-        found: Any = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        return f"it is no JSON: {error}"
-    problem = next(iter(held.iter_errors(found)), None)
-    if problem is None:
-        return ""
-    return f"{problem.json_path}: {problem.message}"[:_LONGEST_REASON]
 
 
 def _again(asked: ChatRequest, text: str, wrong: str) -> ChatRequest:

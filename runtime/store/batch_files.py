@@ -73,7 +73,7 @@ class SqlBatchFiles:
 
     async def file(self, namespace: str, file: str) -> FileRow | None:
         """One file of a namespace, or None."""
-        rows = await self._store.rows(_ONE, of=file, space=namespace)
+        rows = [] if "\0" in file else await self._store.rows(_ONE, of=file, space=namespace)
         return FileRow(*rows[0]) if rows else None
 
     async def files(

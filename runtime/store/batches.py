@@ -178,7 +178,7 @@ class SqlBatches:
 
     async def batch(self, batch: str, namespace: str = "") -> BatchRow | None:
         """One batch, or None; also None where it is another namespace's than the one named."""
-        rows = await self._store.rows(_ONE, of=batch)
+        rows = [] if "\0" in batch else await self._store.rows(_ONE, of=batch)
         found = BatchRow(*rows[0]) if rows else None
         return None if found is not None and namespace not in ("", found.namespace) else found
 

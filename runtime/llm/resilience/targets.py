@@ -29,6 +29,7 @@ from seedbed.runtime.llm.providers import (
 from seedbed.runtime.llm.resilience.breaker import Breaker, BreakerOpenError, BreakerPolicy, Pass
 from seedbed.runtime.llm.resilience.quota import Quota
 from seedbed.runtime.llm.resilience.retry import RetryPolicy, blames_target, classify, wait_before
+from seedbed.runtime.llm.usage import MOST, audio_tokens, believable, cached_tokens
 
 log = logging.getLogger(__name__)
 
@@ -302,7 +303,7 @@ class _Run:
 
     def _spend(self, usage: Json | None) -> None:
         target, request = self._target, self.call.request
-        told = usage or {}
+        told = believable(usage) or {}
         prompt = told.get("prompt_tokens")
         answer = told.get("completion_tokens", 0)
         estimated = not isinstance(prompt, int) or not isinstance(answer, int)
@@ -316,25 +317,13 @@ class _Run:
         nanos = price.of(prompt, answer, cached, kept, audio)
         if estimated:
             nanos = price.worst(prompt, answer, audio)
-        self.call.spent.append(Spent(target.entry.name, prompt, answer, nanos, estimated, cached))
+        counted = min(prompt, MOST), min(answer, MOST)
+        self.call.spent.append(Spent(target.entry.name, *counted, nanos, estimated, cached))
         self._count(prompt + answer)
 
     def _count(self, tokens: int) -> None:
         expected = self._target._expected(self.call.request)  # noqa: SLF001 - one thing in two parts
         self._target.quota.correct(expected, tokens, self._clock.now())
-
-
-def cached_tokens(usage: Json, prompt: int) -> tuple[int, int]:
-    """Tokens of a prompt that the provider had kept, and that it keeps now."""
-    details = usage.get("prompt_tokens_details") or {}
-    cached, kept = details.get("cached_tokens") or 0, usage.get("cache_creation_input_tokens") or 0
-    return min(int(cached), prompt), min(int(kept), prompt)
-
-
-def audio_tokens(usage: Json, most: int) -> int:
-    """Tokens of a prompt that are sound: as many as may be, where the provider does not say."""
-    told = (usage.get("prompt_tokens_details") or {}).get("audio_tokens")
-    return min(told, most) if isinstance(told, int) else most
 
 
 class Targets:

@@ -25,6 +25,8 @@ LARGEST_LINE = 8 * 1024 * 1024
 MOST_FAULTS = 100
 """Of a file, that are told; where there are more, the rest is not looked at."""
 LONGEST_ID = 256
+_LONGEST_TOLD = 500
+"""Characters of a field's name, and of what is wrong with it: both may come from the file."""
 CANCELLED, EXPIRED = 598, 599
 """Statuses of lines that nobody was asked; no server answers with them."""
 _NEVER_ASKED = {
@@ -45,8 +47,9 @@ class LineError(InvalidError):
     def told(self) -> Json:
         """As it stands in a batch's `errors`."""
         where = "" if self.line is None else f"line {self.line}: "
-        message = f"{where}{self.field}: {self.expected}"
-        return {"code": self.code, "line": self.line, "message": message, "param": self.field}
+        field, expected = self.field[:_LONGEST_TOLD], self.expected[:_LONGEST_TOLD]
+        message = f"{where}{field}: {expected}"
+        return {"code": self.code, "line": self.line, "message": message, "param": field}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +120,8 @@ def read_line(number: int, data: bytes, endpoint: Endpoint, check: Callable[[str
     if not isinstance(found, dict):
         raise wrong("line", "must be a JSON object", "invalid_json_line")
     name = found.get("custom_id")
-    if not isinstance(name, str) or not 1 <= len(name) <= LONGEST_ID:
-        raise wrong("custom_id", f"must be text of 1 to {LONGEST_ID} characters")
+    if not isinstance(name, str) or not 1 <= len(name) <= LONGEST_ID or "\0" in name:
+        raise wrong("custom_id", f"must be text of 1 to {LONGEST_ID} characters, none of them NUL")
     if found.get("method") != "POST":
         raise wrong("method", "must be POST", "invalid_method")
     if found.get("url") != endpoint.path:

@@ -14,6 +14,8 @@ Files and batches belong to the caller's namespace; nobody else finds them.
 
 from __future__ import annotations
 
+import asyncio
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
@@ -35,13 +37,22 @@ from seedbed.runtime.llm.batch.offline.lines import output_line
 from seedbed.runtime.llm.call import Identity
 from seedbed.runtime.llm.identity import Identify
 from seedbed.runtime.llm.providers import Json, parse
-from seedbed.runtime.store.batch_files import INPUT, FileRow, SqlBatchFiles
+from seedbed.runtime.store.batch_files import (
+    ABANDONED_SECONDS,
+    INPUT,
+    OUTPUT,
+    FileRow,
+    SqlBatchFiles,
+)
 from seedbed.runtime.store.batches import BatchRow, SqlBatches, cancelled
 
 LARGEST_FILE = 200 * 1024 * 1024
+LONGEST_UPLOAD = ABANDONED_SECONDS / 2
+"""Seconds; what takes longer than twice that is taken for abandoned, and its beginning forgotten."""
 _CHUNK = 1024 * 1024
 _PAGE = 500
 _MOST_LISTED = 100
+_LIMIT = re.compile("[0-9]{1,3}")
 _LONGEST_NAME = 256
 _LONGEST_FIELD = 1024
 
@@ -95,12 +106,16 @@ class OfflinePages:
         if not http.content_type.startswith("multipart/"):
             raise InvalidError("file", "must come as multipart/form-data")
         name = f"file-{secrets.token_hex(12)}"
-        row: FileRow | None = None
         try:
-            row = await self._taken(http, name, identity)
+            async with asyncio.timeout(LONGEST_UPLOAD):
+                row = await self._taken(http, name, identity)
             await self._files.add(row)
-        except BaseException:
+        except BaseException as error:
             await self._files.drop_chunks(name)
+            if isinstance(error, TimeoutError):
+                raise InvalidError("file", f"has not come within {LONGEST_UPLOAD:g} s") from None
+            if isinstance(error, ValueError):
+                raise InvalidError("file", f"is no multipart/form-data: {error}") from None
             raise
         return _json(file_form(row))
 
@@ -112,7 +127,9 @@ class OfflinePages:
             if part.name == "purpose":
                 purpose = (await part.read_chunk(_LONGEST_FIELD)).decode(errors="replace")
             elif part.name == "file":
-                filename = (part.filename or "batch.jsonl")[:_LONGEST_NAME]
+                if size >= 0:
+                    raise InvalidError("file", "is there twice")
+                filename = (part.filename or "batch.jsonl").replace("\0", "")[:_LONGEST_NAME]
                 size = await self._written(part, name)
             else:
                 raise InvalidError(str(part.name)[:_LONGEST_NAME], "is not served")
@@ -145,6 +162,8 @@ class OfflinePages:
         after = http.query.get("after")
         behind = None if after is None else await self._file(namespace, after)
         purpose = http.query.get("purpose", "")
+        if purpose not in ("", INPUT, OUTPUT):
+            raise InvalidError("purpose", f"must be {INPUT!r} or {OUTPUT!r}")
         found = await self._files.files(namespace, purpose, behind, limit + 1)
         return _json(page_form([file_form(row) for row in found], limit))
 
@@ -245,7 +264,7 @@ class OfflinePages:
 
 def _limit(http: web.Request) -> int:
     text = http.query.get("limit", "20")
-    if not text.isdecimal() or not 1 <= int(text) <= _MOST_LISTED:
+    if not _LIMIT.fullmatch(text) or not 1 <= int(text) <= _MOST_LISTED:
         raise InvalidError("limit", f"must be a whole number from 1 to {_MOST_LISTED}")
     return int(text)
 

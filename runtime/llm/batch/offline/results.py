@@ -16,7 +16,7 @@ from seedbed.runtime.llm.call import Attempt, Call, Spent
 from seedbed.runtime.llm.endpoints import Request
 from seedbed.runtime.llm.prices import Price, table_version
 from seedbed.runtime.llm.providers import ChatRequest, Json, MalformedError
-from seedbed.runtime.llm.resilience.targets import audio_tokens, cached_tokens
+from seedbed.runtime.llm.usage import audio_tokens, believable, cached_tokens
 from seedbed.runtime.store.batch_work import LineResult
 from seedbed.runtime.store.batches import LineRow
 from seedbed.runtime.store.ledger import LedgerEntry
@@ -110,8 +110,7 @@ class Results:
 
     def _spent(self, request: Request, answer: Json) -> tuple[Spent, int]:
         """What a line has cost, and how much more it would have by itself."""
-        told = answer.get("usage")
-        usage: Json = told if isinstance(told, dict) else {}
+        usage = believable(answer.get("usage")) or {}
         target, price = self._target, self.price or Price()
         full = target.facts.price or Price()
         prompt, said = usage.get("prompt_tokens"), usage.get("completion_tokens", 0)
