@@ -99,6 +99,25 @@ def test_rights_name_every_verb_and_resource() -> None:
                 assert "*" not in [*rule["verbs"], *rule["resources"], *rule["apiGroups"]]
 
 
+def test_kubernetes_own_roles_cover_the_kinds() -> None:
+    def aggregated(*values: str) -> dict[str, list[dict[str, Any]]]:
+        mark = "rbac.authorization.k8s.io/aggregate-to-"
+        return {
+            label.removeprefix(mark): obj["rules"]
+            for obj in render(*values)
+            for label in obj["metadata"].get("labels") or {}
+            if obj["kind"] == "ClusterRole" and label.startswith(mark)
+        }
+
+    found = aggregated()
+    assert set(found) == {"view", "edit"}
+    kinds = {"pools", "agents", "workflows", "featureflags", "seedlayers"}
+    for rules in found.values():
+        assert set(rules[0]["resources"]) == kinds
+    assert set(found["view"][0]["verbs"]) == {"get", "list", "watch"}
+    assert not aggregated("--set", "userRoles.aggregate=false")
+
+
 def test_only_who_asks_the_api_server_holds_a_token() -> None:
     holders = {
         name for name, pod in pods(render()).items() if pod.get("automountServiceAccountToken")
@@ -157,6 +176,18 @@ def test_the_kinds_stay_when_the_release_goes() -> None:
     assert all(crd["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep" for crd in crds)
     without = render("--set", "crds.install=false")
     assert not names(without, "CustomResourceDefinition")
+
+
+def test_data_that_is_kept_keeps_the_secrets_that_open_it() -> None:
+    for kept in (False, True):
+        objects = render("--set", f"keepDataOnUninstall={str(kept).lower()}")
+        volumes = [o["spec"] for o in objects if o["kind"] == "StatefulSet"]
+        whens = {one["persistentVolumeClaimRetentionPolicy"]["whenDeleted"] for one in volumes}
+        assert whens == {"Retain" if kept else "Delete"}
+        secrets = {o["metadata"]["name"]: o["metadata"] for o in objects if o["kind"] == "Secret"}
+        for name in ("seedbed-postgres", "seedbed-checkpoint-keys"):
+            notes = secrets[name].get("annotations") or {}
+            assert ("helm.sh/resource-policy" in notes) is kept, name
 
 
 def test_everything_of_the_product_is_denied_but_the_named_arrows() -> None:
