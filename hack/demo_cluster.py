@@ -33,7 +33,7 @@ def environment(name: str) -> dict[str, str]:
     return {**os.environ, "KUBECONFIG": str(kubeconfig), "PATH": path}
 
 
-def install(env: dict[str, str], digest: str, timeout: str = "4m") -> None:
+def install(env: dict[str, str], digest: str, timeout: str = "4m", *, image: str = "") -> None:
     """Install or upgrade the chart and wait until everything in it is ready.
 
     Args:
@@ -41,11 +41,15 @@ def install(env: dict[str, str], digest: str, timeout: str = "4m") -> None:
         digest: of the image that was brought in, which makes a new one roll out; empty where the
             chart's own images are pulled.
         timeout: how long helm waits.
+        image: repository that the cluster pulls from; empty for the chart's own.
     """
     command = ["helm", "upgrade", "--install", "seedbed", str(CHART), "--namespace", SYSTEM]
     wait = ["--create-namespace", "--wait", "--timeout", timeout]
     local = ["--values", str(VALUES), "--set", f"image.digest={digest}"] if digest else []
-    subprocess.run([*command, *wait, *local], env=env, check=True, stdout=subprocess.DEVNULL)
+    pulled = ["--set", f"image.repository={image}"] if image else []
+    subprocess.run(
+        [*command, *wait, *local, *pulled], env=env, check=True, stdout=subprocess.DEVNULL
+    )
 
 
 def bring_images(name: str) -> str:
@@ -59,7 +63,7 @@ def bring_images(name: str) -> str:
     return digest
 
 
-def run(name: str, mode: Mode | None, kubeconfig: Path | None) -> int:
+def run(name: str, mode: Mode | None, kubeconfig: Path | None, image: str) -> int:
     """The whole demonstration; returns the exit status of the Workflow."""
     began = time.monotonic()
     cluster.up(name, mode, kubeconfig)
@@ -67,7 +71,7 @@ def run(name: str, mode: Mode | None, kubeconfig: Path | None) -> int:
     digest = "" if mode is Mode.EXISTING else bring_images(name)
     env = environment(name)
     with progress("installing the chart"):
-        install(env, digest)
+        install(env, digest, image=image)
     say("applying examples/quickstart")
     subprocess.run(["kubectl", "apply", "-f", str(EXAMPLES)], env=env, check=True)
     seedbed = str(Path(sys.executable).parent / "seedbed")
@@ -87,9 +91,10 @@ def main() -> int:
     parser.add_argument("--name", default="dev")
     parser.add_argument("--mode", type=Mode, choices=list(Mode))
     parser.add_argument("--kubeconfig", type=Path)
+    parser.add_argument("--image", default="", help="repository, for --mode existing")
     options = parser.parse_args()
     try:
-        return run(options.name, options.mode, options.kubeconfig)
+        return run(options.name, options.mode, options.kubeconfig, options.image)
     except (ClusterError, subprocess.CalledProcessError) as error:
         say(f"error: {error}")
         return 1
