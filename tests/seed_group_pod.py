@@ -28,9 +28,9 @@ async def serve(folder: Path) -> None:
     """One process of the group, until SIGTERM."""
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
+    (folder / f"pid-{os.environ['RANK']}").write_text(str(os.getpid()))
     group = await asyncio.to_thread(Group, "sharded")
     pod, bus = Pod("team", "small", "u1", "small-seeds-0"), MemoryBus()
-    (folder / f"pid-{group.rank}").write_text(str(os.getpid()))
     if group.leads:
         async with settings(spec_of(**SLOW)) as coordinator:
             server = SeedServer(
