@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import orjson
 from pydantic import ValidationError
 
 from seedbed.crds.agent import AgentSpec
@@ -29,6 +28,7 @@ from seedbed.crds.signature import Signature
 from seedbed.crds.steps_source import PUSHED
 from seedbed.crds.sub_workflow import check_params
 from seedbed.crds.templates import below
+from seedbed.crds.values import written
 from seedbed.crds.workflow import WorkflowSpec
 
 Manifest = dict[str, Any]
@@ -75,7 +75,9 @@ def _check_name(metadata: dict[str, Any], kind: Kind) -> list[InvalidError]:
 def _check_spec(kind: Kind, raw: Any, old: Manifest | None) -> list[InvalidError]:
     try:
         # Strict, as the API server is: "3" is no number. JSON, so that lists may become tuples.
-        spec = kind.spec.model_validate_json(orjson.dumps(raw), strict=True)
+        spec = kind.spec.model_validate_json(written(raw), strict=True)
+    except TypeError as error:
+        return [InvalidError("spec", f"cannot be read: {error}")]
     except ValidationError as error:
         return [_from_pydantic(each) for each in error.errors()]
     found = _CHECKS[kind.spec](spec) if kind.spec in _CHECKS else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
@@ -17,6 +17,8 @@ FIELD_MANAGER = "seedbed-operator"
 
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 DURATION_PATTERN = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$"
+LONGEST_DURATION = "36500d"
+"""A hundred years: what is later is no date that every program can read."""
 _DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -34,7 +36,8 @@ def seconds(duration: str) -> float:
 
 
 def _checked_duration(value: str) -> str:
-    timedelta(seconds=seconds(value))
+    if seconds(value) > seconds(LONGEST_DURATION):
+        raise ValueError(f"must be at most {LONGEST_DURATION}")
     return value
 
 

@@ -306,7 +306,8 @@ class _Builder:
         source = source_of(step.for_each or "")
         if source not in self._positions or not may_yield(self._steps[self._positions[source]]):
             expected = (
-                "takes a forEach that is `steps.NAME.output` of a call without forEach or repeat"
+                "takes a forEach that is `steps.NAME.output` of a call without forEach, repeat, "
+                "alternatives and fallback"
             )
             self._refuse(f"{field}.follow", expected)
             return ""

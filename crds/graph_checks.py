@@ -226,12 +226,13 @@ def source_of(for_each: str) -> str:
 
 
 def may_yield(step: Step) -> bool:
-    """Whether a step's items may be followed: it runs once, at one place."""
+    """Whether a step's items may be followed: it runs once, at one place, and nothing stands for it."""
     return (
         step.call is not None
         and step.for_each is None
         and step.repeat is None
         and not step.alternatives
+        and (step.on_error is None or step.on_error.action != FALLBACK)
     )
 
 

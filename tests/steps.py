@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -50,7 +51,34 @@ async def stuck_once(folder: str, item: int, stuck: int) -> int:
     return item
 
 
+def deep(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def after_the_last() -> Any:
+    return next(iter([]))
+
+
+def no_such_file() -> None:
+    """Names of files that are no text are told as os.fsdecode makes them."""
+    raise ValueError("there is no " + os.fsdecode(b"caf\xe9"))
+
+
+def says_much(size: int) -> None:
+    raise ValueError("x" * size)
+
+
 def broken() -> None:
+    raise RuntimeError("it is broken")
+
+
+async def fail_after(trace: str) -> None:
+    """Fail once somebody else has begun."""
+    while not await asyncio.to_thread(Path(trace).exists):
+        await asyncio.sleep(0.01)
     raise RuntimeError("it is broken")
 
 

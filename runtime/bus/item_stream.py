@@ -15,10 +15,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.messages import VALUE_LIMIT, decode, encode
+from seedbed.crds.values import written
 from seedbed.runtime.bus.port import Bus
 
 WINDOW = 100
@@ -94,7 +93,7 @@ class ItemSource:
             UnavailableError: nobody can read now; the item is kept.
         """
         try:
-            data = orjson.dumps(item, option=orjson.OPT_NON_STR_KEYS)
+            data = written(item)
         except TypeError as error:
             raise InvalidError("output", f"must yield JSON: {error}") from error
         self._bytes += len(data)

@@ -22,6 +22,7 @@ import orjson
 
 from seedbed.crds.errors import InvalidError, RetryableError, TerminalError
 from seedbed.crds.messages import VALUE_LIMIT
+from seedbed.crds.values import written
 
 _SHAPES = 64
 """Sets of argument names that are remembered as fitting an entry point."""
@@ -29,6 +30,8 @@ _IDLE_SECONDS = 60.0
 """After this time a thread without a call ends."""
 
 _OVER = object()
+_TEXT_LIMIT = 16 * 1024
+"""Characters of an error's own text that are told."""
 
 Tell = Callable[[Any], Awaitable[None]]
 """Takes an item that an entry point has yielded."""
@@ -82,7 +85,9 @@ class EntryFailedError(RetryableError):
     code = "entry_failed"
 
     def __init__(self, kind: str, message: str) -> None:
-        super().__init__(f"{kind}: {message}" if message else kind)
+        # Names of files, for instance, may hold what no text on the wire can.
+        text = message[:_TEXT_LIMIT].encode(errors="replace").decode()
+        super().__init__(f"{kind}: {text}" if text else kind)
         self.kind = kind
 
 
@@ -274,7 +279,9 @@ class _Threads:
             try:
                 output = function(**keywords)
             except BaseException as error:  # noqa: BLE001 -- handed over to the waiting task
-                failure = error if isinstance(error, Exception) else RuntimeError(repr(error))
+                # No future takes a StopIteration: it would never be done.
+                plain = isinstance(error, Exception) and not isinstance(error, StopIteration)
+                failure = error if plain else RuntimeError(repr(error))
             del function, keywords
             if not loop.is_closed():
                 loop.call_soon_threadsafe(_settle, done, output, failure)
@@ -294,7 +301,7 @@ def _json(entry: str, output: Any) -> Any:
     if output is None:
         return None
     try:
-        data = orjson.dumps(output)
+        data = written(output)
     except TypeError as error:
         raise InvalidError("output", f"{entry} must return JSON: {error}") from error
     if len(data) > VALUE_LIMIT:

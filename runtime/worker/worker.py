@@ -34,6 +34,8 @@ from seedbed.crds.messages import (
     work_queue,
     worker_address,
 )
+from seedbed.crds.values import written
+from seedbed.runtime.agents.errors import AnswerMalformedError
 from seedbed.runtime.bus.item_stream import ItemSource
 from seedbed.runtime.bus.port import Bus, Delivery, Pull
 from seedbed.runtime.coordination.port import Coordinator, Lease
@@ -265,11 +267,17 @@ class Worker:
         )
 
     async def _run(self, task: StepTask) -> Any:
-        if GOAL in task.program:
-            return await take_apart(task, self._gateway_url)
-        if task.kind == "call":
+        if task.kind == "call" and GOAL not in task.program:
             return await self._call(task)
-        return await self._ask(task.program, task)
+        if GOAL in task.program:
+            answer = await take_apart(task, self._gateway_url)
+        else:
+            answer = await self._ask(task.program, task)
+        try:
+            written(answer)
+        except TypeError as error:
+            raise AnswerMalformedError("answer", f"cannot be written: {error}") from error
+        return answer
 
     async def _call(self, task: StepTask) -> Any:
         source: ItemSource | None = None

@@ -42,6 +42,7 @@ from seedbed.runtime.workflow.nesting import child_request, refusal_of, result_o
 from seedbed.runtime.workflow.records import (
     Record,
     RunAdjusted,
+    RunEnding,
     RunFinished,
     StepScheduled,
     StepSucceeded,
@@ -110,10 +111,10 @@ class Children:
                 case RunAdjusted(_, suspend):
                     for unit in _running(state):
                         self._spawn(self._tell(_id(state, unit), _adjust(state, unit, suspend)))
+                case RunEnding():
+                    self._cancel_left(state)
                 case RunFinished():
-                    for unit in _running(state):
-                        cancel = Cancel(_id(state, unit), "the run around it has ended")
-                        self._spawn(self._tell(cancel.run, cancel))
+                    self._cancel_left(state)
                     if state.request.parent is not None:
                         self._spawn(self._report_end(state))
 
@@ -126,8 +127,15 @@ class Children:
                 self._begin(state, unit)
         parent = state.request.parent
         if parent is not None and now > self._asked.get(parent.run, 0.0) + ASK_EVERY:
-            self._asked[parent.run] = now
+            self._note_asked(parent.run, now)
             self._spawn(self._ask_parent(parent.run))
+
+    def _cancel_left(self, state: RunState) -> None:
+        """Cancel the children whose end nobody awaits any more."""
+        for unit in _running(state):
+            if unit.key not in state.scheduled:
+                cancel = Cancel(_id(state, unit), "the run around it has ended")
+                self._spawn(self._tell(cancel.run, cancel))
 
     def forget(self) -> None:
         """What was sent may be lost: ask again at the next look."""
@@ -149,8 +157,15 @@ class Children:
 
     def _begin(self, state: RunState, unit: Unit) -> None:
         request = child_request(state, unit)
-        self._asked[request.run] = time.time()
+        self._note_asked(request.run, time.time())
         self._spawn(self._begin_child(state, unit, request))
+
+    def _note_asked(self, run: str, now: float) -> None:
+        self._asked.pop(run, None)
+        self._asked[run] = now
+        # The oldest stand first; what is due again need not be known.
+        while self._asked[oldest := next(iter(self._asked))] + ASK_EVERY < now:
+            del self._asked[oldest]
 
     async def _begin_child(self, state: RunState, unit: Unit, request: RunRequest) -> None:
         wait = _AGAIN

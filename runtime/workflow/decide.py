@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-import orjson
 from msgspec.structs import replace
 
 from seedbed.crds.errors import InvalidError, SeedbedError
@@ -29,6 +28,7 @@ from seedbed.crds.messages import (
     StepKey,
     StepResult,
 )
+from seedbed.crds.values import written
 from seedbed.crds.workflow import Step
 from seedbed.runtime.workflow.ending import cancel, complete, failing, run_out, undo
 from seedbed.runtime.workflow.engine_steps import approve, enter, expire, receive
@@ -65,9 +65,9 @@ def accept(state: RunState, result: StepResult, now: float) -> list[Record]:
     """Take a worker's result in; nothing where this attempt is not awaited any more."""
     if not state.awaits(result.key, result.attempt):
         return []
-    error = result.error or _too_large(result.output)
-    times = (now, result.worker, result.started, result.finished)
     node = state.steps[result.key.step].node
+    error = result.error or _unfit(result.output, followed=node.name in state.graph.followed)
+    times = (now, result.worker, result.started, result.finished)
     if error is None and node.turns:
         return turned(state, result, now)
     if error is None and node.early and state.anticipates(result.key):
@@ -96,7 +96,7 @@ def asked(state: RunState, request: Adjust | Approve | Signal | Cancel, now: flo
         case Approve(_, step, decision):
             return approve(state, step, decision, now)
         case Signal(_, name, identity, payload, by):
-            _check_size(payload, "payload")
+            _check_value(payload, "payload")
             return receive(state, EventReceived(name, identity, now, by, payload))
         case Cancel(_, reason):
             return cancel(state, reason, now)
@@ -200,7 +200,7 @@ def _open(state: RunState, name: str, scope: Scope, now: float) -> list[Record]:
     if step.settled:
         return decided
     if step.order is not None or step.more:
-        return [*_rest(state, step, scope, now), *_queue_units(state, step, now)]
+        return [*_rest(state, step, now), *_queue_units(state, step, now)]
     if step.join is not None:
         scope = _early(state, step.node, scope)
     way = _way(state, step, now)
@@ -210,7 +210,7 @@ def _open(state: RunState, name: str, scope: Scope, now: float) -> list[Record]:
         return enter(state, step.node, scope, now)
     if step.node.for_each is not None and step.items is None:
         try:
-            items = _items(step.node, scope)
+            items = _items(step.node, scope) if _is_yielded(state, step.node) else []
         except InvalidError as error:
             return refused(state, StepKey(name), error, now)
         decided = made(state, StepExpanded(name, now, items))
@@ -255,15 +255,21 @@ def arrived(
     return made(state, StepExpanded(name, now, new, more=True))
 
 
-def _rest(state: RunState, step: StepState, scope: Scope, now: float) -> list[Record]:
+def _rest(state: RunState, step: StepState, now: float) -> list[Record]:
     """The items that had not come when the step which yields them ended; they are the last."""
     if not step.more or step.waits_for:
         return []
-    try:
-        items = _items(step.node, scope)
-    except InvalidError:
-        items = []  # it has failed, and the run goes on with what came
-    return made(state, StepExpanded(step.node.name, now, items[len(step.items or ()) :]))
+    all_items = state.told[step.node.follows]["output"] if _is_yielded(state, step.node) else []
+    items = all_items[len(step.items or ()) :] if isinstance(all_items, list) else []
+    return made(state, StepExpanded(step.node.name, now, items))
+
+
+def _is_yielded(state: RunState, node: Node) -> bool:
+    """Whether all items have been yielded that a step follows.
+
+    Not where the step that yields them has failed and the run goes on: then those that came are all.
+    """
+    return not node.follows or bool(state.told[node.follows]["state"] == "Succeeded")
 
 
 def _anticipate(state: RunState, name: str) -> None:
@@ -302,10 +308,11 @@ def _items(node: Node, scope: Scope) -> list[Any]:
     items = node.for_each.evaluate(scope)
     if not isinstance(items, list):
         raise InvalidError(node.for_each.field, "must give a list")
-    if len(items) > MAX_ITEMS:
-        raise InvalidError(
-            node.for_each.field, f"gives {len(items)} items, at most {MAX_ITEMS} are possible"
-        )
+    _check_count(items, node.for_each.field)
+    try:
+        written(items, any_keys=True)
+    except TypeError as error:
+        raise InvalidError(node.for_each.field, f"cannot be written: {error}") from error
     if node.step.ordered:
         ItemOrder(items)  # what is wrong with it is found before it is journalled
     return items
@@ -402,7 +409,7 @@ def _start(
             if node.step.goal is not None:
                 tree = state.loops[unit.key].previous
                 inputs = {"goal": tree["goal"], "leaves": tree["leaves"]}
-        _check_size(inputs, f"spec.steps[{node.position}]")
+        _check_value(inputs, f"spec.steps[{node.position}]")
     except InvalidError as error:
         return refused(state, unit.key, error, now)
     kind = _kind(step)
@@ -469,21 +476,29 @@ def _hold(state: RunState, blocked: Blocked | None, now: float) -> list[Record]:
     return made(state, RunHeld(now, *told))
 
 
-def _size(value: Any) -> int:
+def _check_value(value: Any, field: str) -> None:
+    """Pass where a value can be kept: JSON, not too deep, not too large."""
     if value is None or value == {}:
-        return len("null")  # what most steps take and give; it need not be encoded to be small
-    return len(orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS))
-
-
-def _check_size(value: Any, field: str) -> None:
-    size = _size(value)
+        return  # what most steps take and give; it need not be encoded to be small
+    try:
+        size = len(written(value, any_keys=True))
+    except TypeError as error:
+        raise InvalidError(field, f"cannot be written: {error}") from error
     if size > VALUE_LIMIT:
         raise InvalidError(field, f"has {size} bytes, at most {VALUE_LIMIT} are possible")
 
 
-def _too_large(output: Any) -> StepError | None:
-    size = _size(output)
-    if size <= VALUE_LIMIT:
-        return None
-    message = f"the output has {size} bytes, at most {VALUE_LIMIT} are possible"
-    return StepError("value_too_large", message, retryable=False)
+def _unfit(output: Any, *, followed: bool) -> StepError | None:
+    """Why an output cannot be taken; one whose items others follow has no more than they may have."""
+    try:
+        _check_value(output, "output")
+        if followed and isinstance(output, list):
+            _check_count(output, "output")
+    except InvalidError as error:
+        return StepError("value_too_large", error.message, retryable=False)
+    return None
+
+
+def _check_count(items: list[Any], field: str) -> None:
+    if len(items) > MAX_ITEMS:
+        raise InvalidError(field, f"gives {len(items)} items, at most {MAX_ITEMS} are possible")

@@ -26,7 +26,14 @@ from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.workflow import metrics
 from seedbed.runtime.workflow.journal import LiveRun
 from seedbed.runtime.workflow.overflow import QUEUE_SHED
-from seedbed.runtime.workflow.records import Record, StepFailed, StepScheduled, StepSucceeded
+from seedbed.runtime.workflow.records import (
+    Record,
+    RunEnding,
+    RunFinished,
+    StepFailed,
+    StepScheduled,
+    StepSucceeded,
+)
 from seedbed.runtime.workflow.stragglers import learn, stragglers
 from seedbed.runtime.workflow.units import Unit
 
@@ -72,6 +79,8 @@ class Dispatch:
                     if run.doubled.get(record.key) == put[0]:
                         self._drop(run, record.key, put[0])
                     learn(run, record.key, now - put[1])
+            elif isinstance(record, RunEnding | RunFinished):
+                self._drop_left(run)
         if raced:
             self._race(run, now)
 
@@ -95,6 +104,11 @@ class Dispatch:
         request = run.state.request
         self._unwanted[request.namespace].append(attempt_id(request.run, key, attempt))
         self._changed.set()
+
+    def _drop_left(self, run: LiveRun) -> None:
+        """A run has its outcome: what workers still do for it is of no use."""
+        for key in [key for key in run.handed if key not in run.state.scheduled]:
+            self._drop(run, key, run.handed.pop(key)[0])
 
     async def run(self) -> None:
         """Put what is scheduled, until cancelled."""
@@ -129,10 +143,10 @@ class Dispatch:
     async def _tell_unwanted(self) -> None:
         told, self._unwanted = self._unwanted, defaultdict(list)
         for namespace, attempts in told.items():
-            with suppress(UnavailableError):  # they go on until their time limit
-                await self._bus.publish(
-                    unwanted_topic(namespace), encode(Unwanted(tuple(attempts)))
-                )
+            for first in range(0, len(attempts), MOST_AT_ONCE):
+                some = Unwanted(tuple(attempts[first : first + MOST_AT_ONCE]))
+                with suppress(UnavailableError):  # they go on until their time limit
+                    await self._bus.publish(unwanted_topic(namespace), encode(some))
 
     def _put(self, run: LiveRun, unit: Unit, now: float) -> None:
         run.handed[unit.key] = (unit.attempt, now)

@@ -16,8 +16,15 @@ from typing import Any, Literal
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.expressions import Scope
 from seedbed.crds.messages import StepKey
+from seedbed.crds.values import written
 from seedbed.runtime.workflow.lanes import queue
-from seedbed.runtime.workflow.records import Record, RunCompensating, RunEnding, RunFinished
+from seedbed.runtime.workflow.records import (
+    Record,
+    RunAdjusted,
+    RunCompensating,
+    RunEnding,
+    RunFinished,
+)
 from seedbed.runtime.workflow.state import RunState, made
 from seedbed.runtime.workflow.units import compensation_of
 
@@ -25,10 +32,20 @@ _TOLD = 3
 
 
 def cancel(state: RunState, reason: str, now: float) -> list[Record]:
-    """End the run as failed."""
-    if state.finished or state.ending or state.undoing:
+    """End the run as failed.
+
+    One that is suspended goes on with what ends it: nobody may be left who could resume it.
+    """
+    if state.finished:
         return []
-    return finish(state, now, "Failed", "Cancelled", reason)
+    known = state.ending or state.undoing
+    decided = [] if known else finish(state, now, "Failed", "Cancelled", reason)
+    if state.suspended and not state.finished:
+        decided += made(
+            state,
+            RunAdjusted(now, suspend=False, parallelism=state.parallelism, priority=state.priority),
+        )
+    return decided
 
 
 def fail(state: RunState, defect: str, now: float) -> list[Record]:
@@ -79,8 +96,12 @@ def complete(state: RunState, scope: Scope, now: float) -> list[Record]:
         return _finished(state, now, "")
     try:
         result = _result(state, scope)
+        written(result, any_keys=True)
     except InvalidError as error:
         return finish(state, now, "Failed", "ResultInvalid", error.message)
+    except TypeError as error:
+        message = f"spec.result: cannot be written: {error}"
+        return finish(state, now, "Failed", "ResultInvalid", message)
     message = f"all {state.counts['total']} steps ended"
     return finish(state, now, "Succeeded", "Succeeded", message, result)
 

@@ -140,11 +140,11 @@ def _time(value: Any, field: str) -> float:
     """Unix time of what an expression gave: a timestamp, or text of one."""
     try:
         found = datetime.fromisoformat(value)
-    except (TypeError, ValueError) as error:
+        if found.tzinfo is None:
+            raise InvalidError(field, f"must give a time with its zone, such as {value}Z")
+        return found.astimezone(UTC).timestamp()
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidError(field, f"must give a time, not {value!r:.60}") from error
-    if found.tzinfo is None:
-        raise InvalidError(field, f"must give a time with its zone, such as {value}Z")
-    return found.timestamp()
 
 
 def _decided(state: RunState, key: StepKey, decision: Decision, now: float) -> list[Record]:

@@ -67,6 +67,11 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY = 5.0
 """Seconds after which steps without a result are looked at, and the longest rest."""
+CLOCK_STEP = 0.001
+
+# A defect that one plan meets must not stop the others. What was decided before the defect, in the
+# same step, is not written and has no effect.
+_DEFECT = "run %s met a defect and ends"
 
 Known = bytes | SeedbedError
 """An answer that needs no commit."""
@@ -200,7 +205,8 @@ class Partition:
         if self._asked or self._dirty:
             return
         loop = asyncio.get_running_loop()
-        at = loop.time() + self._reminders.wait(time.time(), LOOK_EVERY)
+        # A loop's clock may go by milliseconds, and an alarm that rings early rings in vain.
+        at = loop.time() + self._reminders.wait(time.time(), LOOK_EVERY) + CLOCK_STEP
         # An alarm that stands for an earlier time is left: a turn too many now and then costs less
         # than a new alarm for each turn.
         if at < self._rings_at:
@@ -259,9 +265,7 @@ class Partition:
             try:
                 run.records += advance(run.state, now, self._world)
             except Exception as error:
-                # A defect that one plan meets must not stop the others. What it decided before
-                # the defect is not written and has no effect.
-                log.exception("run %s met a defect and ends", name)
+                log.exception(_DEFECT, name)
                 run.records += fail(run.state, type(error).__name__, now)
             self._reminders.note(name, run)
         return touched
@@ -306,12 +310,11 @@ class Partition:
             case Report(result):
                 if run.state.behind(result.key, result.attempt):
                     return _moving()
-                run.records += accept(run.state, result, now)
+                _accept(run, result, now)
             case Adjust() | Approve() | Signal() | Cancel():
-                try:
-                    run.records += asked(run.state, request, now)
-                except SeedbedError as error:
-                    return error
+                refusal = _ask(run, request, now)
+                if refusal is not None:
+                    return refusal
             case Arrived(_, step, attempt, first, items):
                 run.records += arrived(run.state, step, attempt, first, items, now)
             case Note(_, record) if not run.state.finished:
@@ -334,7 +337,7 @@ class Partition:
             elif run.state.behind(result.key, result.attempt):
                 again.append(position)
             else:
-                run.records += accept(run.state, result, now)
+                _accept(run, result, now)
                 self._dirty.add(result.run)
         ended = tuple(name for name, answer in late.items() if answer == _ended(name))
         return encode(Reported(tuple(again), ended))
@@ -426,6 +429,27 @@ class Partition:
             return b"{}"
         name = request.request.run if isinstance(request, Start | Submit) else request.run
         return encode(summarise(self._runs[name].state))
+
+
+def _accept(run: LiveRun, result: StepResult, now: float) -> None:
+    try:
+        run.records += accept(run.state, result, now)
+    except Exception as error:
+        log.exception(_DEFECT, result.run)
+        run.records += fail(run.state, type(error).__name__, now)
+
+
+def _ask(
+    run: LiveRun, request: Adjust | Approve | Signal | Cancel, now: float
+) -> SeedbedError | None:
+    try:
+        run.records += asked(run.state, request, now)
+    except SeedbedError as error:
+        return error
+    except Exception as error:
+        log.exception(_DEFECT, request.run)
+        run.records += fail(run.state, type(error).__name__, now)
+    return None
 
 
 def _ended(name: str) -> bytes:

@@ -105,7 +105,8 @@ class Streams:
                 if found.life == attempt and found.items:
                     arrived = Arrived(state.request.run, name, attempt, found.first, found.items)
                     await self._ask(arrived)
-                    continue
+                    if len(step.items or ()) > ask.after:
+                        continue
             except UnavailableError:
                 log.debug("%s yields nothing now", source)
             except SeedbedError as error:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from seedbed.crds.graph import Graph
-from seedbed.crds.messages import Cancel, StepError, StepKey, StepTask
+from seedbed.crds.messages import Adjust, Cancel, StepError, StepKey, StepTask
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.workflow.decide import asked
 from seedbed.runtime.workflow.records import RunEnding, RunFinished
@@ -204,6 +204,31 @@ def test_a_cancelled_run_and_one_out_of_time_do_their_exit_steps() -> None:
         assert [str(key) for key in run.state.scheduled] == ["tell"]
         run.to_the_end()
         assert (finished(run).phase, finished(run).reason) == ("Failed", reason)
+
+
+def test_a_suspended_run_that_is_cancelled_does_its_exit_steps() -> None:
+    """Nobody may be left who could resume it: its Workflow may have been deleted."""
+    world = a_world()
+    plan = request(call("a"), call("tell"), onExit=["tell"], suspend=True)
+    run = Clockwork(RunState(plan, world.hands), world, breaking())
+    run.advance()
+    asked(run.state, Cancel("run-1", "the Workflow was deleted"), run.now)
+    run.to_the_end()
+    assert names(run) == ["tell"]
+    assert (finished(run).reason, run.now) == ("Cancelled", 1000)
+
+
+def test_a_suspended_run_that_is_cancelled_while_it_undoes_ends_that_first() -> None:
+    world = a_world()
+    plan = request(undone("a"), call("b", needs=["a"], onError=COMPENSATE))
+    run = Clockwork(RunState(plan, world.hands), world, breaking("b"))
+    while not run.state.undoing:
+        run.turn()
+    asked(run.state, Adjust("run-1", suspend=True, parallelism=100), run.now)
+    asked(run.state, Cancel("run-1", "the Workflow was deleted"), run.now)
+    run.to_the_end()
+    assert names(run) == ["a", "b", "a:compensate"]
+    assert (finished(run).reason, run.now) == ("Compensated", 1000)
 
 
 def test_on_exit_follows_compensation() -> None:

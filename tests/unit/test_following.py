@@ -14,7 +14,11 @@ from seedbed.crds.errors import InvalidError
 from seedbed.crds.graph import Graph
 from seedbed.crds.messages import RunRequest, StepError, StepKey, StepResult, Submit
 from seedbed.crds.workflow import WorkflowSpec
+from seedbed.runtime.bus.item_stream import ItemSource
+from seedbed.runtime.bus.memory import MemoryBus
+from seedbed.runtime.workflow import streams
 from seedbed.runtime.workflow.decide import accept, advance, arrived
+from seedbed.runtime.workflow.journal import LiveRun
 from seedbed.runtime.workflow.record_form import decode_records, encode_records
 from seedbed.runtime.workflow.records import Record, StepExpanded
 from seedbed.runtime.workflow.snapshot import shortest
@@ -137,6 +141,60 @@ def test_a_source_that_fails_and_may_leaves_the_items_that_came() -> None:
     ended(state, StepKey("each", 0), "A")
     assert state.finished is not None
     assert (state.finished.phase, state.finished.result) == ("Succeeded", ["A"])
+
+
+@pytest.mark.parametrize("then", ["continue", "skip"])
+def test_a_source_that_fails_before_its_first_item_leaves_none(then: str) -> None:
+    state, world = RunState(a_plan(onError={"action": then})), a_world()
+    advance(state, 0.0, world)
+    broken = StepError("broken", "no", retryable=False)
+    accept(state, StepResult("run-1", SOURCE, 1, "w", None, broken), 2.0)
+    advance(state, 2.0, world)
+    assert state.finished is not None
+    assert (state.finished.phase, state.finished.result) == ("Succeeded", [])
+
+
+def test_a_source_with_more_items_than_can_be_followed_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("seedbed.runtime.workflow.decide.MAX_ITEMS", 3)
+    state, world = RunState(a_plan()), a_world()
+    advance(state, 0.0, world)
+    arrived(state, "each", 1, 0, ["a", "b"], 1.0)
+    assert arrived(state, "each", 1, 2, ["c", "d"], 1.0) == []
+    ended(state, SOURCE, ["a", "b", "c", "d"])
+    assert state.finished is not None
+    assert "output: gives 4 items, at most 3 are possible" in state.finished.message
+
+
+def test_items_that_the_run_does_not_take_are_not_asked_for_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(streams, "AGAIN", 3600.0)
+    plan = a_plan()
+    state = RunState(plan)
+    advance(state, 0.0, a_world())
+    offered = []
+
+    async def refuse(items: streams.Arrived) -> bytes:
+        offered.append(items)
+        return b"{}"
+
+    async def body() -> None:
+        bus = MemoryBus()
+        source = ItemSource(bus, f"{plan.run}/{SOURCE}", 1)
+        await source.put("a")
+        async with streams.Streams(bus, refuse) as reading:
+            reading.look(LiveRun(state))
+            while not offered:
+                await asyncio.sleep(0)
+            for _ in range(200):
+                await asyncio.sleep(0)
+        await source.close()
+        await bus.close()
+        assert len(offered) == 1
+
+    run_async(body())
 
 
 def test_a_step_that_needs_more_than_the_items_waits_for_that() -> None:

@@ -18,6 +18,7 @@ from seedbed.crds.messages import (
     ReportMany,
     RunRequest,
     RunSummary,
+    Signal,
     StepKey,
     StepResult,
     Submit,
@@ -153,6 +154,30 @@ def test_many_results_are_taken_at_once_and_those_of_a_successor_are_asked_for_a
             answer = decode(Reported, await owner.ask(ReportMany(tuple(results))))
             assert answer == Reported(again=(6,), ended=("two",))
             assert await place.succeeded("one") == names
+
+    run_async(body())
+
+
+@pytest.mark.parametrize("where", ["accept", "asked"])
+def test_a_defect_that_a_message_meets_ends_that_run_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def faulty(state: RunState, *_: Any) -> list[Record]:
+        raise RecursionError(f"a defect of {state.request.run}")
+
+    async def body() -> None:
+        async with a_place(tmp_path) as place:
+            owner = await place.own()
+            await a_run(owner, request(call("a"), run="good"))
+            await a_run(owner, request(call("a"), run="bad"))
+            with monkeypatch.context() as patched:
+                patched.setattr(partition_module, where, faulty)
+                message = Signal("bad", "e", "1", None, "kim")
+                await owner.ask(a_result("bad", "a") if where == "accept" else message)
+            again = decode(RunSummary, await owner.ask(Summarise("bad")))
+            assert (again.phase, again.reason) == ("Failed", "InternalError")
+            await owner.ask(a_result("good", "a", output=1))
+            assert await place.succeeded("good") == ["a"]
 
     run_async(body())
 

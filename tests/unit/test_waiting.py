@@ -169,7 +169,13 @@ def test_a_wait_until_a_time(until: str, due: float) -> None:
     assert summarise(run.state).phase == "Succeeded"
 
 
-@pytest.mark.parametrize("until", ["'soon'", "3", "'2026-01-01T00:00:00'"])
+@pytest.mark.parametrize(
+    "until",
+    [
+        *("'soon'", "3", "'2026-01-01T00:00:00'"),
+        *("'9999-12-31T23:59:59-23:59'", "'0001-01-01T00:00:00+23:00'"),
+    ],
+)
 def test_what_is_no_time_fails_the_step_and_names_the_field(until: str) -> None:
     run = waiting(wait("w", {"until": until}))
     assert "spec.steps[0].wait.until" in summarise(run.state).message

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from seedbed.crds.errors import ConflictError, InvalidError, UnavailableError
@@ -369,6 +370,10 @@ def test_an_engine_of_an_earlier_version_gets_one_result_at_a_time() -> None:
         (a_task("tests.nothing:echo"), "invalid", False, "cannot be imported"),
         (a_task("tests.steps:busy", seconds=1, minutes=1), "invalid", False, "minutes"),
         (a_task("tests.steps:not_json"), "invalid", False, "must return JSON"),
+        (a_task("tests.steps:deep", levels=255), "invalid", False, "levels deep"),
+        (a_task("tests.steps:after_the_last"), "entry_failed", True, "StopIteration"),
+        (a_task("tests.steps:no_such_file"), "entry_failed", True, "there is no caf?"),
+        (a_task("tests.steps:says_much", size=1_000_000), "entry_failed", True, "ValueError: x"),
         (a_task("tests.steps:large", size=5_000_000), "invalid", False, "at most"),
         (a_task("tests.steps:forever", timeout=0.1), "timeout", True, "0.1 s"),
         (a_task("tests.steps:busy", timeout=0.1, seconds=1.5), "timeout", True, "0.1 s"),
@@ -383,6 +388,31 @@ def test_what_goes_wrong_is_told_with_its_class(
         assert (result.error.code, result.error.retryable) == (code, retryable)
         assert told in result.error.message
         assert "Traceback" not in result.error.message
+        assert len(encode(result)) < 20_000
+
+    run_async(body())
+
+
+@pytest.mark.parametrize("answer", ["cut off: \ud83d", {"tree": [[]]}])
+def test_an_answer_that_nobody_can_write_is_malformed(
+    answer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a character, or a tree without end, must not end the worker that is to tell of it."""
+    if isinstance(answer, dict):
+        for _ in range(300):
+            answer = {"tree": [answer]}
+
+    async def body() -> None:
+        async def say(*_: Any) -> Any:
+            return answer
+
+        worker = Place().worker()
+        monkeypatch.setattr(worker, "_ask", say)
+        task = msgspec.structs.replace(a_task("tests.steps:echo"), kind="agent")
+        result = await worker.execute(task)
+        assert result.error is not None
+        assert (result.error.code, result.error.retryable) == ("answer_malformed", True)
+        assert encode(result)
 
     run_async(body())
 
