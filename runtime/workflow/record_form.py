@@ -59,14 +59,19 @@ class _Aside:
 
     def __init__(self) -> None:
         self.values: dict[str, bytes] = {}
-        # Neighbours share programs: the one before is not encoded again.
-        self._program: Any = None
-        self._put: Any = None
+        # Neighbours share inputs and programs: those of the one before are not encoded again.
+        self._inputs: tuple[Any, Any] = (None, None)
+        self._program: tuple[Any, Any] = (None, None)
+
+    def inputs(self, value: Any) -> Any:
+        if value is not self._inputs[0]:
+            self._inputs = value, self.put(value)
+        return self._inputs[1]
 
     def program(self, value: Any) -> Any:
-        if value is not self._program:
-            self._program, self._put = value, self.put(value, PROGRAM_INLINE_LIMIT)
-        return self._put
+        if value is not self._program[0]:
+            self._program = value, self.put(value, PROGRAM_INLINE_LIMIT)
+        return self._program[1]
 
     def put(self, value: Any, limit: int = INLINE_LIMIT) -> Any:
         if value is None:
@@ -107,7 +112,7 @@ def _row(record: Record, aside: _Aside) -> list[Any]:
         case StepScheduled():
             key, inputs, program = record.key, record.inputs, record.program
             how = (record.at, record.kind, record.pool, record.timeout)
-            given = None if inputs is None else aside.put(inputs)
+            given = None if inputs is None else aside.inputs(inputs)
             code = None if program is None else aside.program(program)
             return ["go", key.step, key.index, record.attempt, *how, given, code]
         case StepFailed(key, attempt, at, worker, started, finished, error, retry_at, then):

@@ -2,7 +2,8 @@
 
 A run's state is the fold of its records and nothing else, so a resumed run is the same as one that
 was never disturbed. How they stand on disk: `record_form`. Structs, because each step makes several and a
-frozen dataclass takes five times as long to make.
+frozen dataclass takes five times as long to make; without a place in the garbage collector's lists,
+because values from JSON form no cycles.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from seedbed.crds.workflow import Phase
 StepKind = Literal["agent", "call", "container", "workflow"]
 
 
-class RunStarted(Struct, frozen=True):
+class RunStarted(Struct, frozen=True, gc=False):
     """The run exists. First record of every journal."""
 
     at: float
 
 
-class RunAdjusted(Struct, frozen=True):
+class RunAdjusted(Struct, frozen=True, gc=False):
     """What may change while a run goes on has changed."""
 
     at: float
@@ -33,7 +34,7 @@ class RunAdjusted(Struct, frozen=True):
     priority: int = 1
 
 
-class RunHeld(Struct, frozen=True):
+class RunHeld(Struct, frozen=True, gc=False):
     """Steps wait for something that is not there, such as a Pool; an empty reason: no longer."""
 
     at: float
@@ -41,7 +42,7 @@ class RunHeld(Struct, frozen=True):
     message: str
 
 
-class StepExpanded(Struct, frozen=True):
+class StepExpanded(Struct, frozen=True, gc=False):
     """A forEach step's list is known: one execution unit for each item.
 
     Attributes:
@@ -55,7 +56,7 @@ class StepExpanded(Struct, frozen=True):
     more: bool = False
 
 
-class StepScheduled(Struct, frozen=True):
+class StepScheduled(Struct, frozen=True, gc=False):
     """An attempt may now be handed to a worker.
 
     Attributes:
@@ -75,7 +76,7 @@ class StepScheduled(Struct, frozen=True):
     program: dict[str, Any] | None
 
 
-class StepSucceeded(Struct, frozen=True):
+class StepSucceeded(Struct, frozen=True, gc=False):
     """An attempt's output counts."""
 
     key: StepKey
@@ -87,7 +88,7 @@ class StepSucceeded(Struct, frozen=True):
     output: Any
 
 
-class StepFailed(Struct, frozen=True):
+class StepFailed(Struct, frozen=True, gc=False):
     """An attempt failed; the step too, where `retry_at` is None. Attempt 0: it could not start.
 
     Attributes:
@@ -105,7 +106,7 @@ class StepFailed(Struct, frozen=True):
     then: str = ""
 
 
-class StepReplanned(Struct, frozen=True):
+class StepReplanned(Struct, frozen=True, gc=False):
     """A unit that failed for good is done in another way: a new version of the run's graph.
 
     Attributes:
@@ -127,7 +128,7 @@ class StepReplanned(Struct, frozen=True):
     why: str
 
 
-class StepRepeated(Struct, frozen=True):
+class StepRepeated(Struct, frozen=True, gc=False):
     """An iteration of a step that repeats has ended well; the next one begins at `next_at`."""
 
     key: StepKey
@@ -141,7 +142,7 @@ class StepRepeated(Struct, frozen=True):
     next_at: float
 
 
-class StepAnticipated(Struct, frozen=True):
+class StepAnticipated(Struct, frozen=True, gc=False):
     """The result of a step that started before its branch decided; nobody sees it until then."""
 
     key: StepKey
@@ -153,7 +154,7 @@ class StepAnticipated(Struct, frozen=True):
     output: Any
 
 
-class StepSkipped(Struct, frozen=True):
+class StepSkipped(Struct, frozen=True, gc=False):
     """The step does not run.
 
     Attributes:
@@ -165,7 +166,7 @@ class StepSkipped(Struct, frozen=True):
     reason: str = ""
 
 
-class StepWaiting(Struct, frozen=True):
+class StepWaiting(Struct, frozen=True, gc=False):
     """A step waits for a person, an event or a time.
 
     Attributes:
@@ -181,7 +182,7 @@ class StepWaiting(Struct, frozen=True):
     event: str = ""
 
 
-class ApprovalGiven(Struct, frozen=True):
+class ApprovalGiven(Struct, frozen=True, gc=False):
     """A person has decided about a step, which may not have come to its turn yet."""
 
     step: str
@@ -189,7 +190,7 @@ class ApprovalGiven(Struct, frozen=True):
     decision: Decision
 
 
-class EventReceived(Struct, frozen=True):
+class EventReceived(Struct, frozen=True, gc=False):
     """An event came; `id` and `by` are the sender's."""
 
     name: str
@@ -199,14 +200,14 @@ class EventReceived(Struct, frozen=True):
     payload: Any
 
 
-class RunCompensating(Struct, frozen=True):
+class RunCompensating(Struct, frozen=True, gc=False):
     """A step failed and what was done is undone; `cause` is that step. Nothing else starts."""
 
     at: float
     cause: StepKey
 
 
-class RunEnding(Struct, frozen=True):
+class RunEnding(Struct, frozen=True, gc=False):
     """The outcome is known, the onExit steps run; the fields are those of RunFinished."""
 
     at: float
@@ -216,7 +217,7 @@ class RunEnding(Struct, frozen=True):
     result: Any
 
 
-class RunFinished(Struct, frozen=True):
+class RunFinished(Struct, frozen=True, gc=False):
     """The run is over. Last record of every journal."""
 
     at: float
@@ -226,7 +227,7 @@ class RunFinished(Struct, frozen=True):
     result: Any
 
 
-class RunRestored(Struct, frozen=True):
+class RunRestored(Struct, frozen=True, gc=False):
     """Last record of a snapshot: what its other records, the shortest that lead there, cannot tell.
 
     Attributes:
@@ -241,7 +242,7 @@ class RunRestored(Struct, frozen=True):
     completed: tuple[StepKey, ...] = ()
 
 
-class RunForked(Struct, frozen=True):
+class RunForked(Struct, frozen=True, gc=False):
     """The run begins with results of an earlier one, which the records that follow hold.
 
     Attributes:
@@ -258,7 +259,7 @@ class RunForked(Struct, frozen=True):
     again: int
 
 
-class RunCheckpointed(Struct, frozen=True):
+class RunCheckpointed(Struct, frozen=True, gc=False):
     """A checkpoint of the run is kept.
 
     Attributes:
