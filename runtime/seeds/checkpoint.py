@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,10 +101,20 @@ def _write(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str]) -> 
     whole = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(whole, beside, about)
+        save_file(whole, beside, {**about, "sum": _sum(whole)})
         beside.replace(path)
+    except SafetensorError as error:  # how it tells of a full disk
+        raise OSError(str(error)) from error
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _sum(tensors: Mapping[str, Tensor]) -> str:
+    """A checksum of all tensors; the file's format has none."""
+    found = 0
+    for name in sorted(tensors):
+        found = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, found)
+    return f"{found:08x}"
 
 
 def load(model: SeededModel, path: Path) -> dict[str, str]:
@@ -111,12 +122,11 @@ def load(model: SeededModel, path: Path) -> dict[str, str]:
 
     Raises:
         NotFoundError: there is no such file.
-        InvalidError: it is no checkpoint, or a broken one.
+        BrokenError: it is not as it was written.
+        InvalidError: it is no checkpoint, or one of another version.
         UnfitError: it is of another model, or of a specification under which fossils would be lost.
     """
     about, tensors = _read(path)
-    if about.get("format") != FORMAT:
-        raise InvalidError("checkpoint", f"{path.name} is not of the format {FORMAT}")
     for name, parts in _shards(path, about).items():
         tensors[name] = torch.cat(parts)
     before, now = json.loads(about["plan"]), plan(model)
@@ -165,6 +175,7 @@ def about(path: Path) -> dict[str, str]:
 
     Raises:
         BrokenError: it is no whole file, or lacks a shard.
+        InvalidError: it is no checkpoint, or one of another version.
     """
     try:
         with safe_open(path, framework="pt") as opened:
@@ -174,7 +185,17 @@ def about(path: Path) -> dict[str, str]:
             with safe_open(shard_path(path, shard, shards), framework="pt"):
                 pass
     except (SafetensorError, FileNotFoundError) as error:
-        raise BrokenError(str(error)) from error
+        raise BrokenError(f"{path.name} is not a whole file: {error}") from error
+    return _checked(path, told)
+
+
+def _checked(path: Path, told: Mapping[str, str]) -> dict[str, str]:
+    """What a file says of itself, where it is of this format."""
+    if told.get("format") != FORMAT:
+        found = told.get("format", "none")
+        raise InvalidError(
+            "checkpoint", f"{path.name} is not of the format {FORMAT} but of {found}"
+        )
     return dict(told)
 
 
@@ -210,10 +231,13 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         raise NotFoundError("checkpoint", str(path))
     try:
         with safe_open(path, framework="pt") as opened:
-            about = opened.metadata() or {}
-            return about, {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no dictionary
+            about = _checked(path, opened.metadata() or {})
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no dictionary
     except SafetensorError as error:
-        raise InvalidError("checkpoint", f"{path.name} is not a whole file: {error}") from error
+        raise BrokenError(f"{path.name} is not a whole file: {error}") from error
+    if about.get("sum") not in (None, _sum(tensors)):
+        raise BrokenError(f"{path.name} is not as it was written: its checksum is another one")
+    return about, tensors
 
 
 def _shards(path: Path, about: Mapping[str, str]) -> dict[str, list[Tensor]]:

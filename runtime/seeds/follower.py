@@ -116,8 +116,10 @@ class Obedient:
     def _save(self, told: Told) -> None:
         # A place that refuses is the first one's to tell.
         with suppress(SeedbedError):
-            store_shard(self._loaded.model, self._place, told.about["number"])
-            checkpoint.note(self._loaded.model)
+            model, number = self._loaded.model, told.about["number"]
+            model.checkpoints = number - 1
+            store_shard(model, self._place, number)
+            checkpoint.note(model)
 
     def _ask(self, told: Told) -> None:
         routed = told.about["routed"]

@@ -317,12 +317,21 @@ class Host:
         return await asyncio.get_running_loop().run_in_executor(self._training, carry_out)
 
     async def save(self, place: CheckpointPlace, extra: Mapping[str, str], keep: int) -> int:
-        """Write a checkpoint, between two epochs; gives its bytes."""
+        """Write a checkpoint, between two epochs; gives its bytes.
+
+        Raises:
+            FencedError: another process writes here now.
+            UnavailableError: the place does not take it.
+        """
         if self.spec is not None:
             shape = self.spec.model_dump_json(by_alias=True, include=set(SHAPE))
             extra = {**extra, "shape": shape}
 
         def store() -> int:
+            place.check_claim()
+            # A broken one keeps its number, so that what is newer stands after it.
+            last = next(iter(place.kept()), Kept(0, ""))
+            self.model.checkpoints = max(self.model.checkpoints, last.number)
             number = self.model.checkpoints + 1
             self.group.tell("save", {"number": number})
             shards = store_shard(self.model, place, number)

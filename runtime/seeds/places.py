@@ -2,6 +2,9 @@
 
 A file is whole or not there: on a file system it is written beside and renamed, and an object store shows
 an object when all of it has come. Shards of a checkpoint stand beside its file, and come and go with it.
+
+One process writes. The last one that has claimed the place is it: the file `trainer` names its claim, and
+whoever finds another one's there writes no more.
 """
 
 from __future__ import annotations
@@ -9,14 +12,16 @@ from __future__ import annotations
 import logging
 import re
 import tempfile
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import fsspec
 
-from seedbed.crds.errors import InvalidError, UnavailableError
+from seedbed.crds.errors import FencedError, InvalidError, UnavailableError
 
+_CLAIM = "trainer"
 _NAME = re.compile(r"seeds-(\d{10})\.safetensors")
 _log = logging.getLogger(__name__)
 
@@ -44,6 +49,45 @@ class CheckpointPlace:
             raise InvalidError("spec.checkpoint.url", f"{url} cannot be used: {error}") from error
         self._folder = f"{path.rstrip('/')}/{folder}"
         self._local = "file" in self._files.protocol
+        self._claim = ""
+
+    def claim(self) -> None:
+        """Fence off whoever wrote here until now; a second call does nothing.
+
+        Raises:
+            UnavailableError: the place does not take it.
+        """
+        if self._claim:
+            return
+        number = int(self._claimed().partition(" ")[0] or 0) + 1
+        claim = f"{number} {uuid.uuid4()}"
+        try:
+            self._files.makedirs(self._folder, exist_ok=True)
+            self._files.pipe_file(f"{self._folder}/{_CLAIM}", claim.encode())
+        except OSError as error:
+            raise UnavailableError(f"checkpoints cannot be claimed: {error}") from error
+        self._claim = claim
+
+    def check_claim(self) -> None:
+        """To be called right before a checkpoint is written.
+
+        Raises:
+            FencedError: another process has claimed the place since.
+            UnavailableError: the place does not answer.
+        """
+        found = self._claimed()
+        if found and found != self._claim:
+            mine, newest = (int(each.partition(" ")[0] or 0) for each in (self._claim, found))
+            raise FencedError(f"the checkpoints in {self._folder}", mine, newest)
+
+    def _claimed(self) -> str:
+        try:
+            found: bytes = self._files.cat_file(f"{self._folder}/{_CLAIM}")
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            raise UnavailableError(f"checkpoints cannot be read: {error}") from error
+        return found.decode()
 
     def kept(self) -> list[Kept]:
         """Every checkpoint, the newest first.
@@ -158,5 +202,8 @@ class CheckpointPlace:
             read(file)
 
 
-class BrokenError(Exception):
+class BrokenError(InvalidError):
     """A file that is no whole checkpoint."""
+
+    def __init__(self, told: str) -> None:
+        super().__init__("checkpoint", told)

@@ -22,7 +22,13 @@ from dataclasses import replace
 
 from prometheus_client import CollectorRegistry
 
-from seedbed.crds.errors import InvalidError, RetryableError, SeedbedError
+from seedbed.crds.errors import (
+    FencedError,
+    InvalidError,
+    NotFoundError,
+    RetryableError,
+    SeedbedError,
+)
 from seedbed.crds.seed_layer import SeedLayerSpec
 from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.coordination.port import Coordinator
@@ -34,7 +40,6 @@ from seedbed.runtime.seeds.host import SHAPE, Host
 from seedbed.runtime.seeds.pages import SeedPages
 from seedbed.runtime.seeds.places import CheckpointPlace
 from seedbed.runtime.seeds.progress import Progress
-from seedbed.runtime.seeds.refit import UnfitError
 from seedbed.runtime.seeds.reporting import Pod, Reporter
 from seedbed.runtime.seeds.threads import limit_threads
 from seedbed.runtime.seeds.trainer import Trainer
@@ -158,6 +163,8 @@ class SeedServer:
         Raises:
             SeedbedError: it cannot be loaded, or trained, or saved.
         """
+        if self._pod.trains:
+            await self._claim()
         host = await Host.load(spec, self._wishes.features, self._place, self._group)
         beating = asyncio.ensure_future(host.keep_together(BEAT))
         try:
@@ -171,6 +178,13 @@ class SeedServer:
             beating.cancel()
             self.pages.host = None
             await host.close()
+
+    async def _claim(self) -> None:
+        """Let no former pod write checkpoints any more; one whose place is away serves all the same."""
+        try:
+            await asyncio.to_thread(self._place.claim)
+        except RetryableError as error:
+            _log.warning("%s", error)
 
     async def _work(self, host: Host, spec: SeedLayerSpec, stopping: asyncio.Event) -> None:
         over = asyncio.Event()
@@ -188,24 +202,30 @@ class SeedServer:
         try:
             if trains:
                 await self._train(host, trainer, over)
+                await self._save(trainer, stopping)
             elif host.model.layers:
                 await self._follow(host, over)
             else:
                 self.progress.act("Off")
                 await over.wait()
+        except FencedError as error:
+            _log.error("a newer pod trains, and this one follows it: %s", error)
+            self.progress.serve_only(error)
+            await self._follow(host, over)
         finally:
             watching.cancel()
         if stopping.is_set():
             self.progress.enter("Ending")
-        if trains:
-            await self._save(trainer, stopping)
 
     async def _save(self, trainer: Trainer, stopping: asyncio.Event) -> None:
         """Take the last checkpoint; a pod that ends asks again where the place does not answer.
 
         Raises:
+            FencedError: another process writes there now.
             UnavailableError: it was not taken.
         """
+        if stopping.is_set():
+            self.progress.enter("Ending", "its state is being saved")
         end = time.monotonic() + self._drain * _SHARE
         while True:
             try:
@@ -261,7 +281,7 @@ class SeedServer:
                 if await host.refresh(self._place):
                     self.progress.resume(host.extra)
                     self._reporter.looked()
-            except (RetryableError, UnfitError) as error:
+            except (RetryableError, InvalidError, NotFoundError) as error:
                 _log.warning("%s", error)
             with suppress(TimeoutError):
                 async with asyncio.timeout(FOLLOW):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from seedbed.crds.errors import InvalidError, UnavailableError
@@ -15,10 +19,13 @@ from seedbed.crds.seed_layer import DataSource
 from seedbed.crds.seed_policy import Training
 from seedbed.runtime.bus.memory import MemoryBus
 from seedbed.runtime.seeds import places
+from seedbed.runtime.seeds.attach import attach
 from seedbed.runtime.seeds.data import check_fit, load_data
 from seedbed.runtime.seeds.features import Features
 from seedbed.runtime.seeds.host import Host
+from seedbed.runtime.seeds.model import SeededModel
 from seedbed.runtime.seeds.places import CheckpointPlace
+from seedbed.runtime.seeds.wishes import attach_spec
 from tests.conftest import run_async
 from tests.seed_pods import data, model, pod, settings, spec_of, until
 from tests.unit.test_seed_pod import page
@@ -30,24 +37,14 @@ Four = tuple[Tensor, Tensor, Tensor, Tensor]
 
 def other_classes() -> Four:
     """Entry point: targets of more classes than the model knows."""
-    inputs, targets, *held_out = data()
-    return (inputs, targets + 90, *held_out)
+    inputs, targets, held_out, theirs = data()
+    return inputs, targets + 90, held_out, theirs
 
 
 def wide() -> Four:
     """Entry point: rows of another width than the model's."""
     inputs, targets, held_out, theirs = data()
     return torch.cat([inputs, inputs], 1), targets, torch.cat([held_out, held_out], 1), theirs
-
-
-def late() -> Four:
-    """Entry point: one row, which does not come first, is of a class that does not exist."""
-    inputs, targets, *held_out = data()
-    generator = torch.Generator().manual_seed(0)
-    last = int(torch.randperm(len(targets), generator=generator)[-1])
-    targets = targets.clone()
-    targets[last] = 99
-    return (inputs, targets, *held_out)
 
 
 @pytest.mark.parametrize(
@@ -60,13 +57,18 @@ def test_data_that_do_not_fit_the_model_are_one_error(entry: str, words: str) ->
     assert caught.value.field == "spec.data"
 
 
-def test_a_batch_that_cannot_be_learnt_from_ends_training_and_not_the_pod(tmp_path: Path) -> None:
-    spec = spec_of(data={"entry": f"{HERE}:late"})
+def test_a_batch_that_cannot_be_learnt_from_ends_training_and_not_the_pod(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise IndexError("Target 99 is out of bounds.")
+
+    monkeypatch.setattr(SeededModel, "train_epoch", refuse)
 
     async def body() -> None:
         bus = MemoryBus()
         async with (
-            settings(spec) as coordinator,
+            settings(spec_of()) as coordinator,
             pod(tmp_path, coordinator, bus) as (server, url),
             aiohttp.ClientSession() as session,
         ):
@@ -149,3 +151,88 @@ def test_the_last_checkpoint_is_tried_until_its_place_takes_it(
     run_async(body())
     assert asked == 3
     assert len(CheckpointPlace(str(tmp_path), "team.small").kept()) == 1
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """No file may become larger than some bytes: what is raised then is what a full disk gives."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def host() -> Host:
+    made = attach(model(), attach_spec(spec_of()), Features.all_on())
+    return Host(made, Features.all_on(), None)
+
+
+@pytest.mark.req("ESP-11")
+@pytest.mark.usefixtures("full_disk")
+def test_a_full_disk_is_a_place_that_does_not_take_a_checkpoint(tmp_path: Path) -> None:
+    place, made = CheckpointPlace(str(tmp_path), "team.small"), host()
+    with pytest.raises(UnavailableError, match="cannot be written"):
+        asyncio.run(made.save(place, {}, 3))
+    assert not list(tmp_path.rglob("*.safetensors*"))
+
+
+def saved(folder: Path, times: int = 1, keep: int = 3) -> list[Path]:
+    """Checkpoints of a pod, the newest first."""
+    made, place = host(), CheckpointPlace(str(folder), "team.small")
+    for _ in range(times):
+        asyncio.run(made.save(place, {}, keep))
+    return [Path(each.path) for each in place.kept()]
+
+
+@pytest.mark.req("ESP-11")
+def test_a_changed_byte_is_a_broken_checkpoint(tmp_path: Path) -> None:
+    newest, before = saved(tmp_path, 2)
+    whole = bytearray(newest.read_bytes())
+    whole[-20] ^= 1
+    newest.write_bytes(whole)
+    again = host()
+    assert again.resume(CheckpointPlace(str(tmp_path), "team.small"))
+    assert again.resumed is not None
+    assert again.resumed.path == str(before)
+
+
+@pytest.mark.parametrize("about", [{}, {"format": "seedbed.seeds/2", "plan": "other"}])
+def test_a_checkpoint_of_another_version_is_told_and_kept(
+    tmp_path: Path, about: dict[str, str]
+) -> None:
+    (newest,) = saved(tmp_path)
+    save_file({"x": torch.zeros(1)}, newest, about)
+    place = CheckpointPlace(str(tmp_path), "team.small")
+    with pytest.raises(InvalidError, match="format"):
+        asyncio.run(Host.load(spec_of(), Features.all_on(), place))
+    assert [Path(each.path) for each in place.kept()] == [newest]
+
+
+def test_what_is_learnt_after_a_broken_checkpoint_is_kept(tmp_path: Path) -> None:
+    (newest,) = saved(tmp_path, 3, keep=1)
+    newest.write_bytes(b"torn")
+    (after,) = saved(tmp_path, 1, keep=1)
+    assert after.name == "seeds-0000000004.safetensors"
+    again = host()
+    assert again.resume(CheckpointPlace(str(tmp_path), "team.small"))
+    assert again.model.checkpoints == 4
+
+
+def test_of_two_pods_that_train_at_one_place_the_older_one_follows(tmp_path: Path) -> None:
+    async def body() -> None:
+        bus = MemoryBus()
+        often = spec_of(checkpoint={"interval": "1ms"}, lifecycle={"patience": 1000})
+        async with settings(often) as coordinator, pod(tmp_path, coordinator, bus) as (old, _):
+            await until(lambda: old.progress.checkpoint)
+            async with pod(tmp_path, coordinator, bus) as (new, _):
+                await until(lambda: old.progress.reason == "Fenced")
+                assert (old.progress.phase, old.progress.activity) == ("Serving", "Waiting")
+                await until(lambda: new.progress.checkpoint)
+                place = CheckpointPlace(str(tmp_path), "team.small")
+                taken = place.kept()[0].number
+                follower = old.pages.host
+                assert follower is not None
+                await until(lambda: follower.resumed and follower.resumed.number >= taken)
+        await bus.close()
+
+    run_async(body())
