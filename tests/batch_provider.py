@@ -20,6 +20,12 @@ class FakeBatches:
     Attributes:
         held: whether batches stay in progress until this is taken back.
         loses: makings whose answer never comes, though the batch is made.
+        cuts: makings whose connection ends, though the batch is made.
+        fail_list: statuses of the next requests for a list of batches.
+        status: what every batch is said to be, empty for what it is.
+        ends_first: whether a batch that is to be cancelled has come to its end just before.
+        unreadable: whether results are answered with a 500.
+        says: the lines of results, in place of answers.
         fail: statuses of the next requests to make a batch, instead of making it.
         refuse: why every batch fails as a whole; empty where none does.
         most: lines of a batch, at most; 0 for any.
@@ -32,6 +38,12 @@ class FakeBatches:
 
     held: bool = False
     loses: int = 0
+    cuts: int = 0
+    fail_list: list[int] = field(default_factory=list)
+    status: str = ""
+    ends_first: bool = False
+    unreadable: bool = False
+    says: list[Any] = field(default_factory=list)
     fail: list[int] = field(default_factory=list)
     refuse: str = ""
     most: int = 0
@@ -66,6 +78,8 @@ class FakeBatches:
         return web.json_response({"id": name, "object": "file"})
 
     async def content(self, request: web.Request) -> web.Response:
+        if self.unreadable:
+            return web.Response(status=500)
         return web.Response(body=self.files[request.match_info["id"]])
 
     async def delete(self, request: web.Request) -> web.Response:
@@ -88,9 +102,15 @@ class FakeBatches:
         if self.loses:
             self.loses -= 1
             await asyncio.Event().wait()
+        if self.cuts:
+            self.cuts -= 1
+            assert request.transport is not None
+            request.transport.abort()
         return web.json_response(self.made[name])
 
     async def listed(self, request: web.Request) -> web.Response:
+        if self.fail_list:
+            return web.json_response({}, status=self.fail_list.pop(0))
         limit = int(request.query.get("limit", "20"))
         names = [*reversed(self.made)]
         if after := request.query.get("after"):
@@ -104,10 +124,14 @@ class FakeBatches:
             self._work(batch)
         if batch["status"] == "cancelling":
             batch["status"] = "cancelled"
-        return web.json_response(batch)
+        return web.json_response({**batch, **({"status": self.status} if self.status else {})})
 
     async def cancel(self, request: web.Request) -> web.Response:
         batch = self.made[request.match_info["id"]]
+        if self.ends_first:
+            self._work(batch)
+            error = {"error": {"message": "Cannot cancel a batch that is completed"}}
+            return web.json_response(error, status=400)
         if batch["status"] == "in_progress":
             batch["status"] = "cancelling"
         return web.json_response(batch)
@@ -135,10 +159,12 @@ class FakeBatches:
             answer = self._embedded(body) if "input" in body else self._answered(body, text)
             done.append({**head, "response": {"status_code": 200, "body": answer}, "error": None})
         batch["status"] = "completed"
+        done = self.says or done
         for key, found in (("output_file_id", done), ("error_file_id", failed)):
             if found:
                 name = f"{batch['id']}-{key}"
-                self.files[name] = b"".join(json.dumps(one).encode() + b"\n" for one in found)
+                texts = (one if isinstance(one, str) else json.dumps(one) for one in found)
+                self.files[name] = b"".join(text.encode() + b"\n" for text in texts)
                 batch[key] = name
 
     def _answered(self, body: Json, text: str) -> Json:

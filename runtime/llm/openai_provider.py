@@ -56,13 +56,8 @@ class OpenAIModel:
     async def complete(self, request: ChatRequest) -> Json:
         """See `Provider`."""
         answer = await self._json("/chat/completions", chat_body(self._entry, request))
-        choices = answer.get("choices")
-        if not isinstance(choices, list) or not choices:
-            raise MalformedError(self.name, "the answer has no choices")
-        if not all(
-            isinstance(each, dict) and isinstance(each.get("message"), dict) for each in choices
-        ):
-            raise MalformedError(self.name, "a choice has no message")
+        if wrong := wrong_chat(answer):
+            raise MalformedError(self.name, wrong)
         return answer
 
     async def complete_all(self, prompts: Sequence[str], parameters: Json) -> Json:
@@ -75,8 +70,8 @@ class OpenAIModel:
     async def embed(self, request: EmbeddingRequest) -> Json:
         """See `Provider`."""
         answer = await self._json("/embeddings", embedding_body(request))
-        if not isinstance(answer.get("data"), list):
-            raise MalformedError(self.name, "the answer has no data")
+        if wrong := wrong_vectors(answer):
+            raise MalformedError(self.name, wrong)
         return answer
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Json, None]:
@@ -150,6 +145,20 @@ class OpenAIModel:
         if self._client is not None:
             await self._client.close()
             self._client = None
+
+
+def wrong_chat(answer: Json) -> str:
+    """Why it is no chat completion, empty where it is."""
+    choices = answer.get("choices")
+    if not isinstance(choices, list) or not choices:
+        return "the answer has no choices"
+    messages = (each.get("message") if isinstance(each, dict) else None for each in choices)
+    return "" if all(isinstance(each, dict) for each in messages) else "a choice has no message"
+
+
+def wrong_vectors(answer: Json) -> str:
+    """Why there are no vectors in it, empty where there are."""
+    return "" if isinstance(answer.get("data"), list) else "the answer has no data"
 
 
 def _is_choice(found: object) -> bool:

@@ -13,14 +13,14 @@ from functools import lru_cache
 from typing import Any
 
 import orjson
-import regex
+import regex  # type: ignore[import-untyped]  # it ships no types
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it ships no types
 from jsonschema.exceptions import (  # type: ignore[import-untyped]  # likewise
     ValidationError,
     best_match,
 )
 from jsonschema.validators import extend  # type: ignore[import-untyped]  # likewise
-from jsonschema_specifications import REGISTRY
+from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped]  # likewise
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sqlalchemy import and_, bindparam, delete, exists, insert, or_, select
 
 from seedbed.runtime.store.batches import OPEN
-from seedbed.runtime.store.schema import batch_chunks, batch_files, batches
+from seedbed.runtime.store.schema import batch_chunks, batch_files, batches, columns_of
 from seedbed.runtime.store.sql import SqlStore
 
 INPUT, OUTPUT = "batch", "batch_output"
@@ -67,7 +67,7 @@ class SqlBatchFiles:
 
     async def add(self, row: FileRow) -> None:
         """The file is whole."""
-        values = {name: getattr(row, name) for name in FileRow.__slots__}
+        values = columns_of(row)
         async with self._store.transaction() as connection:
             await connection.execute(insert(batch_files), values)
 
@@ -115,8 +115,11 @@ class SqlBatchFiles:
             await connection.execute(delete(batch_chunks).where(batch_chunks.c.file == file))
             return True
 
-    async def trim(self, before: float) -> None:
-        """Forget files created before a Unix time that no batch needs, and uploads that broke off."""
+    async def trim(self, before: float) -> int:
+        """Forget files created before a Unix time that no batch needs, and uploads that broke off.
+
+        Some at a time; how many.
+        """
         old = select(batch_files.c.id).where(
             batch_files.c.created_at < before, batch_files.c.batch == "", ~_IN_USE
         )
@@ -126,3 +129,4 @@ class SqlBatchFiles:
                 await connection.execute(delete(batch_files).where(batch_files.c.id == file))
                 await connection.execute(delete(batch_chunks).where(batch_chunks.c.file == file))
             await connection.execute(_ORPHANS, {"before": time.time() - ABANDONED_SECONDS})
+        return len(found)

@@ -88,7 +88,7 @@ def test_files_and_names_that_make_no_sense(postgres_url: str) -> None:
             assert (await asked(session, "GET", path))[0] == 404
         for query in ("purpose=%00", "limit=" + "9" * 5000, "limit=0"):
             assert (await asked(session, "GET", f"files?{query}"))[0] == 400
-        names = [{"custom_id": "\0"}, {"k" * 9000: 1, "custom_id": "a", "method": "POST"}]
+        names: list[Json] = [{"custom_id": "\0"}, {"k" * 9000: 1, "custom_id": "a", "method": "POST"}]
         batch = await it.ended((await it.begun(names)).id)
         assert batch.errors is not None
         assert batch.errors.data is not None

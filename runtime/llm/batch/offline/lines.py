@@ -27,6 +27,8 @@ MOST_FAULTS = 100
 LONGEST_ID = 256
 _LONGEST_TOLD = 500
 """Characters of a field's name, and of what is wrong with it: both may come from the file."""
+_OK, _FIRST_ERROR, _NO_ANSWER = 200, 400, 502
+_LARGEST_NUMBER = 2**31 - 1
 CANCELLED, EXPIRED = 598, 599
 """Statuses of lines that nobody was asked; no server answers with them."""
 _NEVER_ASKED = {
@@ -176,11 +178,15 @@ def told_by_provider(data: bytes) -> Told | None:
     try:
         found: Any = orjson.loads(data)
         number = int(found["custom_id"])
+        if not 0 < number <= _LARGEST_NUMBER:
+            return None
         response, error = found.get("response"), found.get("error")
         if response:
             body = response.get("body")
             told = body if isinstance(body, dict) else {"error": {"message": str(body)}}
-            return Told(number, int(response["status_code"]), told)
+            status = int(response["status_code"])
+            known = status == _OK or _FIRST_ERROR <= status < CANCELLED
+            return Told(number, status if known else _NO_ANSWER, told)
         return Told(number, 0, {"error": error if isinstance(error, dict) else {}})
     except (orjson.JSONDecodeError, LookupError, TypeError, ValueError, AttributeError):
         return None

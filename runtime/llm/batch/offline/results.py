@@ -14,6 +14,7 @@ from seedbed.runtime.llm.batch.offline.money import entry
 from seedbed.runtime.llm.batch.offline.sorting import failure, keep, success
 from seedbed.runtime.llm.call import Attempt, Call, Spent
 from seedbed.runtime.llm.endpoints import Request
+from seedbed.runtime.llm.openai_provider import wrong_chat, wrong_vectors
 from seedbed.runtime.llm.prices import Price, table_version
 from seedbed.runtime.llm.providers import ChatRequest, Json, MalformedError
 from seedbed.runtime.llm.usage import audio_tokens, believable, cached_tokens
@@ -78,9 +79,9 @@ class Results:
         worst = self.worst(request) or 0
         if told.status != _OK:
             return LineTold(self._refused(row, told), request, worst)
-        needed = "choices" if isinstance(request, ChatRequest) else "data"
-        if not told.body.get(needed):
-            error = MalformedError(self._model, f"the answer has no {needed}")
+        held_to = wrong_chat if isinstance(request, ChatRequest) else wrong_vectors
+        if wrong := held_to(told.body):
+            error = MalformedError(self._model, wrong)
             return LineTold(failure(row.number, error, "provider"), request, worst)
         answer = {**told.body, "model": self._model}
         spent, saved = self._spent(request, answer)

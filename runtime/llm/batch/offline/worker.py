@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -37,7 +38,7 @@ from seedbed.runtime.store.sql import SqlStore
 log = logging.getLogger(__name__)
 
 MOST_BATCHES = 16
-"""That are worked through side by side; the others wait in order of arrival."""
+"""That are worked through side by side."""
 _TRIM_EVERY = 3600.0
 _AFTER_A_FAULT = 30.0
 _DAY = 86_400.0
@@ -91,7 +92,7 @@ class OfflineWorker:
                     running = {name: task for name, task in running.items() if not task.done()}
                     try:
                         rows = await bench.batches.open()
-                        for row in rows[:MOST_BATCHES]:
+                        for row in in_turn(rows)[:MOST_BATCHES]:
                             if row.id not in running:
                                 task = tasks.create_task(self._safely(bench, row, quiet))
                                 running[row.id] = task
@@ -162,6 +163,19 @@ class OfflineWorker:
             _tell(bench, found)
 
 
+def in_turn(rows: Sequence[BatchRow]) -> list[BatchRow]:
+    """Batches, given in order of arrival, so that each namespace's first comes before any's second.
+
+    Whoever has many, or some that stand still, lets others wait no longer than they have to.
+    """
+    before: Counter[str] = Counter()
+    places: list[tuple[int, int]] = []
+    for arrival, row in enumerate(rows):
+        places.append((before[row.namespace], arrival))
+        before[row.namespace] += 1
+    return [rows[arrival] for _, arrival in sorted(places)]
+
+
 async def _finish(job: Job) -> None:
     """Say of lines that were not asked why, and end the batch with its files."""
     bench = job.bench
@@ -191,10 +205,10 @@ async def _size(bench: Bench, batch: str, *, failed: bool) -> int:
 
 async def _trim(bench: Bench) -> None:
     before = bench.wall() - bench.settings.retention_days * _DAY
-    gone = 1
-    while gone:
-        gone = await bench.work.trim(before)
-    await bench.files.trim(before)
+    while await bench.work.trim(before):
+        pass
+    while await bench.files.trim(before):
+        pass
 
 
 def _tell(bench: Bench, row: BatchRow) -> None:
