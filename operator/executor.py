@@ -1,10 +1,11 @@
 """Executes a Plan: all I/O of the operator, and no decision but whether a write is needed.
 
-Order: live settings, children, a new run, status, other requests to the engine, events. A run is given to
-the engine before the status names it: its id follows from the object, so whoever comes after a crash gives
-it again. Where the engine tells at once how the run stands, the next pass writes that, and a run that is
-over by then costs one write. Right before each write the leadership is checked by the clock; the status
-carries the fencing token, so the API server refuses what slips through.
+Order: live settings, the end of earlier runs, children, a new run, status, other requests to the engine,
+events. Earlier runs end first: once the new one is known, nothing tells any more that they should. A run is
+given to the engine before the status names it: its id follows from the object, so whoever comes after a
+crash gives it again. Where the engine tells at once how the run stands, the next pass writes that, and a
+run that is over by then costs one write. Right before each write the leadership is checked by the clock;
+the status carries the fencing token, so the API server refuses what slips through.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.coordination.port import Coordinator, Ownership
 
 ENGINE_WAIT = 5.0
+_FIRST = (Publish, Withdraw, CancelRun)
 
 
 class Executor:
@@ -99,7 +101,7 @@ class Executor:
             RetryableError, ConflictError: try the whole key again.
         """
         for effect in plan.effects:
-            if isinstance(effect, Publish | Withdraw):
+            if isinstance(effect, _FIRST):
                 await self.effect(effect)
         status = plan.status
         try:
@@ -111,7 +113,7 @@ class Executor:
         if observed.object is not None and status is not None and not any(told):
             await self._status(observed.object, status)
         for effect in plan.effects:
-            if not isinstance(effect, Publish | Withdraw | SubmitRun):
+            if not isinstance(effect, (*_FIRST, SubmitRun)):
                 await self.effect(effect)
         if observed.object is not None:
             for event in plan.events:

@@ -74,6 +74,7 @@ class Engine:
     heard: list[tuple[str, str]] = field(default_factory=list)
     refuses: SeedbedError | None = None
     phase: str = "Running"
+    deaf_to_cancels: int = 0
 
     async def answer(self, payload: bytes) -> bytes:
         asked: Any = decode_request(payload)
@@ -81,6 +82,9 @@ class Engine:
             return orjson.dumps({"runs": sorted(self.active)})
         run = asked.request.run if asked.op == "submit" else asked.run
         self.heard.append((asked.op, run))
+        if asked.op == "cancel" and self.deaf_to_cancels:
+            self.deaf_to_cancels -= 1
+            raise UnavailableError("the partition moves", 0.01)
         if asked.op == "cancel":
             self.active.discard(run)
             return b"{}"
@@ -232,6 +236,21 @@ def test_a_run_is_submitted_shown_and_cancelled_with_its_workflow() -> None:
             await until(lambda: w.ready("Workflow", "audit") == "Running")
             await w.cluster.delete(Key("Workflow", "default", "audit"), workflow["metadata"]["uid"])
             await until(lambda: w.engine.heard[-1][0] == "cancel")
+
+    run_async(body())
+
+
+def test_the_run_of_a_plan_that_has_changed_ends_however_late_the_engine_hears_of_it() -> None:
+    async def body() -> None:
+        async with world() as w:
+            await w.apply("Pool", "general", replicas=0)
+            await w.apply("Workflow", "audit", steps=[STEP])
+            await until(lambda: w.ready("Workflow", "audit") == "Running")
+            (before,) = w.engine.active
+            w.engine.deaf_to_cancels = 2
+            await w.apply("Workflow", "audit", steps=[{**STEP, "name": "other"}])
+            await until(lambda: len([op for op, _ in w.engine.heard if op == "submit"]) == 2)
+            assert before not in w.engine.active
 
     run_async(body())
 
