@@ -1,4 +1,8 @@
-"""`seedbed plan`: documents with steps that are too large for an object, kept by their content."""
+"""`seedbed plan`: documents with steps that are too large for an object, kept by their content.
+
+What reads a plan is imported when there is one to be read.
+"""
+# ruff: noqa: PLC0415 -- see above
 
 from __future__ import annotations
 
@@ -34,7 +38,7 @@ def push(
 
     async def command(source: Any) -> int:
         # The models take a moment to load.
-        from seedbed.crds.steps_document import packed  # noqa: PLC0415
+        from seedbed.crds.steps_document import packed
 
         steps = _checked(file)
         told = await source.push_plan(namespace or source.namespace, packed(steps))
@@ -54,7 +58,7 @@ def listed(
     """List the plans of a namespace, the last pushed first."""
 
     async def command(source: Any) -> int:
-        from seedbed.cli import output  # noqa: PLC0415  # likewise
+        from seedbed.cli import output  # likewise
 
         rows = [
             [
@@ -89,10 +93,10 @@ def delete(
 
 
 def _checked(file: Path) -> tuple[Step, ...]:
-    from seedbed.crds.errors import InvalidError  # noqa: PLC0415  # likewise
-    from seedbed.crds.graph import Graph  # noqa: PLC0415
-    from seedbed.crds.steps_document import read_steps  # noqa: PLC0415
-    from seedbed.crds.workflow import WorkflowSpec  # noqa: PLC0415
+    from seedbed.crds.errors import InvalidError  # likewise
+    from seedbed.crds.graph import Graph
+    from seedbed.crds.steps_document import read_steps
+    from seedbed.crds.workflow import WorkflowSpec
 
     try:
         data = file.read_bytes()

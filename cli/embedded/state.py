@@ -4,7 +4,10 @@ objects.json    objects with status, Events, and how often the folder was opened
 runs.db         the Store on SQLite
 checkpoint.keys the key ring that checkpoints are encrypted under
 lock            held by the process that runs on the folder
+
+What reads a part of it is imported when that part is asked for.
 """
+# ruff: noqa: PLC0415 -- see above
 
 from __future__ import annotations
 
@@ -200,9 +203,9 @@ class FolderSource:
         self, namespace: str, workflow: str, run: str | None
     ) -> Mapping[str, Any]:
         """From the store."""
-        from seedbed.runtime.api.checkpoints import told  # noqa: PLC0415  # as below
-        from seedbed.runtime.store.checkpoints import SqlCheckpoints  # noqa: PLC0415
-        from seedbed.runtime.store.sql import SqlStore  # noqa: PLC0415
+        from seedbed.runtime.api.checkpoints import told  # as below
+        from seedbed.runtime.store.checkpoints import SqlCheckpoints
+        from seedbed.runtime.store.sql import SqlStore
 
         async with self._newest(namespace, workflow) as (store, row):
             assert isinstance(store, SqlStore)
@@ -211,8 +214,8 @@ class FolderSource:
 
     async def costs(self, by: str, **given: str) -> Mapping[str, Any]:
         """From the ledger."""
-        from seedbed.runtime.api.costs import spending  # noqa: PLC0415  # as below
-        from seedbed.runtime.store.ledger import SqlLedger  # noqa: PLC0415
+        from seedbed.runtime.api.costs import spending  # as below
+        from seedbed.runtime.store.ledger import SqlLedger
 
         since = float(given.pop("since", "0"))
         async with self._store() as store:
@@ -220,25 +223,25 @@ class FolderSource:
 
     async def routing_report(self, namespace: str) -> Mapping[str, Any]:
         """From the ledger and the outcomes."""
-        from seedbed.runtime.api.costs import curves  # noqa: PLC0415  # as below
-        from seedbed.runtime.store.ledger import SqlLedger  # noqa: PLC0415
-        from seedbed.runtime.store.outcomes import SqlOutcomes  # noqa: PLC0415
+        from seedbed.runtime.api.costs import curves  # as below
+        from seedbed.runtime.store.ledger import SqlLedger
+        from seedbed.runtime.store.outcomes import SqlOutcomes
 
         async with self._store() as store:
             return await curves(SqlLedger(store), SqlOutcomes(store), namespace)
 
     async def cache_stats(self, namespace: str, days: int) -> Mapping[str, Any]:
         """From the state folder's store."""
-        from seedbed.runtime.api.cache import counted  # noqa: PLC0415  # as below
-        from seedbed.runtime.store.answers import SqlAnswers  # noqa: PLC0415
+        from seedbed.runtime.api.cache import counted  # as below
+        from seedbed.runtime.store.answers import SqlAnswers
 
         async with self._store() as store:
             return await counted(await SqlAnswers.open(store), namespace, days)
 
     async def cache_invalidate(self, namespace: str, tag: str, model: str) -> int:
         """From the state folder's store, which no process uses meanwhile."""
-        from seedbed.runtime.llm.cache.invalidation import invalidate  # noqa: PLC0415  # as below
-        from seedbed.runtime.store.answers import Selection, SqlAnswers  # noqa: PLC0415
+        from seedbed.runtime.llm.cache.invalidation import invalidate  # as below
+        from seedbed.runtime.store.answers import Selection, SqlAnswers
 
         async with self._store() as store:
             chosen = Selection(namespace, tag, model)
@@ -246,33 +249,33 @@ class FolderSource:
 
     async def batches(self, namespace: str) -> Mapping[str, Any]:
         """From the state folder's store."""
-        from seedbed.runtime.api.batches import batches_of  # noqa: PLC0415  # as below
-        from seedbed.runtime.store.batches import SqlBatches  # noqa: PLC0415
+        from seedbed.runtime.api.batches import batches_of  # as below
+        from seedbed.runtime.store.batches import SqlBatches
 
         async with self._store() as store:
             return await batches_of(SqlBatches(store), namespace)
 
     async def batch(self, name: str) -> Mapping[str, Any]:
         """From the state folder's store."""
-        from seedbed.runtime.api.batches import found  # noqa: PLC0415  # as below
-        from seedbed.runtime.llm.batch.offline.form import batch_form  # noqa: PLC0415
-        from seedbed.runtime.store.batches import SqlBatches  # noqa: PLC0415
+        from seedbed.runtime.api.batches import found  # as below
+        from seedbed.runtime.llm.batch.offline.form import batch_form
+        from seedbed.runtime.store.batches import SqlBatches
 
         async with self._store() as store:
             return batch_form(await found(SqlBatches(store), name))
 
     async def cancel_batch(self, name: str) -> Mapping[str, Any]:
         """In the state folder's store; the next run ends it."""
-        from seedbed.runtime.llm.batch.offline.form import batch_form  # noqa: PLC0415  # as below
-        from seedbed.runtime.store.batches import SqlBatches, cancelled  # noqa: PLC0415
+        from seedbed.runtime.llm.batch.offline.form import batch_form  # as below
+        from seedbed.runtime.store.batches import SqlBatches, cancelled
 
         async with self._store() as store:
             return batch_form(await cancelled(SqlBatches(store), name))
 
     async def analysis(self, namespace: str, workflow: str, page: str) -> Mapping[str, Any]:
         """From the journals."""
-        from seedbed.runtime.workflow.planning import insight  # noqa: PLC0415  # as below
-        from seedbed.runtime.workflow.record_of_runs import PAGES  # noqa: PLC0415  # likewise
+        from seedbed.runtime.workflow.planning import insight  # as below
+        from seedbed.runtime.workflow.record_of_runs import PAGES  # likewise
 
         async with self._newest(namespace, workflow) as (store, row):
             if page in PAGES:
@@ -294,7 +297,7 @@ class FolderSource:
 
     async def picture(self, namespace: str, workflow: str, form: str) -> str:
         """From the journals."""
-        from seedbed.runtime.workflow.planning import insight, picture  # noqa: PLC0415  # as below
+        from seedbed.runtime.workflow.planning import insight, picture  # as below
 
         async with self._newest(namespace, workflow) as (store, row):
             found = await insight.of_run(store, row)
@@ -304,7 +307,7 @@ class FolderSource:
         self, namespace: str, workflow: str, step: str
     ) -> AsyncIterator[Mapping[str, Any]]:
         """From the journal: those of a step that has ended."""
-        from seedbed.runtime.workflow.step_items import StepItems, step_key  # noqa: PLC0415  # as below
+        from seedbed.runtime.workflow.step_items import StepItems, step_key  # as below
 
         async with self._newest(namespace, workflow) as (store, row):
             async for event in StepItems(store, None).follow(row.run, step_key(step)):
@@ -313,7 +316,7 @@ class FolderSource:
 
     async def follow(self, namespace: str, workflow: str) -> AsyncIterator[Mapping[str, Any]]:
         """From the journal, which is looked at again and again."""
-        from seedbed.runtime.workflow.live import live_runs  # noqa: PLC0415  # as below
+        from seedbed.runtime.workflow.live import live_runs  # as below
 
         async with (
             self._newest(namespace, workflow) as (store, row),
@@ -328,7 +331,7 @@ class FolderSource:
         self, namespace: str, workflow: str
     ) -> AsyncIterator[tuple[StoredHistory, str]]:
         """What the store tells, and the id of the Workflow's newest run."""
-        from seedbed.runtime.workflow.history import StoredHistory  # noqa: PLC0415  # as below
+        from seedbed.runtime.workflow.history import StoredHistory  # as below
 
         async with self._newest(namespace, workflow) as (store, row):
             yield StoredHistory(store), row.run
@@ -345,7 +348,7 @@ class FolderSource:
     @asynccontextmanager
     async def _store(self) -> AsyncIterator[SqlStore]:
         # Lists of objects need no database.
-        from seedbed.runtime.store.sql import SqlStore  # noqa: PLC0415
+        from seedbed.runtime.store.sql import SqlStore
 
         store = SqlStore.open(self._state.database)
         try:

@@ -23,7 +23,7 @@ from seedbed.runtime.store.batches import (
     PartRow,
 )
 from seedbed.runtime.store.ledger import Drawn, SqlLedger, Turn
-from seedbed.runtime.store.schema import batch_files, batch_lines, batch_parts, batches
+from seedbed.runtime.store.schema import batch_files, batch_lines, batch_parts, batches, columns_of
 from seedbed.runtime.store.sql import SqlStore
 
 PARTITION = -1
@@ -137,7 +137,7 @@ class SqlBatchWork:
 
     async def add_lines(self, rows: Sequence[LineRow]) -> None:
         """Take lines in; those that are there already stay as they are."""
-        values = [{name: getattr(row, name) for name in LineRow.__slots__} for row in rows]
+        values = [columns_of(row) for row in rows]
         if values:
             async with self._writing() as connection:
                 await connection.execute(self._add, values)
@@ -178,7 +178,7 @@ class SqlBatchWork:
 
     async def plan(self, part: PartRow, numbers: Sequence[int], turn: Turn) -> list[Drawn]:
         """Make a part of lines, with the money for them; nothing is made where a draw is refused."""
-        values = {name: getattr(part, name) for name in PartRow.__slots__}
+        values = columns_of(part)
         rows = [{"of": part.batch, "at": number, "new_part": part.id} for number in numbers]
         try:
             async with self._writing() as connection:
@@ -272,7 +272,7 @@ class SqlBatchWork:
             .where(batches.c.id == batch, batches.c.status.in_(OPEN))
             .values(status=status, ended_at=now, reason="")
         )
-        rows = [{name: getattr(row, name) for name in type(row).__slots__} for row in files]
+        rows = [columns_of(row) for row in files]
         async with self._writing() as connection:
             ended = await connection.execute(done)
             if ended.rowcount and rows:

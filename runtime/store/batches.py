@@ -17,7 +17,7 @@ from typing import Any, Literal
 from sqlalchemy import and_, bindparam, func, insert, or_, select, update
 
 from seedbed.crds.errors import ConflictError, NotFoundError
-from seedbed.runtime.store.schema import batch_lines, batch_parts, batches
+from seedbed.runtime.store.schema import batch_lines, batch_parts, batches, columns_of
 from seedbed.runtime.store.sql import SqlStore
 
 BatchStatus = Literal[
@@ -172,7 +172,7 @@ class SqlBatches:
 
     async def create(self, row: BatchRow) -> None:
         """Take a batch in; from now on it is not lost."""
-        values = {name: getattr(row, name) for name in BatchRow.__slots__}
+        values = columns_of(row)
         async with self._store.transaction() as connection:
             await connection.execute(insert(batches), values)
 

@@ -29,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from seedbed.runtime.store.schema import accounts, advances, ledger
+from seedbed.runtime.store.schema import accounts, advances, columns_of, ledger
 from seedbed.runtime.store.sql import SqlStore
 
 Dimension = Literal["namespace", "workflow", "agent", "model", "day", "user"]
@@ -381,7 +381,7 @@ class SqlLedger:
 
 def _row(entry: LedgerEntry) -> dict[str, Any]:
     day = datetime.fromtimestamp(entry.at, UTC).strftime("%Y-%m-%d")
-    return {name: getattr(entry, name) for name in LedgerEntry.__slots__} | {"day": day}
+    return columns_of(entry) | {"day": day}
 
 
 def _costs(by: Dimension, given: tuple[str, ...]) -> Select[Any]:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from sqlalchemy import bindparam, delete, insert, select
 
-from seedbed.runtime.store.schema import judged_answers, outcomes
+from seedbed.runtime.store.schema import columns_of, judged_answers, outcomes
 from seedbed.runtime.store.sql import SqlStore
 
 MOST_TASKS = 10_000
@@ -83,7 +83,7 @@ class SqlOutcomes:
 
     async def add(self, row: OutcomeRow, marks: bytes = b"") -> None:
         """See `OutcomeStore`."""
-        values = {name: getattr(row, name) for name in OutcomeRow.__slots__}
+        values = columns_of(row)
         async with self._store.transaction() as connection:
             await connection.execute(self._add, values)
             if marks:

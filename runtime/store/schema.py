@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -345,3 +347,8 @@ batch_parts = Table(
     Column("reserved", BigInteger, nullable=False),
 )
 Index("batch_parts_by_batch", batch_parts.c.batch, batch_parts.c.state)
+
+
+def columns_of(row: Any) -> dict[str, Any]:
+    """The fields of a row object, a dataclass with slots, by the names of its table's columns."""
+    return {name: getattr(row, name) for name in type(row).__slots__}
