@@ -284,7 +284,7 @@ async def _reached(process: Process, stack: AsyncExitStack, notices: EventLogNot
 
 async def _api(process: Process) -> None:
     from seedbed.runtime.api.access import kubernetes_access
-    from seedbed.runtime.api.app import serve
+    from seedbed.runtime.api.app import Pages, serve
     from seedbed.runtime.api.batches import BatchPages
     from seedbed.runtime.api.cache import CachePages
     from seedbed.runtime.api.checkpoints import Acting, CheckpointPages
@@ -293,6 +293,7 @@ async def _api(process: Process) -> None:
     from seedbed.runtime.api.goals import GoalPages
     from seedbed.runtime.api.inbox import InboxPages
     from seedbed.runtime.api.objects import kubernetes_workflows
+    from seedbed.runtime.api.plans import PlanPages
     from seedbed.runtime.store.answers import SqlAnswers
     from seedbed.runtime.store.batches import SqlBatches
     from seedbed.runtime.store.checkpoints import SqlCheckpoints
@@ -313,6 +314,16 @@ async def _api(process: Process) -> None:
         workflows = await stack.enter_async_context(kubernetes_workflows())
         acting = Acting(bus, workflows) if bus else None
         coordinator = await _coordinator(process, stack)
+        pages: list[Pages] = [
+            PlanPages(SqlPlans(store)),
+            CheckpointPages(store, SqlCheckpoints(store), acting),
+            GoalPages(SqlGoals(store), process.settings.gateway_url),
+            CostPages(SqlLedger(store), SqlOutcomes(store)),
+            CachePages(await SqlAnswers.open(store), coordinator),
+            BatchPages(SqlBatches(store)),
+        ]
+        if bus:
+            pages.append(InboxPages(store, bus))
         await serve(
             store=store,
             history=StoredHistory(store),
@@ -321,15 +332,9 @@ async def _api(process: Process) -> None:
             host=_EVERYWHERE,
             port=process.settings.port,
             flags=flags,
-            plans=SqlPlans(store),
             events=bus.events if bus else None,
             items=StepItems(store, bus),
-            checkpoints=CheckpointPages(store, SqlCheckpoints(store), acting),
-            inbox=InboxPages(store, bus) if bus else None,
-            goals=GoalPages(SqlGoals(store), process.settings.gateway_url),
-            costs=CostPages(SqlLedger(store), SqlOutcomes(store)),
-            cache=CachePages(await SqlAnswers.open(store), coordinator),
-            batches=BatchPages(SqlBatches(store)),
+            more=pages,
             started=lambda _: process.started(),
         )
 

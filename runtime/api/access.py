@@ -97,17 +97,6 @@ class Access(Protocol):
         """
 
 
-class AllowAll:
-    """For one process on one machine, where whoever can call it owns it. Never in a cluster."""
-
-    async def caller(self, token: str) -> Caller:  # noqa: ARG002  # the port's signature
-        """The local user."""
-        return Caller("local")
-
-    async def require(self, caller: Caller, action: Action) -> None:
-        """Passes."""
-
-
 class KubernetesAccess:
     """Access by TokenReview and SubjectAccessReview; make one with `kubernetes_access`."""
 

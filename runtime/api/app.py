@@ -18,32 +18,25 @@ Errors are `{"error": {"code", "message"}}`; those of a flag's evaluation have O
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
+from typing import Protocol
 
 from aiohttp import web
 
 from seedbed.crds.errors import RetryableError
 from seedbed.runtime.api.access import Access, Action
 from seedbed.runtime.api.answers import ACCESS, answer, errors_as_answers, require, with_caller
-from seedbed.runtime.api.batches import BatchPages
-from seedbed.runtime.api.cache import CachePages
-from seedbed.runtime.api.checkpoints import CheckpointPages
-from seedbed.runtime.api.costs import CostPages
 from seedbed.runtime.api.dead_letters import DeadLetterPages
 from seedbed.runtime.api.flags import LiveFlags
-from seedbed.runtime.api.goals import GoalPages
-from seedbed.runtime.api.inbox import InboxPages
 from seedbed.runtime.api.ofrep import FlagPages
 from seedbed.runtime.api.planning import PlanningPages
-from seedbed.runtime.api.plans import PlanPages
 from seedbed.runtime.api.record_of_runs import RecordPages
 from seedbed.runtime.api.runs import History, RunPages
 from seedbed.runtime.api.streams import StreamPages
 from seedbed.runtime.bus.events import EventLog
 from seedbed.runtime.coordination.port import Coordinator
 from seedbed.runtime.coordination.registry import discover
-from seedbed.runtime.store.plans import Plans
 from seedbed.runtime.store.port import Store
 from seedbed.runtime.telemetry.health import serving_app
 from seedbed.runtime.workflow.live import LiveRuns, live_runs
@@ -51,6 +44,13 @@ from seedbed.runtime.workflow.step_items import StepItems
 
 _LARGEST_BODY = 256 * 1024
 _RETRY_SECONDS = 1.0
+
+
+class Pages(Protocol):
+    """The pages of one subject."""
+
+    def routes(self) -> list[web.RouteDef]:
+        """Where they stand."""
 
 
 def create_app(
@@ -63,15 +63,9 @@ def create_app(
     live: LiveRuns,
     items: StepItems | None = None,
     events: EventLog | None = None,
-    plans: Plans | None = None,
-    checkpoints: CheckpointPages | None = None,
-    inbox: InboxPages | None = None,
-    goals: GoalPages | None = None,
-    costs: CostPages | None = None,
-    cache: CachePages | None = None,
-    batches: BatchPages | None = None,
+    more: Iterable[Pages] = (),
 ) -> web.Application:
-    """The application; `flags` is kept up to date by whoever calls."""
+    """The application; `flags` is kept up to date by whoever calls, `more` are pages of other subjects."""
 
     async def services(request: web.Request) -> web.Response:
         # A service belongs to the Pool it works for.
@@ -110,13 +104,7 @@ def create_app(
             *StreamPages(store, live, items or StepItems(store, None)).routes(),
             *RecordPages(store).routes(),
             *(DeadLetterPages(events).routes() if events else ()),
-            *(PlanPages(plans).routes() if plans else ()),
-            *(checkpoints.routes() if checkpoints else ()),
-            *(inbox.routes() if inbox else ()),
-            *(goals.routes() if goals else ()),
-            *(costs.routes() if costs else ()),
-            *(cache.routes() if cache else ()),
-            *(batches.routes() if batches else ()),
+            *(route for pages in more for route in pages.routes()),
         ]
     )
     return app
@@ -133,13 +121,7 @@ async def serve(
     flags: LiveFlags | None = None,
     events: EventLog | None = None,
     items: StepItems | None = None,
-    plans: Plans | None = None,
-    checkpoints: CheckpointPages | None = None,
-    inbox: InboxPages | None = None,
-    goals: GoalPages | None = None,
-    costs: CostPages | None = None,
-    cache: CachePages | None = None,
-    batches: BatchPages | None = None,
+    more: Iterable[Pages] = (),
     started: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Serve until cancelled.
@@ -154,13 +136,7 @@ async def serve(
         flags: where the flags are kept; for readiness.
         events: tells what happens in runs; without it they are looked at every few seconds.
         items: reads what steps yield; without it, only what ended steps have yielded.
-        plans: where large plans are kept.
-        checkpoints: the pages about checkpoints.
-        inbox: the pages by which people and other systems tell runs something.
-        goals: the pages about goals and their trees.
-        costs: the pages about money.
-        cache: the pages about cached answers.
-        batches: the pages about offline work.
+        more: the pages of other subjects, such as checkpoints or money.
         started: told the port once it serves.
     """
     known = flags or LiveFlags()
@@ -175,13 +151,7 @@ async def serve(
             live=live,
             items=items,
             events=events,
-            plans=plans,
-            checkpoints=checkpoints,
-            inbox=inbox,
-            goals=goals,
-            costs=costs,
-            cache=cache,
-            batches=batches,
+            more=more,
         )
         started(await stack.enter_async_context(serving_app(app, host, port)))
         while True:

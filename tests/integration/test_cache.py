@@ -20,7 +20,7 @@ from seedbed.cli.embedded.cluster import MemoryCluster
 from seedbed.cli.embedded.state import folder
 from seedbed.cli.gateway import flags_of, serving_models
 from seedbed.cli.main import app as command_line
-from seedbed.runtime.api.access import Action, AllowAll, Caller, ForbiddenError
+from seedbed.runtime.api.access import Action, Caller, ForbiddenError
 from seedbed.runtime.api.answers import ACCESS, errors_as_answers, with_caller
 from seedbed.runtime.api.cache import CachePages
 from seedbed.runtime.coordination.memory import MemoryCoordinator
@@ -35,6 +35,7 @@ from seedbed.runtime.store.answers import AnswerStore, Selection, SqlAnswers
 from seedbed.runtime.store.ledger import SqlLedger
 from seedbed.runtime.store.sql import SqlStore
 from seedbed.runtime.telemetry.health import serving_app
+from tests.callers import AllowAll
 from tests.conftest import run_async
 from tests.providers import FakeProvider, Json, provider
 from tests.servers import PostgresServer

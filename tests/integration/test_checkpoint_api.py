@@ -138,9 +138,11 @@ async def served(place: Place) -> AsyncIterator[Api]:
                     access=Rights(),
                     host="127.0.0.1",
                     port=0,
-                    checkpoints=CheckpointPages(
-                        place.store, place.rows, Acting(place.bus, MemoryWorkflows(cluster))
-                    ),
+                    more=[
+                        CheckpointPages(
+                            place.store, place.rows, Acting(place.bus, MemoryWorkflows(cluster))
+                        )
+                    ],
                     started=ports.put_nowait,
                 )
             ),

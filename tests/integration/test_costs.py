@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 from seedbed.cli.embedded.cluster import MemoryCluster
 from seedbed.cli.embedded.state import folder
 from seedbed.cli.main import app as command_line
-from seedbed.runtime.api.access import AllowAll
 from seedbed.runtime.api.answers import ACCESS, errors_as_answers, with_caller
 from seedbed.runtime.api.costs import CostPages
 from seedbed.runtime.store.ledger import SqlLedger, Turn
 from seedbed.runtime.store.outcomes import OutcomeRow, SqlOutcomes
 from seedbed.runtime.store.sql import SqlStore
 from seedbed.runtime.telemetry.health import serving_app
+from tests.callers import AllowAll
 from tests.conftest import run_async
 from tests.integration.test_ledger import entry
 

@@ -13,7 +13,6 @@ import orjson
 import pytest
 import yaml
 
-from seedbed.runtime.api.access import AllowAll
 from seedbed.runtime.api.app import serve
 from seedbed.runtime.api.goals import GoalPages
 from seedbed.runtime.coordination.memory import MemoryCoordinator
@@ -24,6 +23,7 @@ from seedbed.runtime.store.sql import SqlStore
 from seedbed.runtime.workflow.history import StoredHistory
 from seedbed.runtime.workflow.planning.goals.model import ModelPlanner
 from seedbed.runtime.workflow.planning.goals.planner import Asked
+from tests.callers import AllowAll
 from tests.conftest import run_async
 from tests.planning_model import PlanningModel
 from tests.planning_model import serving as planning_service
@@ -47,7 +47,7 @@ async def api(folder: Path, gateway: str = "") -> AsyncIterator[Any]:
             access=AllowAll(),
             host="127.0.0.1",
             port=0,
-            goals=GoalPages(SqlGoals(store), gateway),
+            more=[GoalPages(SqlGoals(store), gateway)],
             started=ports.put_nowait,
         )
     )

@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 from seedbed.cli.embedded.cluster import MemoryCluster
 from seedbed.cli.embedded.state import folder
 from seedbed.cli.main import app as command_line
-from seedbed.runtime.api.access import AllowAll
 from seedbed.runtime.api.answers import ACCESS, errors_as_answers, with_caller
 from seedbed.runtime.api.batches import BatchPages
 from seedbed.runtime.store.batches import BatchRow, BatchStatus, SqlBatches
 from seedbed.runtime.store.sql import SqlStore
 from seedbed.runtime.telemetry.health import serving_app
+from tests.callers import AllowAll
 from tests.conftest import run_async
 
 

@@ -13,7 +13,6 @@ import pytest
 
 from seedbed.crds.messages import RunRequest, RunSummary, StepKey, encode
 from seedbed.crds.workflow import Phase
-from seedbed.runtime.api.access import AllowAll
 from seedbed.runtime.api.app import serve
 from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.store.port import Commit, Entry, RunRow, Store
@@ -21,6 +20,7 @@ from seedbed.runtime.store.sql import SqlStore
 from seedbed.runtime.workflow.history import StoredHistory
 from seedbed.runtime.workflow.record_form import encode_records
 from seedbed.runtime.workflow.records import Record, StepScheduled, StepSucceeded
+from tests.callers import AllowAll
 from tests.conftest import run_async
 from tests.runs import call, request
 

@@ -6,13 +6,16 @@ import asyncio
 import hashlib
 import json
 import sys
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from seedbed.crds.steps_document import read_steps
 from seedbed.runtime.api.access import Action
+from seedbed.runtime.api.plans import PlanPages
 from seedbed.runtime.store.plans import PlanRow, SqlPlans
 from seedbed.runtime.store.sql import SqlStore
 from tests.conftest import run_async
@@ -53,12 +56,16 @@ def test_a_plan_is_kept_for_its_namespace_alone(url: str) -> None:
     run_async(body())
 
 
+def api_of(plans: SqlPlans) -> AbstractAsyncContextManager[Any]:
+    return api(Rights(*ALLOWED), more=[PlanPages(plans)])
+
+
 def test_the_api_takes_lists_and_forgets_plans_for_those_who_may(tmp_path: Path) -> None:
     document = yaml.safe_dump({"steps": STEPS}).encode()
     digest = hashlib.sha256(document).hexdigest()
 
     async def body() -> None:
-        async with a_store(tmp_path) as store, api(Rights(*ALLOWED), plans=SqlPlans(store)) as call:
+        async with a_store(tmp_path) as store, api_of(SqlPlans(store)) as call:
             base = "/api/v3/plans/team-a"
             status, told, _ = await call("POST", base, data=document)
             assert status == 201
@@ -84,7 +91,7 @@ def test_a_body_beyond_other_pages_is_taken_and_a_larger_one_is_not(
     many = [{**STEPS[0], "name": f"step-{n}"} for n in range(12_000)]
 
     async def body() -> None:
-        async with a_store(tmp_path) as store, api(Rights(*ALLOWED), plans=SqlPlans(store)) as call:
+        async with a_store(tmp_path) as store, api_of(SqlPlans(store)) as call:
             status, told, _ = await call("POST", "/api/v3/plans/team-a", data=json.dumps(many))
             assert (status, told["steps"]) == (201, 12_000)
             status, told, _ = await call("POST", "/api/v3/plans/team-a", data=b" " * (1 << 21))
@@ -129,7 +136,7 @@ def test_the_command_checks_packs_and_pushes(tmp_path: Path) -> None:
     async def body() -> None:
         async with a_store(tmp_path) as store:
             plans = SqlPlans(store)
-            async with api(Rights(*ALLOWED), plans=plans) as call:
+            async with api_of(plans) as call:
                 server = call.address
                 code, out, err = await seedbed(server, "push", "plan.yaml")
                 assert code == 0, err

@@ -17,11 +17,12 @@ from seedbed.cli.cluster import Api, ClusterSource
 from seedbed.cli.events import acted, listed
 from seedbed.cli.following import reconnecting, step_of
 from seedbed.crds.messages import partition_of
-from seedbed.runtime.api.access import Access, Action, AllowAll, Caller, ForbiddenError
+from seedbed.runtime.api.access import Access, Action, Caller, ForbiddenError
 from seedbed.runtime.api.app import serve
 from seedbed.runtime.bus.events import DeadLetter, Event
 from seedbed.runtime.workflow.history import StoredHistory
 from seedbed.runtime.workflow.step_items import StepItems
+from tests.callers import AllowAll
 from tests.conftest import run_async
 from tests.integration.test_workflow_engine import Open, Place, embedded, on_servers, running, step
 from tests.servers import EtcdServer, NatsServer

@@ -30,7 +30,6 @@ from seedbed.crds.messages import (
 from seedbed.runtime.api.access import (
     Access,
     Action,
-    AllowAll,
     Caller,
     ForbiddenError,
     KubernetesAccess,
@@ -44,6 +43,7 @@ from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.coordination.registry import register
 from seedbed.runtime.store.port import RunRow, Store
 from seedbed.runtime.telemetry.health import serving_app
+from tests.callers import AllowAll
 from tests.conftest import run_async
 
 TEAM = Caller("system:serviceaccount:team-a:bot")
@@ -383,10 +383,10 @@ def test_a_decision_carries_the_name_of_the_caller_and_needs_a_right_of_its_own(
         pages = InboxPages(cast("Store", Runs()), cast("Bus", engine))
         path = "/api/v3/workflows/team-a/running/approvals/send"
         body = {"decision": "approve", "comment": "figures checked"}
-        async with api(Rights(GET), inbox=pages) as call:
+        async with api(Rights(GET), more=[pages]) as call:
             status, told, _ = await call("POST", path, json=body)
             assert (status, told["error"]["code"]) == (403, "forbidden")
-        async with api(Rights(GET, APPROVE), inbox=pages) as call:
+        async with api(Rights(GET, APPROVE), more=[pages]) as call:
             status, told, _ = await call("POST", path, json=body)
             assert (status, told["decision"]["by"]) == (200, TEAM.name)
             decision = Decision("approve", TEAM.name, "figures checked")
@@ -410,7 +410,7 @@ def test_an_event_is_told_once_by_its_key() -> None:
         engine = Engine()
         pages = InboxPages(cast("Store", Runs()), cast("Bus", engine))
         path = "/api/v3/workflows/team-a/running/events/paid"
-        async with api(Rights(GET, SIGNAL), inbox=pages) as call:
+        async with api(Rights(GET, SIGNAL), more=[pages]) as call:
             for _ in range(2):
                 key = {"Idempotency-Key": "k-1"}
                 status, told, _ = await call("POST", path, json={"sum": 12}, headers=key)
@@ -429,7 +429,7 @@ def test_the_command_line_tells_a_run_through_the_api() -> None:
     async def scenario() -> None:
         engine = Engine()
         pages = InboxPages(cast("Store", Runs()), cast("Bus", engine))
-        async with api(Rights(GET, APPROVE, SIGNAL), inbox=pages) as call:
+        async with api(Rights(GET, APPROVE, SIGNAL), more=[pages]) as call:
             source = ClusterSource(cast("Any", None), "team-a", Api(call.address, token="good"))
             body = {"decision": "reject", "comment": "too early"}
             told = await source.tell("team-a", "running", "approvals/send", body)

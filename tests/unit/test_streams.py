@@ -11,12 +11,12 @@ import aiohttp
 import pytest
 
 from seedbed.runtime.api import streams
-from seedbed.runtime.api.access import AllowAll
 from seedbed.runtime.api.answers import ACCESS, errors_as_answers, with_caller
 from seedbed.runtime.api.streams import StreamPages
 from seedbed.runtime.store.port import RunRow
 from seedbed.runtime.telemetry.health import serving_app
 from seedbed.runtime.workflow.run_events import RunEvent
+from tests.callers import AllowAll
 from tests.conftest import run_async
 
 PATH = "/api/v3/workflows/team/plan/events"

@@ -10,7 +10,6 @@ before it is template.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 _FIELD = re.compile(r"^\[\[ ## (\w+) ## \]\][ \t]*\n", re.MULTILINE)
@@ -61,18 +60,3 @@ def _fields(message: str) -> Parts:
 def _tags(message: str) -> Parts:
     slots = tuple((name, value.strip()) for name, value in _TAG.findall(message))
     return Parts(_TAG.sub(r"<\1>{\1}</\1>", message), slots)
-
-
-def same_values(one: Sequence[tuple[str, str]], other: Sequence[tuple[str, str]]) -> str | None:
-    """The first slot of few words whose values differ, or None.
-
-    A name, an id or a choice must be equal; a slot of more words may say the same in others.
-    """
-    for (name, value), (_, theirs) in zip(one, other, strict=True):
-        few = max(len(value.split()), len(theirs.split())) <= _FEW
-        if name and few and value.casefold() != theirs.casefold():
-            return name
-    return None
-
-
-_FEW = 3
