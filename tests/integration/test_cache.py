@@ -229,7 +229,7 @@ def test_a_similar_request_gets_the_answer_and_one_with_another_fact_does_not() 
 
 
 @pytest.mark.req("COG-5.1.1")
-@pytest.mark.req("C-24")
+@pytest.mark.req("COG-5.1.2")
 def test_wrong_hits_are_measured_before_any_is_served() -> None:
     """While it is built, every hit that would have been is compared with what the model says."""
 

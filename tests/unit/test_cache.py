@@ -152,7 +152,6 @@ def test_an_answer_belongs_to_the_model_that_gave_it() -> None:
 
 
 @pytest.mark.req("COG-5.1.2")
-@pytest.mark.req("C-24")
 def test_while_it_is_built_it_keeps_answers_and_never_serves_them() -> None:
     async def body() -> None:
         cache = Cache({"mode": "build"})
@@ -436,7 +435,6 @@ def test_times_are_told_to_a_seventh(seconds: float, times: list[float]) -> None
 
 
 @pytest.mark.req("COG-5.1.2")
-@pytest.mark.req("C-04")
 def test_the_statistics_tell_every_tier_and_hits_and_misses_apart() -> None:
     counts: dict[str, float] = {
         "exact": 40,
