@@ -5,9 +5,11 @@
 Bytes are logical: x read once, y written once, and of each seed that has tokens and acts the rows of its
 rank, once. They are given per second and as a share of what a large copy on the same device moves, in the
 same run. Everything that has to be known comes first, then what may fall off the end of the time: compiled
-rivals, other block sizes, peft. What fails says why in its place and costs nothing else. Every job is
-printed as it ends, then one table; the last line is one JSON object. `--dry` rehearses all of it on the CPU
-in little; its figures mean nothing.
+rivals, other block sizes, peft. Every job is printed as it ends, then one table; the last line is one JSON
+object. `--dry` rehearses all of it on the CPU in little; its figures mean nothing.
+
+The jobs run in a process of their own. One that fails says why in its place. After one that hangs, dies or
+leaves the device beyond help, a new process goes on with the next.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,7 @@ import torch
 from torch import Tensor
 
 from hack.bench import seeds_rivals as rivals
+from hack.bench.apart import apart
 from hack.bench.seeds_case import SHAPES, Case, made, worst
 from hack.bench.seeds_timing import (
     Way,
@@ -48,7 +52,10 @@ from hack.bench.seeds_timing import (
 from seedbed.kernels import Blueprint, SeedTensors, plan_route, seed_chunks, seed_tokens
 from seedbed.kernels.reference import reference_tokens
 
-LIMIT_S = 400
+LIMIT_S = 440
+"""No job begins after these seconds, and all ends soon after them."""
+JOB_S = 100
+"""A job that takes longer is given up."""
 TRIES: dict[str, list[tuple[int, int, int, int, int]]] = {
     "narrow": [(64, 0, 0, 8, 3), (128, 0, 0, 8, 3), (64, 0, 0, 4, 4)],
     "vector": [(1, 256, 256, 4, 4), (1, 512, 1024, 4, 4), (1, 1024, 1024, 8, 3)],
@@ -65,29 +72,33 @@ def ours(case: Case, *, telemetry: bool = False, planned: bool = True) -> Way:
     return lambda: seed_tokens(case.x, case.seed_of, case.state, plan=plan, telemetry=telemetry)
 
 
-def first(name: str, copied: float) -> dict[str, Any]:
-    """Right or wrong, how fast with the default sizes, and the rivals that are quick to try."""
+def first(name: str) -> dict[str, Any]:
+    """Right or wrong, and how fast with the default sizes."""
     case = made(name)
     error = worst(case)
     took = [replayed(ours(case)) for _ in range(2)]
-    best = min(took)
     return {
-        "microseconds": round(best * 1e6, 2),
+        "microseconds": round(min(took) * 1e6, 2),
         "microseconds_twice": [round(each * 1e6, 2) for each in took],
         "relative_error": error,
         "logical_gb": round(case.logical_bytes / 1e9, 4),
-        "copy_bandwidth": copied,
         "with_telemetry_us": tried(lambda: replayed(ours(case, telemetry=True))),
         "with_sorting_us": tried(lambda: replayed(ours(case, planned=False))),
-        "baselines_us": {
-            "loop, eager": tried(lambda: evented(rivals.looped(case), 3)),
-            "loop, graphed": tried(lambda: replayed(rivals.looped(case), 5)),
-            "baddbmm": tried(lambda: replayed(rivals.batched(case, compiled=False))),
-            "grouped_mm": tried(lambda: replayed(rivals.grouped(case, case.shape.seeds))),
-            f"grouped_mm, {rivals.WHOLE} groups a call": tried(
-                lambda: replayed(rivals.grouped(case, rivals.WHOLE))
-            ),
-        },
+        "baselines_us": {},
+    }
+
+
+def others(name: str, found: dict[str, Any]) -> None:
+    """Adds the rivals that are quick to try."""
+    case = made(name)
+    found["baselines_us"] |= {
+        "loop, eager": tried(lambda: evented(rivals.looped(case), 3)),
+        "loop, graphed": tried(lambda: replayed(rivals.looped(case), 5)),
+        "baddbmm": tried(lambda: replayed(rivals.batched(case, compiled=False))),
+        "grouped_mm": tried(lambda: replayed(rivals.grouped(case, case.shape.seeds))),
+        f"grouped_mm, {rivals.WHOLE} groups a call": tried(
+            lambda: replayed(rivals.grouped(case, rivals.WHOLE))
+        ),
     }
 
 
@@ -234,68 +245,71 @@ def model() -> dict[str, Any]:
     }
 
 
-def utilisation(way: Way) -> float | None:
+def utilisation(way: Way) -> float | str | None:
     """Mean of what nvidia-smi shows while the call repeats for three seconds."""
     if rehearsing():
         return None
     query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
     seen, ends = [], time.perf_counter() + 3
-    while time.perf_counter() < ends:
-        asked = subprocess.Popen(query, stdout=subprocess.PIPE, text=True)
-        while asked.poll() is None:
-            way()
-        torch.cuda.synchronize()
-        assert asked.stdout is not None
-        seen.append(float(asked.stdout.read().split()[0]))
+    try:
+        while time.perf_counter() < ends:
+            asked = subprocess.Popen(query, stdout=subprocess.PIPE, text=True)
+            while asked.poll() is None and time.perf_counter() < ends + 10:
+                way()
+            asked.kill()
+            torch.cuda.synchronize()
+            told, _ = asked.communicate()
+            seen.append(float(told.split()[0]))
+    except (OSError, ValueError, IndexError) as refusal:
+        return f"not measured: {refusal}"
     return statistics.mean(seen[1:] or seen)
 
 
-def measured(*, dry: bool = False) -> dict[str, Any] | str:
-    """All shapes and the three other checks; or why there is no figure."""
-    if dry:
-        rehearse()
-    elif not torch.cuda.is_available():
-        return "not measured: no CUDA device at hand"
-    begun = time.perf_counter()
-    result: dict[str, Any] = {"torch": torch.__version__, "rehearsal": dry}
-    if not dry:
-        properties = torch.cuda.get_device_properties(0)
-        result |= {"device": properties.name, "multiprocessors": properties.multi_processor_count}
-    with torch.no_grad():
-        copied = max(copy_bandwidth(), copy_bandwidth())
-        result["copy_gb_per_s"] = round(copied / 1e9, 1)
-        jobs: dict[str, Callable[[], Any]] = {
-            name: functools.partial(first, name, copied) for name in SHAPES
-        }
-        jobs |= {"at_rest": at_rest, "swap": swapped, "model_12x768": model}
-        for name, job in jobs.items():
-            result[name] = _done(name, job, begun)
-        more: list[tuple[str, Callable[[str, dict[str, Any]], None]]] = [
-            *((name, compiled) for name in ("M1", "D1", "L1", "H1", "C1")),
-            *((name, tune) for name in SHAPES),
-            *((name, with_peft) for name in ("M1", "D1")),
-        ]
-        for name, extra in more:
-            if isinstance(result[name], dict):
-                label = f"{name} {extra.__name__}"
-                told = _done(label, functools.partial(extra, name, result[name]), begun)
-                if told is not None:
-                    result[name][extra.__name__] = told
-    for name in SHAPES:
-        if isinstance(result[name], dict):
-            _judged(result[name])
-    table(result)
-    result["seconds"] = round(time.perf_counter() - begun, 1)
-    return result
+def bandwidth() -> float:
+    """Bytes a second that a copy moves."""
+    return max(copy_bandwidth(), copy_bandwidth())
 
 
-def _done(label: str, job: Callable[[], Any], begun: float) -> Any:
-    """What a job gives, or why it gives nothing."""
+JOBS: dict[str, Callable[[], Any]] = {
+    "copy_bandwidth": bandwidth,
+    **{name: functools.partial(first, name) for name in SHAPES},
+    "at_rest": at_rest,
+    "swap": swapped,
+    "model_12x768": model,
+}
+MORE: dict[str, tuple[str, Callable[[str, dict[str, Any]], None]]] = {
+    f"{name} {extra.__name__}": (name, extra)
+    for extra, names in (
+        (others, SHAPES),
+        (compiled, ("M1", "D1", "L1", "H1", "C1")),
+        (tune, SHAPES),
+        (with_peft, ("M1", "D1")),
+    )
+    for name in names
+}
+"""What adds to the result of a shape."""
+
+
+def done(label: str, result: dict[str, Any], begun: float) -> None:
+    """Do a job, and put what it gives, or why it gives nothing, into the result."""
+    if label in JOBS:
+        result[label] = _told(label, JOBS[label], begun)
+        return
+    name, extra = MORE[label]
+    found = result.get(name)
+    if isinstance(found, dict):
+        told = _told(label, functools.partial(extra, name, found), begun)
+        if told is not None:
+            found[extra.__name__] = told
+
+
+def _told(label: str, job: Callable[[], Any], begun: float) -> Any:
     if time.perf_counter() - begun > LIMIT_S:
         return f"not measured: {LIMIT_S} s were over"
     found: Any
     try:
-        found = job()
+        with torch.no_grad():
+            found = job()
         settled()
     except Exception as refusal:  # noqa: BLE001 - it is told as the result; one shape must not cost the others
         found = f"failed: {type(refusal).__name__}: {' '.join(str(refusal).split())[:500]}"
@@ -303,14 +317,64 @@ def _done(label: str, job: Callable[[], Any], begun: float) -> Any:
     return found
 
 
-def _judged(found: dict[str, Any]) -> None:
-    """Adds the shares, once everything is known."""
+def worker(labels: list[str], result: dict[str, Any], pipe: Connection) -> None:
+    """Do jobs in this process; tells the result after each, and whether the device can still be used."""
+    if result["rehearsal"]:
+        rehearse()
+    for label in labels:
+        done(label, result, result["begun"])
+        usable = _usable()
+        pipe.send((result, usable))
+        if not usable:
+            return
+
+
+def _usable() -> bool:
+    try:
+        torch.zeros(1, device=device()).item()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _lost(label: str, result: dict[str, Any], told: str) -> None:
+    """Note a job of which nothing came back."""
+    print(label, told, flush=True)
+    if label in JOBS:
+        result[label] = told
+    elif isinstance(found := result.get(MORE[label][0]), dict):
+        found[MORE[label][1].__name__] = told
+
+
+def measured(*, dry: bool = False) -> dict[str, Any] | str:
+    """All shapes and the three other checks; or why there is no figure."""
+    if not dry and not torch.cuda.is_available():
+        return "not measured: no CUDA device at hand"
+    begun = time.perf_counter()
+    result: dict[str, Any] = {"torch": torch.__version__, "rehearsal": dry, "begun": begun}
+    if not dry:
+        properties = torch.cuda.get_device_properties(0)
+        result |= {"device": properties.name, "multiprocessors": properties.multi_processor_count}
+    result = apart([*JOBS, *MORE], result, worker, _lost, each=JOB_S, until=begun + LIMIT_S + 20)
+    del result["begun"]
+    copied = result.pop("copy_bandwidth")
+    known = isinstance(copied, float)
+    result["copy_gb_per_s"] = round(copied / 1e9, 1) if known else copied
+    for name in SHAPES:
+        if isinstance(result[name], dict):
+            _judged(result[name], copied if known else float("nan"))
+    table(result)
+    result["seconds"] = round(time.perf_counter() - begun, 1)
+    return result
+
+
+def _judged(found: dict[str, Any], copied: float) -> None:
+    """Adds the shares, once everything is known; `copied` is in bytes a second."""
     took = found["microseconds"]
     ran = {n: t for n, t in found["baselines_us"].items() if isinstance(t, float) and t > 0}
     best = min(ran, key=ran.__getitem__) if ran else None
-    found["share_of_copy"] = round(
-        found["logical_gb"] * 1e9 / (took / 1e6) / found.pop("copy_bandwidth"), 4
-    )
+    share = found["logical_gb"] * 1e9 / (took / 1e6) / copied
+    found["share_of_copy"] = round(share, 4) if share == share else None  # noqa: PLR0124 - not NaN
     found["best_baseline"] = best
     found["vs_best_baseline"] = round(ran[best] / took, 3) if best else None
 
@@ -324,7 +388,7 @@ def table(result: dict[str, Any]) -> None:
             print(f"{name:6}{line}")
             continue
         print(
-            f"{name:6}{line['microseconds']:>10}{line['share_of_copy']:>9}"
+            f"{name:6}{line['microseconds']:>10}{line['share_of_copy'] or '-':>9}"
             f"{line['relative_error']:>10.1e}{line['vs_best_baseline'] or '-':>8}"
             f"  {line['best_baseline']}"
         )

@@ -55,7 +55,10 @@ def batched(case: Case, *, compiled: bool) -> Way:
 
     share = state.alpha[:, None, None].to(case.x.dtype)
     backend = "eager" if rehearsing() else "inductor"
-    call: Callable[..., Tensor] = torch.compile(product, backend=backend) if compiled else product
+    # Each shape for itself: after the first, torch would compile for shapes that it does not know.
+    call: Callable[..., Tensor] = (
+        torch.compile(product, backend=backend, dynamic=False) if compiled else product
+    )
     return lambda: call(case.x, state.down, state.up, share)
 
 
