@@ -15,7 +15,11 @@ from seedbed.runtime.llm.models import Models
 from tests.unit.test_chart import CHART, helm
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [
+    *(ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"),
+    *(ROOT / "charts" / "seedbed" / "README.md", ROOT / "examples" / "README.md"),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 LINK = re.compile(r"\]\((?!http)([\w./-]+)(?:#[\w-]*)?\)")
 YAML = re.compile(r"```yaml\n(.*?)```", re.DOTALL)
 
