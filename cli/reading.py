@@ -14,7 +14,7 @@ from seedbed.cli.following import step_of
 from seedbed.cli.source import Source, kind_named
 from seedbed.controllers.plan import Raw
 from seedbed.crds.errors import InvalidError, NotFoundError
-from seedbed.crds.kinds import BY_NAME, INSTALLED, Kind
+from seedbed.crds.kinds import BY_NAME, KINDS, Kind
 
 _WORKFLOW = BY_NAME["Workflow"]
 
@@ -31,7 +31,7 @@ class Selection:
     def parsed(self) -> tuple[tuple[Kind, ...], str | None]:
         """The kinds, and the name of the one object."""
         if self.kind in (None, "all", "seedbed"):
-            return INSTALLED, None
+            return KINDS, None
         kind, _, name = str(self.kind).partition("/")
         if name and self.name:
             raise InvalidError("NAME", "is given twice")

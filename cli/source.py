@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from seedbed.controllers.plan import Raw
 from seedbed.crds.errors import InvalidError
-from seedbed.crds.kinds import INSTALLED, Kind
+from seedbed.crds.kinds import KINDS, Kind
 
 
 class Source(Protocol):
@@ -97,7 +97,7 @@ def kind_named(text: str) -> Kind:
     Raises:
         InvalidError: where there is none.
     """
-    for kind in INSTALLED:
+    for kind in KINDS:
         if text.lower() in (kind.name.lower(), kind.plural, kind.short):
             return kind
-    raise InvalidError("KIND", f"expected one of {', '.join(kind.plural for kind in INSTALLED)}")
+    raise InvalidError("KIND", f"expected one of {', '.join(kind.plural for kind in KINDS)}")

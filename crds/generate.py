@@ -37,8 +37,7 @@ def crd(kind: Kind) -> str:
 def files(root: Path) -> Iterator[tuple[Path, str]]:
     """Every generated file with what belongs in it; the examples are read from `root`."""
     for kind in KINDS:
-        if kind.installed:
-            yield root / CRDS / f"{kind.plural}.{GROUP}.yaml", crd(kind)
+        yield root / CRDS / f"{kind.plural}.{GROUP}.yaml", crd(kind)
         name = kind.name.lower()
         example = (root / EXAMPLES / f"{name}.yaml").read_text()
         yield root / PAGES / f"{name}.md", page(kind, example)

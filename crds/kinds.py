@@ -57,7 +57,6 @@ class Kind:
     rules: tuple[Rule, ...] = ()
     conditions: tuple[tuple[str, str], ...] = ()
     scale: dict[str, Any] | None = None
-    installed: bool = True
     needs_spec: bool = False
 
     @property
@@ -360,5 +359,4 @@ SEED_LAYER = Kind(
 )
 
 KINDS: tuple[Kind, ...] = (AGENT, WORKFLOW, POOL, FEATURE_FLAG, SEED_LAYER)
-INSTALLED: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind.installed)
 BY_NAME: dict[str, Kind] = {kind.name: kind for kind in KINDS}

@@ -37,17 +37,14 @@ def page(kind: Kind, example: str) -> str:
         "",
         f"`apiVersion: {API_VERSION}`, `kind: {kind.name}`, short name `{kind.short}`, category `seedbed`.",
     ]
-    if not kind.installed:
-        lines += [
-            "",
-            "The form of this kind is fixed, its behaviour is not built: its CRD is not installed.",
-        ]
     lines += ["", "## Example", "", "```yaml", example.strip(), "```", ""]
     lines += ["## spec", "", *_table(kind.spec, properties["spec"], "")]
     lines += ["", "## status", "", *_table(kind.status, properties["status"], "")]
     lines += ["", "## Conditions", "", "| Type | Meaning |", "|---|---|"]
     lines += [f"| {name} | {text} |" for name, text in (*COMMON_CONDITIONS, *kind.conditions)]
     lines += [
+        "",
+        f"Every reason that they give: [conditions and reasons](conditions.md#{kind.name.lower()}).",
         "",
         "## Columns of `kubectl get`",
         "",

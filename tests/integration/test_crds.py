@@ -14,7 +14,7 @@ import yaml
 
 from hack.cluster import ClusterError, ControlPlane
 from seedbed.crds.base import API_VERSION
-from seedbed.crds.kinds import INSTALLED, Kind
+from seedbed.crds.kinds import KINDS, Kind
 from tests.clusters import apply, read, refusal
 from tests.invalid import Invalid, invalid
 
@@ -43,7 +43,7 @@ def test_every_crd_is_structural_and_established(control_plane: ControlPlane) ->
         assert conditions == {"NamesAccepted": "True", "Established": "True"}, crd["metadata"]
 
 
-@pytest.mark.parametrize("kind", INSTALLED, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_the_example_of_the_reference_is_taken_and_shown(
     control_plane: ControlPlane, namespace: str, kind: Kind
 ) -> None:
@@ -58,7 +58,7 @@ def test_the_example_of_the_reference_is_taken_and_shown(
     assert control_plane.kubectl("diff", "-n", namespace, "-f", str(example(kind))) == ""
 
 
-@pytest.mark.parametrize("kind", INSTALLED, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_server_side_apply_does_not_drift(
     control_plane: ControlPlane, namespace: str, kind: Kind
 ) -> None:
@@ -91,11 +91,11 @@ def test_the_quickstart_is_taken_and_does_not_drift(
 
 
 def test_the_category_shows_every_kind(control_plane: ControlPlane, namespace: str) -> None:
-    for kind in INSTALLED:
+    for kind in KINDS:
         control_plane.kubectl("apply", "-n", namespace, "-f", str(example(kind)))
     names = control_plane.kubectl("get", "seedbed", "-n", namespace, "-o", "name").split()
     assert sorted(name.split(".")[0] for name in names) == sorted(
-        kind.name.lower() for kind in INSTALLED
+        kind.name.lower() for kind in KINDS
     )
 
 
@@ -178,7 +178,7 @@ def test_status_is_written_only_through_its_subresource(
     assert stored["metadata"]["generation"] == 1, "a status makes no new generation"
 
 
-@pytest.mark.parametrize("kind", INSTALLED, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_a_stale_writer_of_a_status_is_fenced_off(
     control_plane: ControlPlane, namespace: str, kind: Kind
 ) -> None:
@@ -211,7 +211,7 @@ def test_the_user_may_edit_a_fenced_object(control_plane: ControlPlane, namespac
 
 
 def test_kubectl_explains_every_field(control_plane: ControlPlane) -> None:
-    for kind in INSTALLED:
+    for kind in KINDS:
         explained = control_plane.kubectl("explain", f"{kind.plural}.spec", "--recursive")
         for field in kind.spec.model_fields.values():
             assert re.search(rf"^\s+{field.alias}\t<", explained, re.MULTILINE), field.alias
