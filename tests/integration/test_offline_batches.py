@@ -75,6 +75,14 @@ class Lane:
     async def ended(self, name: str) -> Batch:
         return await self.until(name, lambda batch: batch.status not in LIVE)
 
+    async def notices(self, last: str) -> list[str]:
+        """Kinds of what was told of batches, up to the last of a kind."""
+        while True:
+            kinds = [notice.kind for notice in self.told if notice.kind.startswith("batch")]
+            if kinds and kinds[-1] == last:
+                return [*kinds]
+            await asyncio.sleep(0.01)
+
     async def results(self, file: str | None) -> dict[str, Json]:
         if file is None:
             return {}
@@ -209,7 +217,7 @@ def test_where_no_batch_api_is_allowed_the_gateway_asks_and_says_so(url: str) ->
         assert isinstance(told, dict)
         assert told["answered_by"]["gateway"] == 5
         assert "m" in told["full_price"]
-        assert [notice.kind for notice in found.told] == ["batch.ended"]
+        assert await found.notices("batch.ended") == ["batch.ended"]
 
     ran(url, body, entry={"batchApi": False})
 
@@ -396,7 +404,7 @@ def test_a_budget_stops_a_batch_and_raising_it_goes_on(url: str, by_batch: bool)
         assert batch.request_counts is not None
         assert batch.request_counts.completed == 6
         assert told(batch)["halted"] is None
-        kinds = [notice.kind for notice in found.told if notice.kind.startswith("batch")]
+        kinds = await found.notices("batch.ended")
         assert kinds == ["batch.halted", "batch.resumed", "batch.ended"]
         billed = found.fake.batches.billed if by_batch else found.fake.billed
         full = sum(p + c for p, c in billed) * PRICE * 1000

@@ -147,8 +147,12 @@ class Job:
         told = "; ".join(sorted({each for each in self._reasons.values() if each}))
         if (before := self.halted) == told:
             return
-        await self.bench.work.change(self.id, ("in_progress",), reason=told)
         self.halted = told
+        try:
+            await self.bench.work.change(self.id, ("in_progress",), reason=told)
+        except RetryableError:
+            self.halted = before
+            raise
         if bool(before) != bool(told):
             kind: Kind = "batch.halted" if told else "batch.resumed"
             facts: dict[str, str | float] = {"namespace": self.row.namespace, "reason": told}

@@ -68,6 +68,8 @@ class OwnWork:
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _allowed: asyncio.Event = field(default_factory=asyncio.Event)
     _probing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _refused: tuple[str, int] | None = None
+    """The account and the ceiling that the ledger knows to be in the way."""
 
     def __post_init__(self) -> None:
         self._held = Held(f"offline-{self.job.id}")
@@ -166,6 +168,7 @@ class OwnWork:
                     line.reserved += need
             self._asks(line, model)
             self._allowed.set()
+            self._refused = None
             if self.job.halted:
                 await self.job.halt("own", "")
 
@@ -204,13 +207,14 @@ class OwnWork:
             await job.halt("own", error.message)
         if not isinstance(error, BudgetExceededError):
             return
-        first = self._allowed.is_set()
         self._allowed.clear()
-        if first:
-            async with self._writing:
+        # The ledger is told before anybody sees that the batch stands still, and once.
+        async with self._writing:
+            if self._refused != (error.account, error.ceiling):
                 turn = self._held.refusal(job.budgets, error, job.bench.wall())
                 await job.bench.work.refused(turn)
-            job.bench.gateway.spent([error.account])
+                self._refused = error.account, error.ceiling
+                job.bench.gateway.spent([error.account])
         await job.halt("own", error.message)
 
     async def _settle(self, line: _Line, call: Call, result: LineResult | None) -> None:
