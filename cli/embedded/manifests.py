@@ -99,8 +99,6 @@ def admitted(document: Any, namespace: str) -> Raw | None:
         except InvalidError as error:
             raise ManifestError([f"{label}: {error}"]) from error
     kind = BY_NAME.get(str(document.get("kind")))
-    if kind is not None and not kind.installed:
-        raise ManifestError([f"{label}: kind: this version does not serve {kind.name}"])
     problems = validate(document)
     if problems or kind is None:
         raise ManifestError([f"{label}: {problem}" for problem in problems])
