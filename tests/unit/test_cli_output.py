@@ -13,7 +13,7 @@ from seedbed.cli import output, progress
 from seedbed.cli.reading import Selection
 from seedbed.cli.source import kind_named
 from seedbed.crds.errors import InvalidError
-from seedbed.crds.kinds import BY_NAME, INSTALLED
+from seedbed.crds.kinds import BY_NAME, KINDS
 
 WORKFLOW: dict[str, Any] = {
     "kind": "Workflow",
@@ -92,7 +92,7 @@ def test_paths(path: str, value: Any) -> None:
 
 
 def test_every_column_of_every_kind_can_be_read() -> None:
-    for kind in INSTALLED:
+    for kind in KINDS:
         for column in kind.columns:
             rebuilt = "".join(part.group() for part in output._STEP.finditer(column.path))
             assert rebuilt == column.path
@@ -160,7 +160,7 @@ def test_kinds_have_several_names(text: str) -> None:
 
 
 def test_what_the_user_selects() -> None:
-    assert Selection(None, None, None, everywhere=False).parsed() == (INSTALLED, None)
+    assert Selection(None, None, None, everywhere=False).parsed() == (KINDS, None)
     kinds, name = Selection("pool/general", None, None, everywhere=False).parsed()
     assert (kinds[0].name, name) == ("Pool", "general")
     for wrong in (

@@ -18,7 +18,7 @@ from pydantic import BaseModel, create_model
 from pydantic.fields import FieldInfo
 
 from seedbed.crds.base import seconds
-from seedbed.crds.kinds import INSTALLED, KINDS, Kind
+from seedbed.crds.kinds import KINDS, Kind
 from seedbed.crds.schema import definition, structural
 
 ROOT = Path(__file__).parents[2]
@@ -137,7 +137,7 @@ def test_drift_is_shown(tmp_path: Path) -> None:
     subprocess.run(generate, cwd=tmp_path, check=True)
     crds = sorted((tmp_path / "charts/seedbed/files/crds").glob("*.yaml"))
     assert [yaml.safe_load(path.read_text())["spec"]["names"]["plural"] for path in crds] == sorted(
-        kind.plural for kind in INSTALLED
+        kind.plural for kind in KINDS
     )
     crds[0].write_text(crds[0].read_text().replace("maximum: 2.0", "maximum: 3.0"))
     done = subprocess.run(
