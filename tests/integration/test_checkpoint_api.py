@@ -245,8 +245,8 @@ def test_a_running_plan_is_restored_and_its_run_says_why_it_ended(tmp_path: Path
             steps["spec"]["suspend"] = True
             await api.cluster.apply(steps)
             before = await api.status("plan", lambda s: s.get("phase") == "Suspended")
-            await api("POST", "plan/checkpoints")
-            await api("POST", "plan/restore", {"checkpoint": 1})
+            assert (await api("POST", "plan/checkpoints"))[0] == 201
+            assert (await api("POST", "plan/restore", {"checkpoint": 1}))[0] == 202
             after = await api.status(
                 "plan", lambda s: s["runId"] != before["runId"] and s["phase"] == "Suspended"
             )
