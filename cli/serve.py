@@ -1,7 +1,7 @@
 """`seedbed serve ROLE`: puts the parts of one role together on the adapters that its environment names.
 
-Every role writes structured logs, tells its health on a port of its own, and ends in good order on
-SIGTERM. What a role needs is imported when it runs, so that each one loads only its own packages.
+What a role needs is imported when it runs, so that each one loads only its own packages. How a role lives
+as a process is in `process`.
 """
 # ruff: noqa: PLC0415 -- see above
 
@@ -10,17 +10,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING
 
 import typer
 
 from seedbed.cli.loops import fast_loop
+from seedbed.cli.process import (
+    END_SECONDS,
+    FAILED,
+    MISUSED,
+    Process,
+    always,
+    patiently,
+    run_role,
+)
 from seedbed.cli.settings import Settings
-from seedbed.crds.errors import InvalidError, RetryableError, SeedbedError, UnavailableError
+from seedbed.crds.errors import InvalidError, SeedbedError, UnavailableError
 
 if TYPE_CHECKING:
     from seedbed.cli.gateway import EventLogNotices
@@ -31,21 +37,9 @@ if TYPE_CHECKING:
     from seedbed.runtime.seeds.reporting import Pod
     from seedbed.runtime.store.sql import SqlStore
 
-START_SECONDS = 300.0
-"""How long a role waits for its servers; then it ends, and Kubernetes starts it again."""
-END_SECONDS = 10.0
-"""How long a role that has nothing to drain may take to end."""
-
-_RETRY_SECONDS = 1.0
 _EVERYWHERE = "0.0.0.0"  # noqa: S104  # pods are reached from outside; NetworkPolicies say by whom
-_FAILED, _MISUSED = 1, 2
-# It owned something, such as the leadership, and owns it no more: another process goes on.
-_REPLACED = 3
-_REPLACED_CODES = ("fenced", "lease_lost")
 
 _log = logging.getLogger("seedbed.cli.serve")
-
-_T = TypeVar("_T")
 
 app = typer.Typer(
     name="serve",
@@ -55,71 +49,38 @@ app = typer.Typer(
 )
 
 
-def _yes() -> bool:
-    return True
-
-
-@dataclass(slots=True)
-class Process:
-    """What a role is given.
-
-    Attributes:
-        stopping: set when the process is to end.
-        drain: seconds that the role may take from then on; after that it is cancelled.
-        waiting: tells what it waits for, by name; it is ready when all of them say no.
-    """
-
-    settings: Settings
-    stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    drain: float = 0.0
-    waiting: dict[str, Callable[[], bool]] = field(default_factory=lambda: {"its start": _yes})
-
-    def started(self) -> None:
-        """The role serves from now on."""
-        self.waiting.pop("its start", None)
-
-    def reason(self) -> str:
-        """What it waits for now, empty when it is ready."""
-        if self.stopping.is_set():
-            return "its end"
-        return ", ".join(name for name, waits in self.waiting.items() if waits())
-
-
-Role = Callable[[Process], Awaitable[None]]
-
-
 @app.command()
 def operator() -> None:
     """Watch the kinds, decide, apply. Replicas elect a leader; all serve admission."""
     from uvloop import new_event_loop
 
     needed = ("nats_url", "etcd_endpoint", "gateway_url", "pod_namespace")
-    _serve("operator", _operator, *needed, loop=new_event_loop)
+    run_role("operator", _operator, *needed, loop=new_event_loop)
 
 
 @app.command()
 def engine() -> None:
     """Own partitions of runs: journal every transition, hand out steps."""
-    _serve("engine", _engine, "nats_url", "etcd_endpoint", "database_url", loop=fast_loop())
+    run_role("engine", _engine, "nats_url", "etcd_endpoint", "database_url", loop=fast_loop())
 
 
 @app.command()
 def gateway() -> None:
     """Serve the models of the models file in OpenAI's form."""
-    _serve("gateway", _gateway, loop=fast_loop())
+    run_role("gateway", _gateway, loop=fast_loop())
 
 
 @app.command()
 def api() -> None:
     """Serve results, step logs and feature flags over HTTP."""
-    _serve("api", _api, "etcd_endpoint", "database_url")
+    run_role("api", _api, "etcd_endpoint", "database_url")
 
 
 @app.command()
 def worker() -> None:
     """Execute the steps of one Pool."""
     needed = ("nats_url", "etcd_endpoint", "gateway_url", "namespace", "pool")
-    _serve("worker", _worker, *needed, loop=fast_loop())
+    run_role("worker", _worker, *needed, loop=fast_loop())
 
 
 @app.command()
@@ -128,7 +89,7 @@ def seeds() -> None:
     needed = ("nats_url", "etcd_endpoint", "namespace", "seed_layer", "seed_checkpoints")
     if os.environ.get("SEEDBED_SEED_GROUP") and "TORCHELASTIC_RUN_ID" not in os.environ:
         raise typer.Exit(_group_of_seeds(*needed))
-    _serve("seeds", _seeds, *needed, loop=fast_loop())
+    run_role("seeds", _seeds, *needed, loop=fast_loop())
 
 
 def _group_of_seeds(*needed: str) -> int:
@@ -151,10 +112,10 @@ def _group_of_seeds(*needed: str) -> int:
         return launch(wanted, this_command())
     except InvalidError as error:
         _log.error("%s", error)
-        return _MISUSED
+        return MISUSED
     except SeedbedError as error:
         _log.error("%s", error, extra={"code": error.code})
-        return _FAILED
+        return FAILED
 
 
 async def _operator(process: Process) -> None:
@@ -372,20 +333,22 @@ async def _seeds(process: Process) -> None:
         from seedbed.runtime.seeds.group import Group
         from seedbed.runtime.seeds.reporting import Pod
         from seedbed.runtime.seeds.server import SeedServer
+        from seedbed.runtime.seeds.threads import aside
     except ModuleNotFoundError as error:
         raise InvalidError("image", f"lacks {error.name}: SeedLayers need `seeds.image`") from error
 
     settings = process.settings
-    process.drain = settings.drain + END_SECONDS / 2
     group: Alone | None = None
     async with AsyncExitStack() as stack:
         bus = await _bus(process, stack, f"seeds {settings.namespace}/{settings.seed_layer}")
         pod = Pod(settings.namespace, settings.seed_layer, settings.seed_layer_uid, settings.holder)
         if settings.seed_group:
-            group = await asyncio.to_thread(Group, settings.seed_group)
-            if not group.leads:
-                await _following(process, group, pod, bus)
-                return
+            group = await aside(Group, settings.seed_group)
+        # Until now there was nothing to save.
+        process.drain = settings.drain + END_SECONDS / 2
+        if isinstance(group, Group) and not group.leads:
+            await _following(process, group, pod, bus)
+            return
         server = SeedServer(
             pod=pod,
             bus=bus,
@@ -434,8 +397,8 @@ async def _bus(process: Process, stack: AsyncExitStack, name: str) -> NatsBus:
     from seedbed.runtime.bus.nats import NatsBus
 
     url, events = process.settings.nats_url, process.settings.events.settings(name == "engine")
-    process.waiting["NATS"] = _yes
-    bus = await _patiently("NATS", lambda: NatsBus.open(url, name=name, wait=10.0, events=events))
+    process.waiting["NATS"] = always
+    bus = await patiently("NATS", lambda: NatsBus.open(url, name=name, wait=10.0, events=events))
     stack.push_async_callback(bus.close)
     process.waiting["NATS"] = lambda: not bus.connected
     return bus
@@ -446,7 +409,7 @@ async def _coordinator(process: Process, stack: AsyncExitStack) -> EtcdCoordinat
 
     coordinator = EtcdCoordinator.open(process.settings.etcd_endpoint)
     stack.push_async_callback(coordinator.close)
-    await _patiently("etcd", lambda: coordinator.holder("operator"))
+    await patiently("etcd", lambda: coordinator.holder("operator"))
     return coordinator
 
 
@@ -455,81 +418,5 @@ async def _store(process: Process, stack: AsyncExitStack) -> SqlStore:
 
     store = SqlStore.open(process.settings.store_url())
     stack.push_async_callback(store.close)
-    await _patiently("the database", store.migrate)
+    await patiently("the database", store.migrate)
     return store
-
-
-async def _patiently(name: str, attempt: Callable[[], Awaitable[_T]]) -> _T:
-    """Try until the server answers: in a cluster everything starts at once."""
-    try:
-        async with asyncio.timeout(START_SECONDS):
-            while True:
-                try:
-                    return await attempt()
-                except RetryableError as error:
-                    _log.warning("waiting for %s: %s", name, error)
-                    await asyncio.sleep(error.retry_after or _RETRY_SECONDS)
-    except TimeoutError:
-        raise UnavailableError(f"{name} did not answer within {START_SECONDS:g} s") from None
-
-
-def _serve(
-    name: str, role: Role, *needed: str, loop: Callable[[], asyncio.AbstractEventLoop] | None = None
-) -> None:
-    """Run a role until it is told to stop, on `loop` or asyncio's own; the exit code tells why it ended."""
-    from seedbed.runtime.telemetry.logs import configure
-
-    configure(name)
-    try:
-        settings = Settings.read(os.environ, *needed)
-        if os.environ.get("LOCAL_RANK", "0") != "0":
-            # Another process of this pod has the ports that others know.
-            settings = settings.model_copy(update={"health_port": 0, "port": 0})
-        configure(name, settings.log_level)
-        with asyncio.Runner(loop_factory=loop) as runner:
-            runner.run(_run(Process(settings), role))
-    except InvalidError as error:
-        _log.error("%s", error)
-        raise typer.Exit(_MISUSED) from None
-    except SeedbedError as error:
-        _log.error("%s", error, extra={"code": error.code})
-        raise typer.Exit(_REPLACED if error.code in _REPLACED_CODES else _FAILED) from None
-    except Exception:  # noqa: BLE001  # the process's last word is a log line, not a bare traceback
-        _log.exception("%s failed", name)
-        raise typer.Exit(_FAILED) from None
-
-
-async def _run(process: Process, role: Role) -> None:
-    from seedbed.runtime.telemetry.health import serving_health
-
-    async with (
-        _signals(process.stopping),
-        serving_health(process.reason, port=process.settings.health_port),
-    ):
-        running = asyncio.ensure_future(role(process))
-        stopping = asyncio.ensure_future(process.stopping.wait())
-        try:
-            await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if process.stopping.is_set() and process.drain:
-                await asyncio.wait({running}, timeout=process.drain)
-        finally:
-            stopping.cancel()
-            running.cancel()
-            await asyncio.wait({running}, timeout=END_SECONDS)
-        _log.info("ended")
-        if running.done() and not running.cancelled():
-            running.result()
-        if not process.stopping.is_set():
-            raise UnavailableError("the role ended by itself")
-
-
-@asynccontextmanager
-async def _signals(stopping: asyncio.Event) -> AsyncIterator[None]:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    try:
-        yield
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)

@@ -60,7 +60,9 @@ def main() -> int:
         asyncio.run(serve(folder))
         return 0
     meeting = f"127.0.0.1:{sys.argv[2]}"
-    return launch(Launch("u1", meeting, "127.0.0.1", processes=2, drain=30), this_command())
+    least = int(sys.argv[3]) if len(sys.argv) > 3 else 1
+    wanted = Launch("u1", meeting, "127.0.0.1", processes=2, least=least, drain=30)
+    return launch(wanted, this_command())
 
 
 if __name__ == "__main__":

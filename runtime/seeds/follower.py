@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
@@ -31,6 +29,7 @@ from seedbed.runtime.seeds.policy import Decision
 from seedbed.runtime.seeds.progress import Progress
 from seedbed.runtime.seeds.reporting import Pod, Reporter
 from seedbed.runtime.seeds.shards import agree, store_shard
+from seedbed.runtime.seeds.threads import aside
 from seedbed.runtime.telemetry.health import serving_app
 
 _log = logging.getLogger(__name__)
@@ -172,21 +171,11 @@ class SeedFollower:
             GroupLostError: another process has gone.
         """
         loop = asyncio.get_running_loop()
-        ended: Future[None] = Future()
 
         def changed() -> None:
             loop.call_soon_threadsafe(self._changed)
 
-        def work() -> None:
-            try:
-                self._work.obey(changed)
-                ended.set_result(None)
-            except BaseException as error:
-                ended.set_exception(error)
-                raise
-
-        # A thread that nobody waits for at the end: it may hang in a call to processes that are gone.
-        threading.Thread(target=work, name="seeds-obey", daemon=True).start()
+        obeying = aside(self._work.obey, changed)
         async with AsyncExitStack() as stack:
             if self._serves:
                 bound = await stack.enter_async_context(serving_app(self.pages.app(), host, port))
@@ -195,7 +184,6 @@ class SeedFollower:
                 started(0)
             telling = asyncio.ensure_future(self._tell())
             stack.callback(telling.cancel)
-            obeying = asyncio.wrap_future(ended)
             leaving = asyncio.ensure_future(stopping.wait())
             stack.callback(leaving.cancel)
             await _first(obeying, leaving)

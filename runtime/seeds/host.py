@@ -46,6 +46,7 @@ from seedbed.runtime.seeds.policy import Decision
 from seedbed.runtime.seeds.refit import UnfitError
 from seedbed.runtime.seeds.shards import agree, store_shard
 from seedbed.runtime.seeds.telemetry import Telemetry
+from seedbed.runtime.seeds.threads import aside
 from seedbed.runtime.seeds.training import Data
 from seedbed.runtime.seeds.wishes import attach_spec, graft_settings
 
@@ -126,7 +127,7 @@ class Host:
             InvalidError, PackageMissingError: what is wrong with the spec.
             UnavailableError: the checkpoints cannot be reached.
         """
-        return await asyncio.to_thread(cls._load, spec, features, place, group or Alone())
+        return await aside(cls._load, spec, features, place, group or Alone())
 
     @classmethod
     def _load(

@@ -11,13 +11,19 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerSpec
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
-from torch.distributed.elastic.rendezvous import RendezvousParameters
+from torch.distributed.elastic.rendezvous import (
+    RendezvousConnectionError,
+    RendezvousError,
+    RendezvousHandler,
+    RendezvousParameters,
+)
 from torch.distributed.elastic.rendezvous import registry as meetings
 
 from seedbed.crds.errors import UnavailableError
@@ -28,6 +34,8 @@ LAST_CALL = 5
 """Seconds that those who have met wait for more."""
 MOST_PODS = 1000
 _MEETING_SECONDS = 900
+_CALL_SECONDS = 15
+"""Seconds of one try to reach the first pod; meanwhile a signal has to wait."""
 _STOP_SECONDS = 10
 _log = logging.getLogger(__name__)
 
@@ -95,15 +103,18 @@ def launch(wanted: Launch, command: Sequence[str]) -> int:
     is_first = wanted.rendezvous.rpartition(":")[0] == wanted.address
     meeting = RendezvousParameters(
         "c10d", wanted.rendezvous, wanted.name, wanted.least, MOST_PODS, wanted.address,
-        join_timeout=_MEETING_SECONDS, last_call_timeout=LAST_CALL, is_host=is_first,
+        join_timeout=_MEETING_SECONDS, last_call_timeout=LAST_CALL, read_timeout=_CALL_SECONDS,
+        is_host=is_first,
     )  # fmt: skip
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _told_to_end)
     try:
         spec = WorkerSpec(
             role="seeds",
             local_world_size=wanted.processes,
             entrypoint=command[0],
             args=tuple(command[1:]),
-            rdzv_handler=meetings.get_rendezvous_handler(meeting),
+            rdzv_handler=_met(meeting),
             max_restarts=RESTARTS,
             monitor_interval=0.2,
             local_addr=wanted.address,
@@ -113,9 +124,27 @@ def launch(wanted: Launch, command: Sequence[str]) -> int:
         result = agent.run()
     except SignalException:
         return 0
-    except (RuntimeError, OSError) as error:
+    except (RendezvousError, RuntimeError, OSError) as error:
         raise UnavailableError(f"the pods of the group do not meet: {error}") from error
     return 1 if result.is_failed() else 0
+
+
+def _told_to_end(number: int, _: object) -> None:
+    """Torchrun's own handler comes with its processes, and the first process of a container has no other."""
+    raise SignalException("the pod is told to end", signal.Signals(number))
+
+
+def _met(meeting: RendezvousParameters) -> RendezvousHandler:
+    """Where the pods meet, as soon as the first one is there."""
+    end = time.monotonic() + _MEETING_SECONDS
+    while True:
+        try:
+            return meetings.get_rendezvous_handler(meeting)
+        except RendezvousConnectionError as error:
+            if time.monotonic() > end:
+                raise
+            _log.warning("the first pod of the group is not there yet: %s", error.__cause__)
+        time.sleep(1.0)
 
 
 def launched() -> bool:

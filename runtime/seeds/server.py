@@ -41,7 +41,7 @@ from seedbed.runtime.seeds.pages import SeedPages
 from seedbed.runtime.seeds.places import CheckpointPlace
 from seedbed.runtime.seeds.progress import Progress
 from seedbed.runtime.seeds.reporting import Pod, Reporter
-from seedbed.runtime.seeds.threads import limit_threads
+from seedbed.runtime.seeds.threads import aside, limit_threads
 from seedbed.runtime.seeds.trainer import Trainer
 from seedbed.runtime.seeds.wishes import Wishes
 from seedbed.runtime.telemetry.health import serving_app
@@ -50,6 +50,8 @@ RETRY = 30.0
 """Seconds after which a model that could not be loaded is tried again."""
 FOLLOW = 2.0
 """Seconds between two looks for a newer checkpoint, of pods that only serve."""
+FAREWELL = 5.0
+"""Seconds in which the other processes of a group have to hear that the pod ends."""
 BEAT = 30.0
 """Seconds between two signs of life to the processes of a group, while there is nothing to do."""
 _SHARE = 0.5
@@ -87,6 +89,7 @@ class SeedServer:
     ) -> None:
         self.progress = Progress()
         self._group = group or Alone()
+        self._left_loading = False
         self._pod, self._drain, self._environment = pod, drain, environment
         self._wishes = Wishes(coordinator, pod.namespace, pod.layer, environment)
         self._place = CheckpointPlace(checkpoints, f"{pod.namespace}.{pod.layer}")
@@ -130,8 +133,10 @@ class SeedServer:
                 for task in helping:
                     task.cancel()
             await self._reporter.tell()
-            with suppress(GroupLostError):
-                await asyncio.to_thread(self._group.tell, "end", {})
+            if not self._left_loading:  # else the others are in the middle of something with it
+                with suppress(GroupLostError, TimeoutError):
+                    async with asyncio.timeout(FAREWELL):
+                        await aside(self._group.tell, "end", {})
 
     async def _serve(self, stopping: asyncio.Event) -> None:
         """One host after the other."""
@@ -163,9 +168,11 @@ class SeedServer:
         Raises:
             SeedbedError: it cannot be loaded, or trained, or saved.
         """
-        if self._pod.trains:
-            await self._claim()
-        host = await Host.load(spec, self._wishes.features, self._place, self._group)
+        loading = asyncio.ensure_future(self._load(spec))
+        if not await _unless(stopping, loading):
+            self._left_loading = True
+            return
+        host = loading.result()
         beating = asyncio.ensure_future(host.keep_together(BEAT))
         try:
             self.progress.resume(host.extra)
@@ -179,12 +186,18 @@ class SeedServer:
             self.pages.host = None
             await host.close()
 
-    async def _claim(self) -> None:
-        """Let no former pod write checkpoints any more; one whose place is away serves all the same."""
-        try:
-            await asyncio.to_thread(self._place.claim)
-        except RetryableError as error:
-            _log.warning("%s", error)
+    async def _load(self, spec: SeedLayerSpec) -> Host:
+        """A host, whose checkpoints no former pod writes any more.
+
+        Raises:
+            SeedbedError: as `Host.load`.
+        """
+        if self._pod.trains:
+            try:
+                await aside(self._place.claim)
+            except RetryableError as error:
+                _log.warning("%s", error)  # it may serve all the same
+        return await Host.load(spec, self._wishes.features, self._place, self._group)
 
     async def _work(self, host: Host, spec: SeedLayerSpec, stopping: asyncio.Event) -> None:
         over = asyncio.Event()

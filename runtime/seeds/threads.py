@@ -1,17 +1,24 @@
-"""How many threads torch may compute with: as many as the pod has CPUs, not as many as the node has.
+"""Threads: how many torch may compute with, and those that nobody waits for at the end.
 
-Torch takes every core that it sees. In a pod with a CPU limit those threads share a small quota, run it
-up within a few milliseconds, and all stand still until the next period begins.
+As many as the pod has CPUs, not as many as the node has: torch takes every core that it sees. In a pod with
+a CPU limit those threads share a small quota, run it up within a few milliseconds, and all stand still
+until the next period begins.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 CGROUP = Path("/sys/fs/cgroup")
 VARIABLE = "OMP_NUM_THREADS"
@@ -50,3 +57,18 @@ def limit_threads(environment: Mapping[str, str], cgroup: Path = CGROUP) -> int:
     if not environment.get(VARIABLE):
         torch.set_num_threads(wanted(len(os.sched_getaffinity(0)), quota(cgroup)))
     return torch.get_num_threads()
+
+
+def aside(function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
+    """What a function gives that may hang for long: its thread keeps no process from ending."""
+    done: Future[T] = Future()
+    done.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            done.set_result(function(*arguments))
+        except BaseException as error:  # noqa: BLE001 - it is raised where the future is waited for
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="seeds-aside", daemon=True).start()
+    return asyncio.wrap_future(done)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -29,9 +30,11 @@ def look(path: Path) -> None:
 class Pod:
     """A pod with two processes, as torchrun's elastic launch runs them."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        command = [sys.executable, "-m", "tests.seed_group_pod", str(folder), str(free_port())]
+    def __init__(self, folder: Path, least: int = 1) -> None:
+        self.folder, self.port = folder, free_port()
+        command = [
+            sys.executable, "-m", "tests.seed_group_pod", str(folder), str(self.port), str(least),
+        ]  # fmt: skip
         self.process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
     def pid(self, rank: int) -> int:
@@ -95,3 +98,20 @@ def test_a_process_that_is_killed_costs_the_group_a_restart_from_the_checkpoint(
             if pid := pod.pid(rank):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+
+
+def test_a_pod_that_waits_for_the_others_ends_when_it_is_told(tmp_path: Path) -> None:
+    pod = Pod(tmp_path, least=2)
+    try:
+        end = time.monotonic() + 60
+        while True:  # until others could meet it
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", pod.port), 1):
+                break
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        pod.process.terminate()
+        assert pod.process.wait(30) == 0, (
+            "the handler is its own: a container's first process has none"
+        )
+    finally:
+        pod.process.kill()

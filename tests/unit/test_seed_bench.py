@@ -90,7 +90,7 @@ def test_a_job_that_hangs_or_takes_the_device_along_costs_no_other(
     monkeypatch.setattr(seeds_h200, "JOBS", dict.fromkeys("abcdef", int))
     monkeypatch.setattr(seeds_h200, "MORE", {})
     there = Elsewhere(["fine", "hangs"], ["dies"], ["broken device"], ["fine", "fine"])
-    monkeypatch.setattr(apart.multiprocessing, "get_context", lambda _: there)
+    monkeypatch.setattr("multiprocessing.get_context", lambda _: there)
     result = apart.apart(
         "abcdef", {}, seeds_h200.worker, seeds_h200._lost, each=1.0, until=float("inf")
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import aiohttp
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from seedbed.crds.errors import InvalidError, UnavailableError
 from seedbed.crds.seed_layer import DataSource
@@ -112,6 +113,32 @@ def test_rows_that_cannot_be_learnt_from_are_refused_when_they_come(tmp_path: Pa
         await bus.close()
 
     run_async(body())
+
+
+_loading, _may_go_on = threading.Event(), threading.Event()
+
+
+def endless() -> nn.Module:
+    """Entry point: a model whose weights do not come."""
+    _loading.set()
+    assert _may_go_on.wait(60)
+    return model()
+
+
+@pytest.mark.req("ESP-11")
+def test_a_pod_that_is_told_to_end_while_it_loads_does_not_wait_for_it(tmp_path: Path) -> None:
+    async def body() -> None:
+        bus = MemoryBus()
+        spec = spec_of(model={"entry": f"{HERE}:endless"})
+        async with settings(spec) as coordinator, pod(tmp_path, coordinator, bus):
+            await until(_loading.is_set)
+        assert not _may_go_on.is_set(), "it has ended while the model was on its way"
+        await bus.close()
+
+    try:
+        run_async(body())
+    finally:
+        _may_go_on.set()
 
 
 def test_a_request_to_a_model_that_is_being_closed_may_come_again(tmp_path: Path) -> None:
