@@ -11,6 +11,7 @@ in the file. A line goes through states:
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -34,6 +35,9 @@ OPEN: tuple[BatchStatus, ...] = ("validating", "in_progress", "finalizing", "can
 LineState = Literal["new", "own", "ready", "sent", "done"]
 PartState = Literal["planned", "made", "ended"]
 FIRST_ERROR = 400
+PAGE_BYTES = 8 * 1024 * 1024
+"""Of lines that are read at once, about: vectors of one line may be many megabytes."""
+_FIRST_PAGE, _LARGEST_PAGE = 8, 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +228,16 @@ class SqlBatches:
         statement = _DONE.where(status >= FIRST_ERROR if failed else status < FIRST_ERROR)
         rows = await self._store.rows(statement, of=batch, after=after, most=limit)
         return [LineRow(*row) for row in rows]
+
+    async def all_results(self, batch: str, *, failed: bool) -> AsyncIterator[LineRow]:
+        """Likewise all of them, so many at a time as fit into memory: answers differ in size."""
+        after, page = 0, _FIRST_PAGE
+        while rows := await self.results(batch, after, page, failed=failed):
+            for row in rows:
+                yield row
+            after = rows[-1].number
+            size = sum(len(row.answer) + len(row.body) for row in rows) // len(rows)
+            page = max(1, min(_LARGEST_PAGE, PAGE_BYTES // max(1, size)))
 
     async def parts(self, batch: str) -> list[PartRow]:
         """What of a batch is with providers."""

@@ -31,7 +31,7 @@ from seedbed.runtime.llm.budget.limits import accounts_of
 from seedbed.runtime.llm.endpoints import CHAT, EMBEDDINGS
 from seedbed.runtime.llm.providers import MalformedError
 from seedbed.runtime.store.batch_work import LineResult
-from seedbed.runtime.store.batches import LineState, PartRow
+from seedbed.runtime.store.batches import PAGE_BYTES, LineState, PartRow
 from seedbed.runtime.store.ledger import Turn
 
 log = logging.getLogger(__name__)
@@ -210,11 +210,13 @@ class Following:
             try:
                 for file in told.files:
                     some: list[bytes] = []
+                    size = 0
                     async for line in provider.results(file):
                         some.append(line)
-                        if len(some) >= _AT_ONCE:
+                        size += len(line)
+                        if len(some) >= _AT_ONCE or size > PAGE_BYTES:
                             await self._write(part, results, held, results.read(some))
-                            some = []
+                            some, size = [], 0
                     await self._write(part, results, held, results.read(some))
                 break
             except FencedError:

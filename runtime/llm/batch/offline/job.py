@@ -44,6 +44,7 @@ class Bench:
         cache: answers that are kept; None where there is no cache.
         work: writes under the token of the one who works.
         wall: gives Unix time.
+        large: steps that hold many lines in memory; so many batches take one at a time.
     """
 
     gateway: Gateway
@@ -53,6 +54,7 @@ class Bench:
     work: SqlBatchWork
     metrics: OfflineMetrics
     wall: Wall = time.time
+    large: asyncio.Semaphore = field(default_factory=partial(asyncio.Semaphore, 2))
 
     @property
     def settings(self) -> Offline:

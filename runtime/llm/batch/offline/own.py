@@ -37,7 +37,8 @@ LEASE = 1000.0
 """Seconds that money is held without another word: longer than a call takes."""
 MOST_PAID_FAILURES = 3
 """Failures of a line that may have cost something, before it is given up."""
-_PAGE = 64
+_LEAST = 16
+"""Lines under way at least, where there are as many."""
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0
 _AGAIN = 1.0
 
@@ -81,23 +82,34 @@ class OwnWork:
         # What a predecessor held for calls that it never ended is free.
         await job.bench.work.free(self._held.holder)
         under_way: dict[int, asyncio.Task[None]] = {}
+        # Some wait for their next try, and must not keep others from theirs.
+        most = max(_LEAST, 2 * job.bench.settings.concurrency)
         async with asyncio.TaskGroup() as tasks:
             while not job.over.is_set():
-                expected, most = more(), _PAGE + len(under_way)
-                rows = await job.patiently(partial(job.bench.batches.lines, job.id, "own", 0, most))
+                expected, page = more(), most + len(under_way)
+                rows = await job.patiently(partial(job.bench.batches.lines, job.id, "own", 0, page))
                 new = [row for row in rows if row.number not in under_way]
-                for row in new[: max(0, _PAGE - len(under_way))]:
+                for row in new[: most - len(under_way)]:
                     under_way[row.number] = tasks.create_task(self._work(_Line(row)))
                 if not rows and not expected:
                     break
-                if under_way:
-                    first = asyncio.FIRST_COMPLETED
-                    look = job.bench.look
-                    await asyncio.wait(under_way.values(), timeout=look, return_when=first)
-                else:
-                    await job.pause(job.bench.look)
-                under_way = {n: task for n, task in under_way.items() if not task.done()}
+                under_way = await self._fewer(under_way, most)
         await job.bench.work.free(self._held.holder)
+
+    async def _fewer(
+        self, under_way: dict[int, asyncio.Task[None]], most: int
+    ) -> dict[int, asyncio.Task[None]]:
+        """What goes on once there is room for more; lines are read many at a time, not one by one."""
+        job = self.job
+        if not under_way:
+            await job.pause(job.bench.look)
+        while under_way and not job.over.is_set():
+            first, look = asyncio.FIRST_COMPLETED, job.bench.look
+            done, _ = await asyncio.wait(under_way.values(), timeout=look, return_when=first)
+            under_way = {n: task for n, task in under_way.items() if not task.done()}
+            if not done or len(under_way) <= most // 2:
+                break
+        return under_way
 
     async def _work(self, line: _Line) -> None:
         """Ask until there is an answer, an error that stays, or the batch is over."""

@@ -50,7 +50,6 @@ LARGEST_FILE = 200 * 1024 * 1024
 LONGEST_UPLOAD = ABANDONED_SECONDS / 2
 """Seconds; what takes longer than twice that is taken for abandoned, and its beginning forgotten."""
 _CHUNK = 1024 * 1024
-_PAGE = 500
 _MOST_LISTED = 100
 _LIMIT = re.compile("[0-9]{1,3}")
 _LONGEST_NAME = 256
@@ -193,10 +192,9 @@ class OfflinePages:
 
     async def _lines(self, row: FileRow) -> AsyncIterator[bytes]:
         """What a batch has written."""
-        after, failed = 0, row.id == error_name(row.batch)
-        while rows := await self._batches.results(row.batch, after, _PAGE, failed=failed):
-            after = rows[-1].number
-            yield b"".join(map(output_line, rows))
+        failed = row.id == error_name(row.batch)
+        async for line in self._batches.all_results(row.batch, failed=failed):
+            yield output_line(line)
 
     async def create(self, http: web.Request) -> web.Response:
         """Takes a batch in."""

@@ -31,7 +31,7 @@ from seedbed.runtime.store.batches import LineRow, PartRow
 
 log = logging.getLogger(__name__)
 
-MOST_BYTES = 64 * 1024 * 1024
+MOST_BYTES = 16 * 1024 * 1024
 """Of one part."""
 _PAGE, _FEW = 500, 50
 
@@ -66,8 +66,11 @@ class Parts:
                     job.sent = len(going)
                     # Where a provider wants less at a time, one part follows the other.
                     waits = job.over.is_set() or (self.most and going)
-                    if not waits and await self._planned():
-                        continue
+                    if not waits:
+                        async with job.bench.large:
+                            planned = await self._planned()
+                        if planned:
+                            continue
                     if not (parts or going) and (job.over.is_set() or not await self._expects()):
                         return
                     if going:

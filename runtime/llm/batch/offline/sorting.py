@@ -34,7 +34,7 @@ from seedbed.runtime.llm.failures import told
 from seedbed.runtime.llm.providers import Json
 from seedbed.runtime.llm.service import account_of
 from seedbed.runtime.store.batch_work import LineResult
-from seedbed.runtime.store.batches import LineRow, LineState
+from seedbed.runtime.store.batches import PAGE_BYTES, LineRow, LineState
 
 _AT_ONCE = 200
 EXACT = {HEADER: "exact"}
@@ -50,13 +50,14 @@ class MissError(InvalidError):
 
 @dataclass(slots=True)
 class _Found:
-    """What of a file is read so far."""
+    """What of a file is read so far; `rows` of so many bytes are not written yet."""
 
     rows: list[LineRow]
     faults: list[Json]
     names: set[str]
     first: dict[bytes, int]
     total: int = 0
+    size: int = 0
 
 
 async def validate(job: Job) -> None:
@@ -103,9 +104,11 @@ async def _take(job: Job, found: _Found, number: int, data: bytes) -> None:
     found.rows.append(
         LineRow(job.id, number, line.custom_id, _same_as(job.bench, line, found), line.body)
     )
-    if len(found.rows) >= _AT_ONCE:
+    found.size += len(data)
+    if len(found.rows) >= _AT_ONCE or found.size > PAGE_BYTES:
         await job.bench.work.add_lines(found.rows)
         found.rows.clear()
+        found.size = 0
         # To read many lines takes a while: others have their turn.
         await asyncio.sleep(0)
 
@@ -123,29 +126,34 @@ def _same_as(bench: Bench, line: Line, found: _Found) -> int | None:
 
 async def sort(job: Job, providers: Mapping[str, ProviderBatches]) -> None:
     """Send all new lines their way."""
-    after = 0
-    while rows := await job.bench.batches.lines(job.id, "new", after, _AT_ONCE):
-        if job.over.is_set():
-            return
-        after = rows[-1].number
-        ways: list[tuple[int, LineState, str]] = []
-        results: list[LineResult] = []
-        for row in rows:
-            if row.same_as is not None:
-                continue
-            try:
-                target = await _target(job, row, providers)
-            except SeedbedError as error:
-                results.append(failure(row.number, error))
-                continue
-            if isinstance(target, LineResult):
-                results.append(target)
-            else:
-                ways.append((row.number, "ready" if target else "own", target))
-        if results:
-            await job.answered(results)
-        await job.bench.work.advance(job.id, ways)
+    after: int | None = 0
+    while after is not None and not job.over.is_set():
+        async with job.bench.large:
+            after = await _sorted(job, after, providers)
         await asyncio.sleep(0)
+
+
+async def _sorted(job: Job, after: int, providers: Mapping[str, ProviderBatches]) -> int | None:
+    """Send the next lines their way; the number of the last one, None where there was none."""
+    rows = await job.bench.batches.lines(job.id, "new", after, _AT_ONCE)
+    ways: list[tuple[int, LineState, str]] = []
+    results: list[LineResult] = []
+    for row in rows:
+        if row.same_as is not None:
+            continue
+        try:
+            target = await _target(job, row, providers)
+        except SeedbedError as error:
+            results.append(failure(row.number, error))
+            continue
+        if isinstance(target, LineResult):
+            results.append(target)
+        else:
+            ways.append((row.number, "ready" if target else "own", target))
+    if results:
+        await job.answered(results)
+    await job.bench.work.advance(job.id, ways)
+    return rows[-1].number if rows else None
 
 
 async def _target(

@@ -196,11 +196,8 @@ async def _finish(job: Job) -> None:
 
 async def _size(bench: Bench, batch: str, *, failed: bool) -> int:
     """Bytes of a file that a batch has written."""
-    size, after = 0, 0
-    while rows := await bench.batches.results(batch, after, _AT_ONCE, failed=failed):
-        after = rows[-1].number
-        size += sum(len(output_line(row)) for row in rows)
-    return size
+    rows = bench.batches.all_results(batch, failed=failed)
+    return sum([len(output_line(row)) async for row in rows])
 
 
 async def _trim(bench: Bench) -> None:
