@@ -37,6 +37,7 @@ from typing import Any
 import orjson
 from msgspec import Struct, field
 
+from seedbed.crds import comprehensions
 from seedbed.crds.cel_runtime import EXTENSIONS, cel
 from seedbed.crds.errors import InvalidError, SeedbedError
 from seedbed.crds.tokens import ExpressionError, Names, names
@@ -70,6 +71,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         for name, function in EXTENSIONS[library].items()
         if name != "contains"  # CEL's own is for text; for lists there is `in`
     },
+    "lists.range": comprehensions.numbers,
     "first": _first,
     "last": _last,
     "toJson": _to_json,
@@ -138,6 +140,7 @@ class Scope(Struct, frozen=True):
 class _Compiled:
     program: cel.Program
     names: Names
+    makes_lists: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +161,7 @@ class Expression:
     flags: frozenset[str]
     variables: frozenset[str]
     _functions: frozenset[str] = dataclasses.field(repr=False)
+    _makes_lists: bool = dataclasses.field(repr=False)
     _program: cel.Program = dataclasses.field(repr=False, compare=False)
 
     @classmethod
@@ -174,7 +178,8 @@ class Expression:
         found = compiled.names
         own = frozenset(found.functions & FUNCTIONS.keys())
         variables = found.variables & VARIABLES
-        return cls(text, field, found.steps, found.flags, variables, own, compiled.program)
+        known = (found.steps, found.flags, variables, own, compiled.makes_lists)
+        return cls(text, field, *known, compiled.program)
 
     @property
     def per_item(self) -> bool:
@@ -228,6 +233,9 @@ class Expression:
         self, scope: Scope, failed: list[Exception]
     ) -> dict[str, Callable[..., Any]]:
         functions = {name: _noting(FUNCTIONS[name], failed) for name in self._functions}
+        if self._makes_lists:
+            for name, function in comprehensions.functions().items():
+                functions[name] = _noting(function, failed)
         if self.flags:
             functions["flag"] = _noting(functools.partial(_ask, scope.flag), failed)
         return functions
@@ -290,7 +298,8 @@ def _compile(text: str) -> _Compiled:
         raise ExpressionError(_syntax(text, str(error))) from error
     found = names(text, _NAMESPACES)
     _check_names(found)
-    return _Compiled(program, found)
+    parted = comprehensions.in_parts(text)
+    return _Compiled(program if parted == text else cel.compile(parted), found, parted != text)
 
 
 def _check_names(found: Names) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from seedbed.crds.cel_runtime import cel
 from seedbed.crds.errors import InvalidError, NotFoundError
 from seedbed.crds.expressions import Expression, Scope
 
@@ -125,6 +126,8 @@ def test_what_is_said_of_wrong_text(text: str, said: str) -> None:
         ("parseJson('{')", "unexpected end of data"),
         ("[1, 'a'].sort()", "not supported between"),
         ("steps.gone.output", "there is no 'gone'"),
+        ("3.map(x, x)", "map and filter take a list"),
+        ("lists.range(1000000)", "lists.range gives at most 500,000 numbers"),
     ],
 )
 def test_what_is_said_of_wrong_values(
@@ -135,6 +138,43 @@ def test_what_is_said_of_wrong_values(
     assert refused.value.field == "spec.result"
     assert said in refused.value.expected
     assert capfd.readouterr().err == "", "the library must not write to standard error"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("[3, 1, 2].map(x, x * 2)", [6, 2, 4]),
+        ("[3, 1, 2].map(x, x > 1, x * 2)", [6, 4]),
+        ("[3, 1, 2].filter(x, x > 1)", [3, 2]),
+        ("[].map(x, x)", []),
+        ("{'a': 1}.map(k, k)", ["a"]),
+        ("[[1], [2, 3]].map(x, x.filter( y , y > 1 ).map(y, [y]))", [[], [[2], [3]]]),
+        ("[1].map(i, ')') + ['.map(x, y)']", [")", ".map(x, y)"]),
+        ("[1, 2].all(x, [x].map(y, y).size() == 1) ? [1].filter(i, true) : []", [1]),
+        ("[{'n': 1, 's': ['a']}, {'n': 2, 's': []}].filter(x, size(x.s) > 0).map(x, x.n)", [1]),
+    ],
+)
+def test_lists_are_made_as_cel_says(text: str, value: Any) -> None:
+    assert cel.evaluate(text) == value
+    assert Expression.parse(text, "f").evaluate(Scope()) == value
+
+
+def test_long_lists_are_no_work_of_hours() -> None:
+    """The engine that evaluates it does nothing else meanwhile; the CEL library alone takes minutes."""
+    items = [{"at": at, "text": "x" * 50, "tags": ["a", "b"]} for at in range(8_000)]
+    text = "size(params.items.filter(i, i.at > 9).map(i, i.tags.filter(t, t == 'a')))"
+    assert Expression.parse(text, "f").evaluate(Scope(params={"items": items})) == 7_990
+
+
+def test_lists_in_lists_have_a_bound(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("seedbed.crds.comprehensions.MOST_ITEMS", 100)
+    enough = Expression.parse("lists.range(9).map(x, lists.range(9).map(y, x * y))", "f")
+    assert enough.evaluate(Scope())[8][8] == 64
+    with pytest.raises(InvalidError, match="map and filter go through more than 100 items"):
+        Expression.parse("lists.range(9).map(x, lists.range(99).map(y, y))", "f").evaluate(Scope())
+    assert capfd.readouterr().err == ""
 
 
 def test_an_error_of_a_flag_comes_out_as_it_is() -> None:
