@@ -71,14 +71,15 @@ def _rows(model: type[BaseModel], schema: dict[str, Any], path: str) -> Iterator
     for field in model.model_fields.values():
         name = field.alias or ""
         member = schema["properties"][name]
-        example = field.examples[0] if field.examples else None
+        # A field made of others has its example in theirs.
+        example = f"`{_json(field.examples[0])}`" if field.examples else ""
         cells = (
             f"`{path}{name}`",
             _type(member),
             "**required**" if field.is_required() else _default(member),
             _limits(member),
             field.description or "",
-            f"`{_json(example)}`",
+            example,
         )
         yield f"| {' | '.join(_cell(cell) for cell in cells)} |"
         inner = _model_of(field)
