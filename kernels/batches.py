@@ -224,13 +224,13 @@ class Routing(NamedTuple):
             raise InvalidError("plan", "is of another number of tokens or seeds")
         return cls(plan[:tokens], plan[tokens : 2 * tokens], _host(plan[2 * tokens :]))
 
-    def named(self, seeds: int, tokens: int) -> Tensor:
+    def named(self, seeds: int, tokens: int, device: torch.device) -> Tensor:
         """The seed of each token in the order of work, (T,); S for none."""
         if self.counts is None:
-            return torch.arange(seeds).repeat_interleave(tokens // seeds)
+            return torch.arange(seeds, device=device).repeat_interleave(tokens // seeds)
         counts = torch.from_numpy(self.counts)
         each = torch.cat([counts, (tokens - counts.sum())[None]])
-        return torch.arange(seeds + 1).repeat_interleave(each)
+        return torch.arange(seeds + 1).repeat_interleave(each, output_size=tokens).to(device)
 
     def even(self, tokens: int) -> bool:
         """Whether all seeds have as many tokens, and every token has a seed."""

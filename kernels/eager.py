@@ -118,7 +118,7 @@ def tokens_forward(
     sums = change = None
     if telemetry:
         sums = x.new_zeros((seeds + 1, len(Measure)), dtype=_arithmetic(x))
-        named = routing.named(seeds, tokens)[:, None].expand(-1, len(Measure))
+        named = routing.named(seeds, tokens, x.device)[:, None].expand(-1, len(Measure))
         sums.scatter_add_(0, named, _saw(mine, sums.dtype))
         sums = sums[:seeds]
         change = sums[:, Measure.CHANGE]

@@ -32,12 +32,14 @@ def _hidden(by_seed: Tensor, down: Tensor, alpha: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=4)
-def _rows(seeds: int, rows: int, each: int, by_token: bool) -> tuple[Tensor, Tensor]:  # noqa: FBT001
+def _rows(
+    seeds: int, rows: int, each: int, device: torch.device, *, by_token: bool
+) -> tuple[Tensor, Tensor]:
     """Which rows of `up` each token sums, and where each token's begin."""
-    of_seed = torch.arange(seeds * rows, dtype=torch.int32).view(seeds, rows)
+    of_seed = torch.arange(seeds * rows, dtype=torch.int32, device=device).view(seeds, rows)
     one = of_seed.expand(each, seeds, rows) if by_token else of_seed[:, None].expand(-1, each, rows)
     count = seeds * rows * each
-    return one.reshape(-1), torch.arange(0, count, rows, dtype=torch.int32)
+    return one.reshape(-1), torch.arange(0, count, rows, dtype=torch.int32, device=device)
 
 
 def _summed(hidden: Tensor, up: Tensor, each: int, *, by_token: bool) -> Tensor:
@@ -47,7 +49,7 @@ def _summed(hidden: Tensor, up: Tensor, each: int, *, by_token: bool) -> Tensor:
     on a small layer.
     """
     seeds, rows, width = up.shape
-    index, begins = _rows(seeds, rows, each, by_token)
+    index, begins = _rows(seeds, rows, each, up.device, by_token=by_token)
     found: Tensor = torch.embedding_bag(
         up.view(-1, width), index, begins, mode=_SUM, per_sample_weights=hidden.view(-1)
     )[0]  # fmt: skip

@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from seedbed.kernels import SeedTensors, chunk_width, plan_route, seed_chunks, seed_tokens
+from seedbed.kernels import (
+    SeedTensors,
+    chunk_width,
+    dispatch,
+    plan_route,
+    seed_chunks,
+    seed_tokens,
+)
 from seedbed.kernels.reference import reference_chunks, reference_tokens
 from tests.seeds import LIMIT, errors, exact_gradients, layer, tokens_of
 
@@ -99,3 +106,29 @@ def test_compiled_whole() -> None:
         return seed_tokens(torch.nn.functional.gelu(x), seed_of, state)[0] * 2
 
     assert torch.allclose(torch.compile(model, fullgraph=True)(x), model(x), atol=1e-4)
+
+
+@pytest.mark.parametrize("each", [1, 5])
+@pytest.mark.parametrize("usual", [False, True])
+def test_plain_torch_on_the_device(each: int, usual: bool) -> None:
+    """What a pod computes where the flag of the Triton kernels is off."""
+    near = layer(40, 8, 64, torch.float32)
+    if usual:
+        near.alpha.clamp_(min=0.1)
+        near.rank.fill_(8)
+        near.blueprint.zero_()
+    state, x = on_device(near), torch.randn(40 * each, 64)
+    seed_of = torch.arange(40).repeat_interleave(each)
+    wide = torch.randn(each, 40 * 64)
+    dispatch.use_triton(allowed=False)
+    try:
+        for order in (torch.arange(40 * each), torch.randperm(40 * each)):
+            want, saw = reference_tokens(x, seed_of[order], near)
+            for telling in (False, True):
+                y, sums = seed_tokens(x.cuda(), seed_of[order].cuda(), state, telemetry=telling)
+                assert errors(y=(y.cpu(), want))["y"] <= 1e-5
+                assert sums is None or errors(sums=(sums.cpu(), saw))["sums"] <= 1e-4
+        want, _ = reference_chunks(wide, near)
+        assert errors(y=(seed_chunks(wide.cuda(), state)[0].cpu(), want))["y"] <= 1e-5
+    finally:
+        dispatch.use_triton(allowed=True)

@@ -6,9 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from seedbed.crds.errors import InvalidError
 from seedbed.kernels import SeedTensors, even, plan_route, seed_chunks, seed_tokens
+from seedbed.kernels.batches import Routing, State
 from seedbed.kernels.reference import reference_chunks, reference_tokens
 from tests.seeds import LIMIT, errors, layer, tokens_of
 
@@ -105,3 +107,16 @@ def test_a_tenant_whose_numbers_are_not_finite_stays_alone(each: int) -> None:
     healthy = (seed_of != 1) & (seed_of != 3) & (seed_of != 5)
     assert torch.equal(y[healthy], want[healthy])
     assert not bool(torch.isfinite(y[seed_of == 5]).any())
+
+
+def test_plain_torch_makes_its_tensors_where_the_layer_is() -> None:
+    """On a GPU without the Triton kernels; fake tensors tell what would stand on another device."""
+    routing = Routing.of(torch.tensor([1, 1, 0, -1]), 2)
+    with FakeTensorMode():
+        gpu = torch.device("cuda")
+        state = State(*(tensor.to(gpu) for tensor in usual(4, 3, 8)))
+        for each in (2, even.FEW + 1):
+            assert even.tokens(torch.randn(4 * each, 8, device=gpu), state, mine=False).is_cuda
+            assert even.chunks(torch.randn(each, 32, device=gpu), state).is_cuda
+        for one in (Routing(None, None, None), routing):
+            assert one.named(2, 4, gpu).is_cuda
