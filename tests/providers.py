@@ -33,6 +33,7 @@ class FakeProvider:
         slow: seconds between two chunks of a stream.
         headers: sent with every answer.
         whole: the answer to all that is asked, where there is anything in it.
+        chunk: sent in the middle of each stream, where there is anything in it.
         cached: tokens of each prompt that it says it had kept.
         sound: tokens of each prompt that it says are sound.
         held: whether answers wait until `let_go`.
@@ -54,6 +55,7 @@ class FakeProvider:
     slow: float = 0.0
     headers: dict[str, str] = field(default_factory=dict)
     whole: Json = field(default_factory=dict)
+    chunk: Json = field(default_factory=dict)
     cached: int = 0
     sound: int = 0
     held: bool = False
@@ -157,6 +159,8 @@ class FakeProvider:
         for at, delta in enumerate(deltas):
             if at == len(deltas) // 2 and await self._breaks_off(response):
                 return response
+            if self.chunk and at == len(deltas) // 2:
+                await response.write(_event(self.chunk))
             if self.held_after and at == self.held_after:
                 await self._free.wait()
             choices = [

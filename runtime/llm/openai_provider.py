@@ -162,10 +162,16 @@ def wrong_vectors(answer: Json) -> str:
 
 
 def _is_choice(found: object) -> bool:
-    """Whether it is one of a stream's: something is said, or nothing."""
+    """Whether it is one of a stream's: text, pieces of calls, or nothing."""
     delta = found.get("delta") if isinstance(found, dict) else ""
-    said = delta.get("content") if isinstance(delta, dict) else delta
-    return said is None or (isinstance(delta, dict) and isinstance(said, str))
+    if delta is None:
+        return True
+    if not isinstance(delta, dict) or not isinstance(delta.get("content") or "", str):
+        return False
+    calls = delta.get("tool_calls") or []
+    return isinstance(calls, list) and all(
+        isinstance(each, dict) and isinstance(each.get("index", 0), int) for each in calls
+    )
 
 
 async def _events(answer: Answer) -> AsyncGenerator[bytes, None]:

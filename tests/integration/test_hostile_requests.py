@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -88,7 +89,10 @@ def test_files_and_names_that_make_no_sense(postgres_url: str) -> None:
             assert (await asked(session, "GET", path))[0] == 404
         for query in ("purpose=%00", "limit=" + "9" * 5000, "limit=0"):
             assert (await asked(session, "GET", f"files?{query}"))[0] == 400
-        names: list[Json] = [{"custom_id": "\0"}, {"k" * 9000: 1, "custom_id": "a", "method": "POST"}]
+        names: list[Json] = [
+            {"custom_id": "\0"},
+            {"k" * 9000: 1, "custom_id": "a", "method": "POST"},
+        ]
         batch = await it.ended((await it.begun(names)).id)
         assert batch.errors is not None
         assert batch.errors.data is not None
@@ -139,6 +143,27 @@ def test_usage_that_cannot_be_is_no_usage(usage: Json, tmp_path: Any) -> None:
         assert await it.spent() > 0
 
     attacked(f"sqlite:///{tmp_path}/store.db", body)
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [1, {"delta": "x"}, {"delta": {"content": 5}}, {"delta": {"tool_calls": "x"}}]
+    + [{"delta": {"tool_calls": [call]}} for call in ("x", {"index": "x"})],
+)
+def test_a_chunk_that_is_none_ends_the_stream_with_an_error(choice: Any, tmp_path: Any) -> None:
+    async def body(it: Lane, session: aiohttp.ClientSession) -> None:
+        it.fake.say = lambda _: "one two three four"
+        it.fake.chunk = {"choices": [choice]}
+        sent = {"model": "m", "messages": HELLO, "stream": True}
+        async with session.post("chat/completions", json=sent) as answer:
+            events = (await answer.text()).split("\n\n")
+        assert events[-2] == "data: [DONE]"
+        assert (
+            json.loads(events[-3].removeprefix("data: "))["error"]["code"] == "provider_malformed"
+        )
+        assert await it.spent() > 0
+
+    attacked(f"sqlite:///{tmp_path}/store.db", body, cache={"mode": "on"})
 
 
 def test_names_of_agents_that_nobody_has_are_not_kept(tmp_path: Any) -> None:
