@@ -117,6 +117,17 @@ def test_the_page_of_conditions_puts_codes_into_their_class() -> None:
             assert class_of(code) == error_class, code
 
 
+def test_codes_that_pages_explain_are_codes_of_errors() -> None:
+    sources = [*(ROOT / "runtime").rglob("*.py"), *(ROOT / "crds").rglob("*.py")]
+    sources.append(ROOT / "controllers" / "container_step.py")
+    known = {code for file in sources for code in re.findall(r"\"([a-z_]+)\"", file.read_text())}
+    models = (DOCS / "runbooks" / "models-do-not-answer.md").read_text()
+    steps = (REFERENCE / "conditions.md").read_text().partition("## Codes of failed steps")[2]
+    rows = re.findall(r"^\| (`.+?`) \|", models, re.MULTILINE) + steps.splitlines()
+    told = {code for row in rows for code in re.findall(r"`([a-z_]+)`", row)}
+    assert told <= known
+
+
 def test_the_page_of_limits_has_the_constants_of_the_code() -> None:
     units = {"KiB": 1024, "MiB": 1024**2}
     page = (REFERENCE / "limits.md").read_text()
