@@ -498,6 +498,36 @@ def test_files_and_batches_belong_to_a_namespace(file_url: str) -> None:
     ran(file_url, body)
 
 
+@pytest.mark.req("COG-5.2.1")
+def test_a_batch_that_is_asked_for_twice_with_one_key_is_one(url: str) -> None:
+    async def body(found: Lane) -> None:
+        first = await found.begun([line("a", "once")])
+        keyed = found.client.with_options(default_headers={"Idempotency-Key": "k"})
+
+        async def asked(client: openai.AsyncOpenAI, file: str = first.input_file_id) -> str:
+            batch = await client.batches.create(
+                input_file_id=file, endpoint="/v1/chat/completions", completion_window="24h"
+            )
+            return batch.id
+
+        names = await asyncio.gather(*(asked(keyed) for _ in range(5)))
+        assert len(set(names)) == 1
+        assert names[0] != first.id
+        assert await asked(keyed) == names[0]
+        other = await found.begun([line("b", "else")])
+        with pytest.raises(openai.BadRequestError) as refused:
+            await asked(keyed, other.input_file_id)
+        assert refused.value.param == "Idempotency-Key"
+        space = keyed.with_options(
+            default_headers={"Idempotency-Key": "k", "X-Seedbed-Namespace": "other"}
+        )
+        with pytest.raises(openai.BadRequestError) as refused:
+            await asked(space)
+        assert refused.value.param == "input_file_id", "a key belongs to a namespace"
+
+    ran(url, body)
+
+
 def test_another_replica_takes_over(file_url: str) -> None:
     async def body() -> None:
         coordinator = MemoryCoordinator()

@@ -9,7 +9,8 @@
     GET    /v1/batches/ID
     POST   /v1/batches/ID/cancel
 
-Files and batches belong to the caller's namespace; nobody else finds them.
+Files and batches belong to the caller's namespace; nobody else finds them. A batch that is asked for
+again with the same `Idempotency-Key` is the one that is there.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
+from hashlib import blake2b
 from typing import Annotated, Literal
 
 import orjson
 from aiohttp import BodyPartReader, web
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from seedbed.crds.errors import InvalidError, NotFoundError
+from seedbed.crds.errors import ConflictError, InvalidError, NotFoundError
 from seedbed.runtime.llm.batch.offline.form import (
     WINDOW_SECONDS,
     batch_form,
@@ -51,6 +53,7 @@ LONGEST_UPLOAD = ABANDONED_SECONDS / 2
 """Seconds; what takes longer than twice that is taken for abandoned, and its beginning forgotten."""
 _CHUNK = 1024 * 1024
 _MOST_LISTED = 100
+_KEY = "Idempotency-Key"
 _LIMIT = re.compile("[0-9]{1,3}")
 _LONGEST_NAME = 256
 _LONGEST_FIELD = 1024
@@ -200,6 +203,9 @@ class OfflinePages:
         """Takes a batch in."""
         identity = await self._identify(http)
         asked = parse(BatchRequest, await http.read())
+        name = _name_of(identity.namespace, http.headers.get(_KEY, ""))
+        if (known := await self._batches.batch(name)) is not None:
+            return _json(batch_form(_same(known, asked)))
         file = await self._files.file(identity.namespace, asked.input_file_id)
         if file is None:
             raise InvalidError("input_file_id", f"there is no file {asked.input_file_id!r}")
@@ -207,7 +213,7 @@ class OfflinePages:
             raise InvalidError("input_file_id", f"must be a file with the purpose {INPUT!r}")
         now = time.time()
         row = BatchRow(
-            id=f"batch_{secrets.token_hex(12)}",
+            id=name,
             namespace=identity.namespace,
             agent=identity.agent,
             workflow=identity.workflow,
@@ -220,7 +226,11 @@ class OfflinePages:
             created_at=now,
             expires_at=now + WINDOW_SECONDS,
         )
-        await self._batches.create(row)
+        try:
+            await self._batches.create(row)
+        except ConflictError:
+            # The same request twice at once: there is one batch.
+            return _json(batch_form(_same(await self._batch(identity.namespace, name), asked)))
         self._wake()
         return _json(batch_form(row))
 
@@ -258,6 +268,20 @@ class OfflinePages:
         if row is None:
             raise NotFoundError("batch", name)
         return row
+
+
+def _name_of(namespace: str, key: str) -> str:
+    """A batch's id: a new one, or the same for the same key."""
+    if not key:
+        return f"batch_{secrets.token_hex(12)}"
+    made = blake2b(f"{namespace}\0{key}".encode(), digest_size=12)
+    return f"batch_{made.hexdigest()}"
+
+
+def _same(known: BatchRow, asked: BatchRequest) -> BatchRow:
+    if (known.input_file, known.endpoint) != (asked.input_file_id, asked.endpoint):
+        raise InvalidError(_KEY, "was used for another batch")
+    return known
 
 
 def _limit(http: web.Request) -> int:
