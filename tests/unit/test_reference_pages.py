@@ -91,6 +91,25 @@ def test_the_page_of_the_api_lists_every_route() -> None:
     assert set(re.findall(r"^\| `([A-Z]+ [^`]+)` \|", table, re.MULTILINE)) == routes()
 
 
+@pytest.mark.parametrize(
+    ("heading", "sources"),
+    [
+        ("The model service", ["llm/service.py", "llm/batch/offline/pages.py"]),
+        ("Pods of SeedLayers", ["seeds/pages.py"]),
+    ],
+)
+def test_the_page_lists_the_routes_of_the_other_services(heading: str, sources: list[str]) -> None:
+    text = (REFERENCE / "http-api.md").read_text()
+    section = text.partition(f"## {heading}")[2].partition("\n## ")[0]
+    code = "".join((ROOT / "runtime" / source).read_text() for source in sources)
+    made = {
+        f"{method.upper()} {path.replace(':.+', '')}"
+        for method, path in re.findall(r"web\.(get|post|delete)\(\"(/[^\"]+)\"", code)
+        if path.startswith(("/v1/", "/api/"))
+    }
+    assert set(re.findall(r"`([A-Z]+ /[^`]+)`", section)) == made
+
+
 def test_every_module_of_the_api_with_routes_is_known_here() -> None:
     with_routes = {
         path.stem
