@@ -43,7 +43,6 @@ from seedbed.runtime.seeds.loading import load_model
 from seedbed.runtime.seeds.model import SeededModel
 from seedbed.runtime.seeds.places import CheckpointPlace, Kept
 from seedbed.runtime.seeds.policy import Decision
-from seedbed.runtime.seeds.refit import UnfitError
 from seedbed.runtime.seeds.shards import agree, store_shard
 from seedbed.runtime.seeds.telemetry import Telemetry
 from seedbed.runtime.seeds.threads import aside
@@ -100,7 +99,7 @@ class Host:
     ) -> None:
         self.model, self.features, self.data = model, features, data
         self.group, self.spec = model.group, spec
-        self.refused: UnfitError | None = None
+        self.refused: InvalidError | None = None
         self.resumed: Kept | None = None
         self.resumed_digest = ""
         self.extra: Mapping[str, str] = {}
@@ -120,8 +119,8 @@ class Host:
     ) -> Host:
         """Load, attach, and go on from the newest checkpoint.
 
-        A checkpoint that does not fit the spec any more is no end: the host is made under the spec with
-        which it was written, and `refused` says why.
+        A change of the spec that names no layer, or that the checkpoint does not fit, is no end: the host is
+        made in the shape with which the checkpoint was written, and `refused` says why.
 
         Raises:
             InvalidError, PackageMissingError: what is wrong with the spec.
@@ -135,16 +134,22 @@ class Host:
     ) -> Host:
         if features.chunked_architecture:
             features = _as_begun(features, place)
-        host = cls._made_together(spec, features, group)
         try:
-            host.resume_together(place)
-        except UnfitError as error:
+            return cls._resumed(spec, features, place, group)
+        except InvalidError as error:
             former = _former(spec, place)
-            if former is None:
+            if former is None or former == spec:
                 raise
-            host = cls._made_together(former, features, group)
+            host = cls._resumed(former, features, place, group)
             host.refused = error
-            host.resume_together(place)
+            return host
+
+    @classmethod
+    def _resumed(
+        cls, spec: SeedLayerSpec, features: Features, place: CheckpointPlace, group: Alone
+    ) -> Host:
+        host = cls._made_together(spec, features, group)
+        host.resume_together(place)
         return host
 
     @classmethod

@@ -272,8 +272,8 @@ def _tensor(value: Any, field: str) -> Tensor:
 
 
 def _route(body: dict[str, Any], host: Host) -> Tensor | None:
-    if body.get("route") is None:
-        return None
+    if body.get("route") is None or not host.model.layers:
+        return None  # the plain model has no seeds to name
     route = _tensor(body["route"], "route")
     seeds = max((layer.seeds for layer in host.model.layers), default=0)
     if route.is_floating_point() or bool((route < -1).any()) or bool((route >= seeds).any()):

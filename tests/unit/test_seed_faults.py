@@ -29,7 +29,7 @@ from seedbed.runtime.seeds.places import CheckpointPlace
 from seedbed.runtime.seeds.wishes import attach_spec
 from tests.conftest import run_async
 from tests.seed_pods import data, model, pod, settings, spec_of, until
-from tests.unit.test_seed_pod import page
+from tests.unit.test_seed_pod import changed, page
 
 HERE = "tests.unit.test_seed_faults"
 ROWS = [[0.1 * each for each in range(8)]] * 2
@@ -260,6 +260,44 @@ def test_of_two_pods_that_train_at_one_place_the_older_one_follows(tmp_path: Pat
                 follower = old.pages.host
                 assert follower is not None
                 await until(lambda: follower.resumed and follower.resumed.number >= taken)
+        await bus.close()
+
+    run_async(body())
+
+
+def test_a_change_that_names_no_layer_leaves_the_former_spec_in_force(tmp_path: Path) -> None:
+    async def body() -> None:
+        bus = MemoryBus()
+        async with (
+            settings(spec_of()) as coordinator,
+            pod(tmp_path, coordinator, bus) as (server, url),
+            aiohttp.ClientSession() as session,
+        ):
+            await until(lambda: server.progress.checkpoint)
+            await changed(coordinator, spec_of(layers=["nothing.*"]))
+            await until(lambda: server.progress.reason == "Invalid")
+            assert server.progress.phase == "Serving"
+            assert "matches no layer" in server.progress.message
+            assert (await page(session, f"{url}/v1/infer", {"inputs": ROWS}))[0] == 200
+        await bus.close()
+
+    run_async(body())
+
+
+def test_callers_that_name_seeds_are_answered_with_everything_off(tmp_path: Path) -> None:
+    async def body() -> None:
+        bus = MemoryBus()
+        async with (
+            settings(spec_of(), flags=()) as coordinator,
+            pod(tmp_path, coordinator, bus) as (server, url),
+            aiohttp.ClientSession() as session,
+        ):
+            await until(lambda: not server.waiting)
+            asked = {"inputs": ROWS, "route": [0, 3]}
+            status, told = await page(session, f"{url}/v1/infer", asked)
+            assert status == 200
+            plain = model()(torch.tensor(ROWS))
+            assert torch.allclose(torch.tensor(told["outputs"]), plain)
         await bus.close()
 
     run_async(body())
