@@ -112,6 +112,14 @@ _OF_PART = (
 )
 
 
+_SOME_GONE = delete(batch_lines).where(
+    batch_lines.c.batch == bindparam("of"),
+    batch_lines.c.number.in_(
+        select(batch_lines.c.number).where(batch_lines.c.batch == bindparam("of")).limit(1000)
+    ),
+)
+
+
 class _NotGrantedError(Exception):
     def __init__(self, drawn: list[Drawn]) -> None:
         self.drawn = drawn
@@ -285,11 +293,19 @@ class SqlBatchWork:
         old = select(batches.c.id).where(batches.c.ended_at < before).limit(10)
         found = [row[0] for row in await self._store.rows(old)]
         for batch in found:
+            while await self._fewer_lines(batch):
+                pass
             async with self._writing() as connection:
-                for table in (batch_lines, batch_parts, batch_files):
+                for table in (batch_parts, batch_files):
                     await connection.execute(delete(table).where(table.c.batch == batch))
                 await connection.execute(delete(batches).where(batches.c.id == batch))
         return len(found)
+
+    async def _fewer_lines(self, batch: str) -> int:
+        """Forget some lines: all at once would keep others from writing for seconds."""
+        async with self._writing() as connection:
+            gone = await connection.execute(_SOME_GONE, {"of": batch})
+            return int(gone.rowcount)
 
 
 def _equal(number: int, of: LineResult) -> LineResult:

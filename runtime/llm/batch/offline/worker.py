@@ -99,8 +99,8 @@ class OfflineWorker:
                         halted = sum(bool(row.reason) for row in rows)
                         self.metrics.stand(await bench.batches.counts(), halted)
                         if self.gateway.now() - trimmed > _TRIM_EVERY:
-                            await _trim(bench)
                             trimmed = self.gateway.now()
+                            await _trim(bench)
                     except RetryableError as error:
                         log.warning("batches cannot be read: %s", error)
                     with suppress(TimeoutError):
