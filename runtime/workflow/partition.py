@@ -43,10 +43,11 @@ from seedbed.runtime.workflow.checkpoint.content import capture
 from seedbed.runtime.workflow.checkpoint.metrics import PAUSE
 from seedbed.runtime.workflow.checkpoint.taking import Capture, Note
 from seedbed.runtime.workflow.children import Children
-from seedbed.runtime.workflow.decide import accept, advance, arrived, asked
+from seedbed.runtime.workflow.decide import accept, advance, asked
 from seedbed.runtime.workflow.dispatch import Dispatch
 from seedbed.runtime.workflow.ending import fail
 from seedbed.runtime.workflow.journal import Journal, LiveRun, until_answered
+from seedbed.runtime.workflow.opening import arrived
 from seedbed.runtime.workflow.overflow import CODES
 from seedbed.runtime.workflow.plan import Start, started
 from seedbed.runtime.workflow.records import (

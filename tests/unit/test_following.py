@@ -17,8 +17,9 @@ from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.bus.item_stream import ItemSource
 from seedbed.runtime.bus.memory import MemoryBus
 from seedbed.runtime.workflow import streams
-from seedbed.runtime.workflow.decide import accept, advance, arrived
+from seedbed.runtime.workflow.decide import accept, advance
 from seedbed.runtime.workflow.journal import LiveRun
+from seedbed.runtime.workflow.opening import arrived
 from seedbed.runtime.workflow.record_form import decode_records, encode_records
 from seedbed.runtime.workflow.records import Record, StepExpanded
 from seedbed.runtime.workflow.snapshot import shortest
@@ -157,7 +158,7 @@ def test_a_source_that_fails_before_its_first_item_leaves_none(then: str) -> Non
 def test_a_source_with_more_items_than_can_be_followed_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("seedbed.runtime.workflow.decide.MAX_ITEMS", 3)
+    monkeypatch.setattr("seedbed.runtime.workflow.fitting.MAX_ITEMS", 3)
     state, world = RunState(a_plan()), a_world()
     advance(state, 0.0, world)
     arrived(state, "each", 1, 0, ["a", "b"], 1.0)
