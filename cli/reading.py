@@ -93,6 +93,8 @@ async def logs(
         raise NotFoundError("step", step)
     for one in chosen:
         print(_log_line(one))
+    if not chosen:
+        output.console(stderr=True).print("No step has ended yet.")
     if workers:
         for pod, text in (await _worker_logs(source, space, workers)).items():
             print(f"\n== {pod}\n{text.rstrip()}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -29,7 +29,7 @@ from seedbed.runtime.llm.models import Models
 from seedbed.runtime.store.checkpoints import SqlCheckpoints
 from seedbed.runtime.store.plans import PlanRow, SqlPlans
 from seedbed.runtime.store.sql import SqlStore
-from seedbed.runtime.worker.worker import serve_workers
+from seedbed.runtime.worker.serving import serve_workers
 from seedbed.runtime.workflow.checkpoint.keys import KeyRing
 from seedbed.runtime.workflow.checkpoint.vault import Vault
 from seedbed.runtime.workflow.engine import Engine
@@ -96,7 +96,7 @@ async def play(
                     await _until_over(cluster, changed)
             except TimeoutError as error:
                 late = f"not over within {limit:g} s; the state is in {state.path}"
-                raise UnavailableError(late) from error
+                raise UnavailableError("\n".join([late, *_open_ends(cluster)])) from error
         return cluster, await _results(parts)
     finally:
         await parts.bus.close()
@@ -296,6 +296,15 @@ async def _until_over(cluster: MemoryCluster, changed: asyncio.Event) -> None:
                 await changed.wait()
         except TimeoutError:
             return
+
+
+def _open_ends(cluster: MemoryCluster) -> Iterator[str]:
+    """What is not over yet, and what it waits for."""
+    for obj in users_objects(cluster):
+        if state_of(obj) != "done":
+            ready = at(obj, '.status.conditions[?(@.type=="Ready")]') or {}
+            said = filter(None, (ready.get("reason", "Pending"), ready.get("message")))
+            yield ": ".join((f"{obj['kind']} {obj['metadata']['name']}", *said))
 
 
 async def _results(parts: Parts) -> Mapping[str, Any]:

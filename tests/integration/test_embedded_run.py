@@ -213,10 +213,17 @@ def test_a_container_step_says_that_it_needs_a_cluster(tmp_path: Path) -> None:
 
 def test_a_run_over_its_time_is_ended(tmp_path: Path) -> None:
     args = {"folder": str(tmp_path), "name": "a", "wait": 30}
-    slow = workflow([{"name": "slow", "call": {"entry": "own_steps:slow", "args": args}}])
-    done = seedbed(tmp_path, "run", str(write(tmp_path, POOL, slow)), "--timeout", "3")
+    slow = {"name": "slow", "call": {"entry": "own_steps:slow", "args": args}}
+    asks = workflow([{"name": "sure", "approve": {"message": "Go on?"}}])
+    asks["metadata"] = {"name": "asks"}
+    manifests = write(tmp_path, POOL, workflow([slow]), asks)
+    done = seedbed(tmp_path, "run", str(manifests), "--timeout", "3", "--keep", "kept")
     assert done.returncode == 1
     assert "not over within 3 s" in done.stderr
+    assert "error: Workflow work: Running: 0 of 1 steps ended" in done.stderr
+    assert "error: Workflow asks: WaitingForApproval: sure: Go on?" in done.stderr
+    logged = seedbed(tmp_path, "logs", "work", "--local", "kept")
+    assert "No step has ended yet." in logged.stderr
     assert "Traceback" not in done.stderr
 
 
