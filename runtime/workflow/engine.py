@@ -120,6 +120,7 @@ class Engine:
         await register(self._coordinator, "engine", self._holder, ("partitions",), metadata, lease)
         # What was deleted while nobody watched must not live on.
         self._world = World()
+        metrics.POOL_STEPS.hands = self._world.hands
         async with AsyncExitStack() as stack:
             changes = await stack.enter_async_context(self._coordinator.watch(""))
             for prefix in (*SETTING_PREFIXES, SPENDING_PREFIX):
@@ -134,6 +135,7 @@ class Engine:
             finally:
                 self._owned.clear()
                 metrics.PARTITIONS_OWNED.set(0)
+                metrics.POOL_STEPS.hands = {}
 
     async def _follow(self, changes: AsyncIterator[Change]) -> None:
         async for change in changes:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from seedbed.crds.errors import SeedbedError
 
@@ -57,6 +59,32 @@ PLANS_READ = Counter(
     "Documents with steps that were read, by source and result: ok, or the error's code.",
     ["source", "result"],
 )
+
+
+class PoolSteps(Collector):
+    """Steps that Pools have in hand, counted where they are told apart already: it costs nothing until asked.
+
+    Attributes:
+        hands: by namespace and name of the Pool, as the engine's world keeps them.
+    """
+
+    def __init__(self) -> None:
+        self.hands: Mapping[tuple[str, str], int] = {}
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """See prometheus_client."""
+        steps = GaugeMetricFamily(
+            "seedbed_engine_pool_steps",
+            "Steps handed to a Pool that have not ended: what autoscalers of Pools go by.",
+            labels=["namespace", "pool"],
+        )
+        for (namespace, pool), count in tuple(self.hands.items()):
+            steps.add_metric([namespace, pool], count)
+        yield steps
+
+
+POOL_STEPS = PoolSteps()
+REGISTRY.register(POOL_STEPS)
 
 
 @contextmanager

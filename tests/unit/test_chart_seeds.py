@@ -70,4 +70,5 @@ def test_a_monitor_chooses_the_pods_of_the_release_and_those_that_it_makes() -> 
         assert template["metadata"]["labels"][chosen["key"]] in chosen["values"]
         ports = [port["name"] for one in template["spec"]["containers"] for port in one["ports"]]
         assert [end["port"] for end in monitor["spec"]["podMetricsEndpoints"]] == ["health"]
+        assert all(end["honorLabels"] for end in monitor["spec"]["podMetricsEndpoints"])
         assert "health" in ports

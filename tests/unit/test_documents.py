@@ -21,7 +21,7 @@ DOCUMENTS = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 # Of other operators and of Kubernetes itself: not ours to judge.
-OTHERS = ("autoscaling/v2",)
+OTHERS = ("autoscaling/v2", "keda.sh/v1alpha1")
 LINK = re.compile(r"\]\((?!http)([\w./-]+)(?:#[\w-]*)?\)")
 YAML = re.compile(r"```yaml\n(.*?)```", re.DOTALL)
 
