@@ -31,6 +31,7 @@ from seedbed.crds.messages import (
     engine_address,
     partition_of,
 )
+from seedbed.crds.values import written
 from seedbed.runtime.api.access import Action
 from seedbed.runtime.api.answers import CALLER, answer, require
 from seedbed.runtime.api.runs import newest_run
@@ -91,9 +92,13 @@ class InboxPages:
 
 async def _body(request: web.Request) -> Any:
     try:
-        return orjson.loads(await request.read() or b"null")
+        body = orjson.loads(await request.read() or b"null")
+        written(body)
     except orjson.JSONDecodeError as error:
         raise InvalidError("body", "expected JSON") from error
+    except TypeError as error:
+        raise InvalidError("body", str(error)) from error
+    return body
 
 
 def _read(form: type[Approval], body: Any) -> Approval:

@@ -417,8 +417,9 @@ def test_an_event_is_told_once_by_its_key() -> None:
                 assert (status, told["id"]) == (200, "k-1")
             status, told, _ = await call("POST", f"{path}?key=k-2")
             assert (status, told["id"]) == (200, "k-2")
-            status, _, _ = await call("POST", path, data=b"{")
-            assert status == 400
+            for wrong in (b"{", b"[" * 900 + b"]" * 900):
+                status, _, _ = await call("POST", path, data=wrong)
+                assert status == 400
         one = Signal("r-3", "paid", "k-1", {"sum": 12}, TEAM.name)
         assert engine.asked == [one, one, Signal("r-3", "paid", "k-2", None, TEAM.name)]
 
