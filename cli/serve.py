@@ -301,7 +301,7 @@ async def _api(process: Process) -> None:
 
 
 async def _worker(process: Process) -> None:
-    from seedbed.runtime.worker.worker import serve_workers
+    from seedbed.runtime.worker.serving import serve_workers
 
     settings = process.settings
     process.drain = settings.drain + END_SECONDS

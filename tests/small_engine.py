@@ -26,7 +26,8 @@ from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.store.plans import SqlPlans
 from seedbed.runtime.store.sql import SqlStore
-from seedbed.runtime.worker.worker import CONCURRENCY, serve_workers
+from seedbed.runtime.worker.serving import serve_workers
+from seedbed.runtime.worker.worker import CONCURRENCY
 from seedbed.runtime.workflow.engine import Engine
 
 NAMESPACE = "team"

@@ -40,7 +40,7 @@ from seedbed.cli.loops import fast_loop
 from seedbed.runtime.bus.memory import MemoryBus
 from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.store.sql import SqlStore
-from seedbed.runtime.worker.worker import serve_workers
+from seedbed.runtime.worker.serving import serve_workers
 from seedbed.runtime.workflow.engine import Engine
 
 FAN = 10_000

@@ -1,8 +1,7 @@
 """The worker: pulls steps, executes them, reports their results to the engine, acknowledges.
 
 A worker executes up to `concurrency` steps side by side, because most steps wait for a model. It pulls
-no more items than it can start at once, so that a free worker takes the work of a slow one. Workers of one
-process are independent: one that crashes is started again with a growing wait, the others go on.
+no more items than it can start at once, so that a free worker takes the work of a slow one.
 """
 
 from __future__ import annotations
@@ -12,8 +11,7 @@ import logging
 import secrets
 import socket
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, closing, suppress
 from typing import Any
 
@@ -42,6 +40,7 @@ from seedbed.runtime.coordination.port import Coordinator, Lease
 from seedbed.runtime.coordination.registry import Registration, deregister, register
 from seedbed.runtime.worker.adapters import Adapter, EntryFailedError, adapter_named
 from seedbed.runtime.worker.goals import GOAL, take_apart
+from seedbed.runtime.worker.lanes import Lanes
 from seedbed.runtime.worker.reporting import Hands
 from seedbed.runtime.worker.unwanted import Hearing, Lane
 
@@ -50,7 +49,6 @@ log = logging.getLogger(__name__)
 PULL_WAIT = 5.0
 PULL_AGAIN = 0.2
 REDELIVER_AFTER = 30.0
-LONGEST_RESTART = 30.0
 LEASE_TTL = 10.0
 CONCURRENCY = 4
 """Steps that a worker executes side by side."""
@@ -154,7 +152,7 @@ class Worker:
 
     async def _serve(self, pull: Pull, lease: Lease) -> None:
         """Serve until stopped or the lease is lost; then end what is in hand."""
-        lanes = _Lanes(self._concurrency)
+        lanes = Lanes(self._concurrency)
         try:
             async with asyncio.TaskGroup() as tasks:
                 hands = Hands(self._bus, self.worker_id, REDELIVER_AFTER)
@@ -179,7 +177,7 @@ class Worker:
         if lease.lost.is_set() and not self._stopping.is_set():
             raise UnavailableError(f"{self.worker_id}: the lease was lost")
 
-    async def _pull_all(self, pull: Pull, lanes: _Lanes, hands: Hands) -> None:
+    async def _pull_all(self, pull: Pull, lanes: Lanes, hands: Hands) -> None:
         """Pull what the free lanes can start, for ever."""
         while True:
             if hands.full:
@@ -211,7 +209,7 @@ class Worker:
             log.exception("%s: an unreadable work item is dropped", self.worker_id)
             return None
 
-    async def _work(self, lanes: _Lanes, hands: Hands) -> None:
+    async def _work(self, lanes: Lanes, hands: Hands) -> None:
         """One lane: execute one step after the other, for ever.
 
         Its step has ended when it reports, so there are as many lanes more as reports under way.
@@ -320,61 +318,6 @@ def _behalf(task: StepTask) -> Any:
     return Behalf(task.namespace, task.workflow, task.run)
 
 
-class _Lanes:
-    """The steps that a worker executes side by side: those that wait to start, and how many are free."""
-
-    def __init__(self, count: int) -> None:
-        self.free = count
-        self._waiting: deque[tuple[Delivery, StepTask]] = deque()
-        self._idle: list[asyncio.Future[None]] = []
-        self._waking = False
-        self._freed = asyncio.Event()
-
-    @property
-    def empty(self) -> bool:
-        """Whether no step waits to start."""
-        return not self._waiting
-
-    def put(self, delivery: Delivery, task: StepTask) -> None:
-        """Start a step in a free lane."""
-        self.free -= 1
-        self._waiting.append((delivery, task))
-        self._wake()
-
-    async def next(self) -> tuple[Delivery, StepTask]:
-        """The next step for a lane that has none."""
-        while not self._waiting:
-            idle: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._idle.append(idle)
-            await idle
-            self._waking = False
-        item = self._waiting.popleft()
-        self._wake()
-        return item
-
-    def _wake(self) -> None:
-        """Wake one lane where steps wait; it wakes the next one.
-
-        So a lane whose steps end at once goes on alone, and others need not be woken for nothing.
-        """
-        if self._waiting and self._idle and not self._waking:
-            idle = self._idle.pop()
-            if not idle.done():
-                self._waking = True
-                idle.set_result(None)
-
-    def end(self) -> None:
-        """A step has ended: its lane is free."""
-        self.free += 1
-        self._freed.set()
-
-    async def until_free(self) -> None:
-        """Wait until a lane is free."""
-        while self.free <= 0:
-            self._freed.clear()
-            await self._freed.wait()
-
-
 async def _first_of(*events: asyncio.Event) -> None:
     """Wait until one of the events is set."""
     waiting = [asyncio.ensure_future(event.wait()) for event in events]
@@ -399,66 +342,3 @@ def _step_error(failure: SeedbedError) -> StepError:
 
 def _may_help(error: SeedbedError) -> bool:
     return not isinstance(error, TerminalError)
-
-
-async def serve_workers(
-    *,
-    bus: Bus,
-    coordinator: Coordinator,
-    gateway_url: str,
-    namespace: str,
-    pool: str,
-    count: int = 4,
-    concurrency: int = CONCURRENCY,
-    adapter: str = "python",
-    drain: float = 30.0,
-    node: str = "",
-    stopping: asyncio.Event | None = None,
-) -> None:
-    """Run `count` workers of `concurrency` lanes each until `stopping` is set or the task is cancelled.
-
-    When stopping, the steps under way may go on for `drain` seconds; then they are given back.
-    """
-    stop = stopping or asyncio.Event()
-
-    def make() -> Worker:
-        return Worker(
-            bus=bus,
-            coordinator=coordinator,
-            gateway_url=gateway_url,
-            namespace=namespace,
-            pool=pool,
-            adapter=adapter,
-            stopping=stop,
-            node=node,
-            concurrency=concurrency,
-        )
-
-    make()  # an unknown adapter is one clear error at once
-    async with asyncio.TaskGroup() as tasks:
-        workers = [tasks.create_task(_always(make, stop)) for _ in range(count)]
-        await stop.wait()
-        if workers:
-            await asyncio.wait(workers, timeout=drain)
-        for worker in workers:
-            worker.cancel()
-
-
-async def _always(make: Callable[[], Worker], stop: asyncio.Event) -> None:
-    """Run a worker, and another one when it ends before it should."""
-    wait = 0.1
-    while not stop.is_set():
-        began = time.monotonic()
-        worker = make()
-        try:
-            await worker.run()
-        except SeedbedError as error:
-            log.warning("%s ended: %s", worker.worker_id, error)
-        except Exception:
-            log.exception("%s crashed", worker.worker_id)
-        if stop.is_set():
-            return
-        wait = 0.1 if time.monotonic() - began > LONGEST_RESTART else min(LONGEST_RESTART, wait * 2)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(wait):
-                await stop.wait()

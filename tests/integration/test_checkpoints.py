@@ -32,7 +32,7 @@ from seedbed.runtime.bus.memory import MemoryBus
 from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.store.checkpoints import CheckpointRow, SqlCheckpoints
 from seedbed.runtime.store.sql import SqlStore
-from seedbed.runtime.worker.worker import serve_workers
+from seedbed.runtime.worker.serving import serve_workers
 from seedbed.runtime.workflow.checkpoint import taking
 from seedbed.runtime.workflow.checkpoint.archive import Archive
 from seedbed.runtime.workflow.checkpoint.keys import KeyRing

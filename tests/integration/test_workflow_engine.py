@@ -47,7 +47,7 @@ from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.coordination.port import Coordinator
 from seedbed.runtime.store.port import Commit, Entry, Store
 from seedbed.runtime.store.sql import SqlStore
-from seedbed.runtime.worker.worker import serve_workers
+from seedbed.runtime.worker.serving import serve_workers
 from seedbed.runtime.workflow import metrics
 from seedbed.runtime.workflow.engine import Engine, partition_name
 from seedbed.runtime.workflow.history import StoredHistory

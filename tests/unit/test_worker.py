@@ -41,7 +41,8 @@ from seedbed.runtime.worker.adapters import (
     adapter_named,
 )
 from seedbed.runtime.worker.reporting import Hands
-from seedbed.runtime.worker.worker import Worker, serve_workers
+from seedbed.runtime.worker.serving import serve_workers
+from seedbed.runtime.worker.worker import Worker
 from tests.conftest import run_async
 
 RUN = "run-1"
