@@ -29,6 +29,7 @@ from seedbed.runtime.bus.memory import MemoryBus
 from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.store.sql import SqlStore
 from seedbed.runtime.workflow import partition as partition_module
+from seedbed.runtime.workflow import requests as requests_module
 from seedbed.runtime.workflow.decide import advance
 from seedbed.runtime.workflow.partition import Partition
 from seedbed.runtime.workflow.records import Record, StepSucceeded
@@ -171,7 +172,7 @@ def test_a_defect_that_a_message_meets_ends_that_run_and_no_other(
             await a_run(owner, request(call("a"), run="good"))
             await a_run(owner, request(call("a"), run="bad"))
             with monkeypatch.context() as patched:
-                patched.setattr(partition_module, where, faulty)
+                patched.setattr(requests_module, where, faulty)
                 message = Signal("bad", "e", "1", None, "kim")
                 await owner.ask(a_result("bad", "a") if where == "accept" else message)
             again = decode(RunSummary, await owner.ask(Summarise("bad")))
