@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import logging
 import threading
 import time
@@ -16,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +26,7 @@ from seedbed.crds.errors import InvalidError, SeedbedError, UnavailableError
 from seedbed.crds.seed_layer import SeedLayerSpec
 from seedbed.runtime.seeds import checkpoint
 from seedbed.runtime.seeds.attach import attach
+from seedbed.runtime.seeds.begun import SHAPE, as_begun, former_spec
 from seedbed.runtime.seeds.data import (
     REFUSALS,
     AbortedError,
@@ -50,8 +50,6 @@ from seedbed.runtime.seeds.training import Data
 from seedbed.runtime.seeds.wishes import attach_spec, graft_settings
 
 T = TypeVar("T")
-SHAPE = ("layers", "seeds_per_layer", "blueprints")
-"""Fields of the spec that give the state its shape, and may change."""
 _log = logging.getLogger(__name__)
 
 
@@ -85,6 +83,7 @@ class Host:
         group: the processes that train it together.
         spec: under which it was made; None for one that was made of parts.
         refused: why it was not made under the newest spec, but under that of its checkpoint.
+        unfit: why nothing can be learnt from the data of the spec, where that is so.
         resumed: the checkpoint it goes on from.
         resumed_digest: see `digest`, of the state right after it was taken over.
         extra: what stood in that checkpoint beside the tensors.
@@ -100,6 +99,7 @@ class Host:
         self.model, self.features, self.data = model, features, data
         self.group, self.spec = model.group, spec
         self.refused: InvalidError | None = None
+        self.unfit: InvalidError | None = None
         self.resumed: Kept | None = None
         self.resumed_digest = ""
         self.extra: Mapping[str, str] = {}
@@ -133,11 +133,11 @@ class Host:
         cls, spec: SeedLayerSpec, features: Features, place: CheckpointPlace, group: Alone
     ) -> Host:
         if features.chunked_architecture:
-            features = _as_begun(features, place)
+            features = as_begun(features, place)
         try:
             return cls._resumed(spec, features, place, group)
         except InvalidError as error:
-            former = _former(spec, place)
+            former = former_spec(spec, place)
             if former is None or former == spec:
                 raise
             host = cls._resumed(former, features, place, group)
@@ -166,12 +166,33 @@ class Host:
         """
         device = group.device
         module = load_model(spec.model, device)
-        data = load_data(spec.data, spec.training, device) if spec.data is not None else None
-        if data is not None:
-            check_fit(module, data)
+        data: Data | None = None
+        unfit: InvalidError | None = None
+        if spec.data is not None:
+            try:
+                data = load_data(spec.data, spec.training, device)
+                check_fit(module, data)
+            except InvalidError as error:
+                if group.size > 1:
+                    raise  # all have to have the same
+                data, unfit = None, error
         example = data.held_out[0].inputs if data is not None and data.held_out else None
         model = attach(module, attach_spec(spec), features, example=example, group=group)
-        return cls(model, features, data, spec)
+        host = cls(model, features, data, spec)
+        host.unfit = unfit
+        return host
+
+    async def look_for_data(self) -> None:
+        """Load the data of the spec once more; `unfit` says whether they are there now."""
+        assert self.spec is not None
+        assert self.spec.data is not None
+        try:
+            self.data = await aside(
+                load_data, self.spec.data, self.spec.training, self.model.device
+            )
+            self.unfit = None
+        except InvalidError as error:
+            self.unfit = error
 
     async def close(self) -> None:
         """Give up an epoch that runs, and end the threads."""
@@ -377,26 +398,6 @@ class Host:
             found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             found.update(tensor.contiguous().cpu().view(torch.uint8).numpy().tobytes())
         return found.hexdigest()
-
-
-def _as_begun(features: Features, place: CheckpointPlace) -> Features:
-    """The features with the lifecycle under which the seeds' state began: its stages have to fit."""
-    begun: list[bool] = []
-    place.newest(lambda path: begun.append(checkpoint.extended(path)))
-    if not begun or begun[-1] == features.extended_lifecycle:
-        return features
-    _log.warning("the checkpoint began with extended_lifecycle %s, which stays", begun[-1])
-    return replace(features, extended_lifecycle=begun[-1])
-
-
-def _former(spec: SeedLayerSpec, place: CheckpointPlace) -> SeedLayerSpec | None:
-    """The spec with the shape under which the newest checkpoint was written; None where it says none."""
-    found: list[str] = []
-    place.newest(lambda path: found.append(checkpoint.kept_beside(path).get("shape", "")))
-    if not found or not found[-1]:
-        return None
-    whole = {**spec.model_dump(mode="json", by_alias=True), **json.loads(found[-1])}
-    return SeedLayerSpec.model_validate(whole)
 
 
 def _tensor(found: Any) -> Tensor:

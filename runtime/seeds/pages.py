@@ -12,6 +12,7 @@ Where the SeedLayer names a token, every page but the first two of the health po
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -129,7 +130,7 @@ class SeedPages:
         host = self._loaded()
         if not self.trains:
             raise ConflictError("this pod only serves: send what is to be learnt to the first one")
-        if host.data is not None:
+        if host.data is not None or host.unfit is not None:
             raise ConflictError("spec.data says what is trained on: rows of callers are not taken")
         if not host.model.layers:
             raise ConflictError("no seeds are attached: the feature chunked_architecture is off")
@@ -218,7 +219,8 @@ class SeedPages:
     async def state(self, _: web.Request) -> web.Response:
         """A hash of the state."""
         host = self._loaded()
-        return answer({"epoch": host.model.epoch, "digest": host.digest()})
+        epoch, digest = host.model.epoch, await asyncio.to_thread(host.digest)
+        return answer({"epoch": epoch, "digest": digest})
 
 
 def _resumed(host: Host) -> dict[str, Any] | None:

@@ -32,11 +32,12 @@ from seedbed.crds.errors import (
 from seedbed.crds.seed_layer import SeedLayerSpec
 from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.coordination.port import Coordinator
+from seedbed.runtime.seeds.begun import SHAPE
 from seedbed.runtime.seeds.data import Collected
 from seedbed.runtime.seeds.features import Features
 from seedbed.runtime.seeds.figures import SeedMetrics, Served
 from seedbed.runtime.seeds.group import Alone, GroupLostError
-from seedbed.runtime.seeds.host import SHAPE, Host
+from seedbed.runtime.seeds.host import Host
 from seedbed.runtime.seeds.pages import SeedPages
 from seedbed.runtime.seeds.places import CheckpointPlace
 from seedbed.runtime.seeds.progress import Progress
@@ -47,7 +48,7 @@ from seedbed.runtime.seeds.wishes import Wishes
 from seedbed.runtime.telemetry.health import serving_app
 
 RETRY = 30.0
-"""Seconds after which a model that could not be loaded is tried again."""
+"""Seconds after which a model or data that could not be loaded are tried again."""
 FOLLOW = 2.0
 """Seconds between two looks for a newer checkpoint, of pods that only serve."""
 FAREWELL = 5.0
@@ -268,11 +269,26 @@ class SeedServer:
             await _unless(stopping, self._wishes.changed.wait())
         over.set()
 
+    async def _await_data(self, host: Host, over: asyncio.Event) -> None:
+        """Where the data cannot be had, serve without them and look again now and then."""
+        if host.unfit is None:
+            return
+        while host.unfit is not None and not over.is_set():
+            _log.error("%s", host.unfit)
+            self.progress.serve_only(host.unfit)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RETRY):
+                    await over.wait()
+            if not over.is_set():
+                await host.look_for_data()
+        self.progress.serve(host.refused)
+
     async def _train(self, host: Host, trainer: Trainer, over: asyncio.Event) -> None:
         """Train until it is over; an epoch that takes too long then is given up.
 
         Where the data turn out to be unfit, what was learnt so far is served on.
         """
+        await self._await_data(host, over)
         training = asyncio.ensure_future(trainer.run(over))
         try:
             while not training.done() and not over.is_set():

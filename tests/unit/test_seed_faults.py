@@ -20,6 +20,7 @@ from seedbed.crds.seed_layer import DataSource
 from seedbed.crds.seed_policy import Training
 from seedbed.runtime.bus.memory import MemoryBus
 from seedbed.runtime.seeds import places
+from seedbed.runtime.seeds import server as server_module
 from seedbed.runtime.seeds.attach import attach
 from seedbed.runtime.seeds.data import check_fit, load_data
 from seedbed.runtime.seeds.features import Features
@@ -298,6 +299,63 @@ def test_callers_that_name_seeds_are_answered_with_everything_off(tmp_path: Path
             assert status == 200
             plain = model()(torch.tensor(ROWS))
             assert torch.allclose(torch.tensor(told["outputs"]), plain)
+        await bus.close()
+
+    run_async(body())
+
+
+def test_data_that_have_gone_cost_the_training_and_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "RETRY", 0.05)
+    file = tmp_path / "data.safetensors"
+
+    async def body() -> None:
+        bus = MemoryBus()
+        async with (
+            settings(spec_of(data={"url": str(file)})) as coordinator,
+            pod(tmp_path / "seeds", coordinator, bus) as (server, url),
+            aiohttp.ClientSession() as session,
+        ):
+            await until(lambda: server.progress.reason == "Invalid")
+            assert server.progress.phase == "Serving"
+            assert "there is no file" in server.progress.message
+            assert (await page(session, f"{url}/v1/infer", {"inputs": ROWS}))[0] == 200
+            sent = {"inputs": ROWS, "targets": [0, 1]}
+            assert (await page(session, f"{url}/v1/train", sent))[0] == 409
+            names = ("inputs", "targets", "test_inputs", "test_targets")
+            save_file(dict(zip(names, data(), strict=True)), file)
+            await until(lambda: server.progress.activity == "Training")
+            assert server.progress.reason == ""
+        await bus.close()
+
+    run_async(body())
+
+
+def test_a_hash_of_much_keeps_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+
+    def slow(_: Host) -> str:
+        begun.set()
+        assert may_end.wait(20)
+        return "hash"
+
+    async def body() -> None:
+        bus = MemoryBus()
+        async with (
+            settings(spec_of(lifecycle={"patience": 1000})) as coordinator,
+            pod(tmp_path, coordinator, bus) as (server, url),
+            aiohttp.ClientSession() as session,
+        ):
+            await until(lambda: not server.waiting)
+            monkeypatch.setattr(Host, "digest", slow)
+            hashing = asyncio.ensure_future(page(session, f"{url}/v1/state"))
+            await until(begun.is_set)
+            assert (await page(session, f"{url}/v1/infer", {"inputs": ROWS}))[0] == 200
+            may_end.set()
+            assert (await hashing)[1]["digest"] == "hash"
         await bus.close()
 
     run_async(body())
