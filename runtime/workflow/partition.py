@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 LOOK_EVERY = 5.0
 """Seconds after which steps without a result are looked at, and the longest rest."""
 CLOCK_STEP = 0.001
+"""Seconds by which an alarm may ring early: libuv's clock goes by milliseconds."""
 
 
 class Partition:
@@ -158,7 +159,6 @@ class Partition:
         if self._asked or self._dirty:
             return
         loop = asyncio.get_running_loop()
-        # A loop's clock may go by milliseconds, and an alarm that rings early rings in vain.
         at = loop.time() + self._reminders.wait(time.time(), LOOK_EVERY) + CLOCK_STEP
         # An alarm that stands for an earlier time is left: a turn too many now and then costs less
         # than a new alarm for each turn.
