@@ -6,6 +6,7 @@ import asyncio
 import resource
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -181,13 +182,18 @@ def test_the_last_checkpoint_is_tried_until_its_place_takes_it(
     assert len(CheckpointPlace(str(tmp_path), "team.small").kept()) == 1
 
 
-@pytest.fixture
+@contextmanager
 def full_disk() -> Iterator[None]:
-    """No file may become larger than some bytes: what is raised then is what a full disk gives."""
+    """No file may become larger than some bytes: what is raised then is what a full disk gives.
+
+    Only around what is tested: the limit is the process's, and pytest's own report may go to a file.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1024, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def host() -> Host:
@@ -196,10 +202,9 @@ def host() -> Host:
 
 
 @pytest.mark.req("ESP-11")
-@pytest.mark.usefixtures("full_disk")
 def test_a_full_disk_is_a_place_that_does_not_take_a_checkpoint(tmp_path: Path) -> None:
     place, made = CheckpointPlace(str(tmp_path), "team.small"), host()
-    with pytest.raises(UnavailableError, match="cannot be written"):
+    with full_disk(), pytest.raises(UnavailableError, match="cannot be written"):
         asyncio.run(made.save(place, {}, 3))
     assert not list(tmp_path.rglob("*.safetensors*"))
 
