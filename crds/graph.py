@@ -440,7 +440,10 @@ class _Builder:
         self._check_inline(work.plan, field)
         for place, error in enumerate(self.errors[first:], first):
             where = error.field.replace(f"{field}.steps[0]", f"{field}.step", 1)
-            self.errors[place] = InvalidError(where, error.expected)
+            expected = error.expected
+            if where == f"{field}.step.forEach":  # which the user has not written
+                where, expected = f"{field}.step", "takes a step that a worker executes"
+            self.errors[place] = InvalidError(where, expected)
 
     def _check_known(self, steps: Iterable[str], field: str) -> None:
         for name in sorted(steps):
