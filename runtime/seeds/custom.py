@@ -14,6 +14,7 @@ see `kernels.custom`.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,8 @@ from seedbed.runtime.seeds.loading import found
 
 Pair = tuple[int, int]
 """Columns that a seed reads, and columns that it writes."""
+_LENT = threading.Lock()
+"""Torch lends a module the parameters of a call while it runs, and serving runs beside training."""
 _ROWS, _SEEDS = 3, 2
 _CLOSE = 1e-4
 
@@ -57,7 +60,8 @@ class Form:
 
     def __call__(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
         """What one seed makes of its rows."""
-        made: Tensor = torch.func.functional_call(self.module, parameters, (x,))
+        with _LENT:
+            made: Tensor = torch.func.functional_call(self.module, parameters, (x,))
         return made
 
     def rows(self, width: int) -> int:

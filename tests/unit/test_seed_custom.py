@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from seedbed.runtime.seeds import export
 from seedbed.runtime.seeds.attach import AttachSpec, attach
 from seedbed.runtime.seeds.blueprints import Growth
-from seedbed.runtime.seeds.custom import BlueprintError, Custom
+from seedbed.runtime.seeds.custom import BlueprintError, Custom, Form
 from seedbed.runtime.seeds.features import Features
 from seedbed.runtime.seeds.layer import Pass, Reads, Routing, SeededLayer, View
 from seedbed.runtime.seeds.model import SeededModel
@@ -226,3 +227,39 @@ def test_more_seeds_than_columns_leave_some_without_a_module() -> None:
     assert model.forward(x).shape == (3, 3)
     assert model.layers[0].pair(19) == (0, 0)
     assert isinstance(model.layers[0], SeededLayer)
+
+
+class Halfway(nn.Module):
+    """Reads its parameter after somebody else may have called it."""
+
+    def __init__(self, given: int, made: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(given, made))
+        self.inside, self.other = threading.Event(), threading.Event()
+        self.meets = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.meets:
+            self.meets = False
+            self.inside.set()
+            self.other.wait(0.3)
+        return x @ self.weight
+
+
+def test_each_of_two_threads_has_its_own_parameters() -> None:
+    """A pod answers while it trains."""
+    module, x = Halfway(2, 2), torch.ones(1, 2)
+    form = Form(module, {"weight": module.weight.shape}, 4)
+    found: list[Tensor] = []
+
+    def call(value: float) -> None:
+        found.append(form({"weight": torch.full((2, 2), value)}, x))
+
+    module.meets = True
+    first = threading.Thread(target=call, args=(1.0,))
+    first.start()
+    assert module.inside.wait(10)
+    call(3.0)
+    module.other.set()
+    first.join(10)
+    assert sorted(each[0, 0].item() for each in found) == [2.0, 6.0]
