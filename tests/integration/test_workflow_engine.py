@@ -604,12 +604,12 @@ WORKER = """
 import asyncio, sys
 from seedbed.runtime.bus.nats import NatsBus
 from seedbed.runtime.coordination.etcd import EtcdCoordinator
-from seedbed.runtime.worker import worker
+from seedbed.runtime.worker import serving, worker
 
 worker.REDELIVER_AFTER = 2.0
 
 async def main(nats, etcd, namespace):
-    await worker.serve_workers(
+    await serving.serve_workers(
         bus=await NatsBus.open(nats), coordinator=EtcdCoordinator.open(etcd), gateway_url="",
         namespace=namespace, pool="general", count=2,
     )
