@@ -138,7 +138,7 @@ class Partition:
     async def _resume(self, row: RunRow) -> None:
         try:
             state, seq = await until_answered(lambda: resume(self._store, row, self._world.hands))
-        except SeedbedError:
+        except Exception:  # whatever it is, it must not keep the other runs from going on
             log.exception("run %s cannot be resumed and is left alone", row.run)
             self._left.add(row.run)
             return

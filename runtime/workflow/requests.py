@@ -9,7 +9,13 @@ from dataclasses import dataclass
 
 import orjson
 
-from seedbed.crds.errors import ConflictError, NotFoundError, SeedbedError, UnavailableError
+from seedbed.crds.errors import (
+    ConflictError,
+    InvalidError,
+    NotFoundError,
+    SeedbedError,
+    UnavailableError,
+)
 from seedbed.crds.messages import (
     Adjust,
     Approve,
@@ -188,6 +194,11 @@ class Requests:
             )
         except SeedbedError as error:
             return error
+        except Exception as error:
+            log.exception(DEFECT, request.run)
+            return InvalidError(
+                "spec", f"meets a defect, {type(error).__name__}: see the engine's log"
+            )
         self._touch(request.run)
         return None
 

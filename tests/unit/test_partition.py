@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from seedbed.crds.errors import FencedError, UnavailableError
+from seedbed.crds.errors import FencedError, InvalidError, UnavailableError
 from seedbed.crds.messages import (
     Report,
     Reported,
@@ -32,8 +32,9 @@ from seedbed.runtime.workflow import partition as partition_module
 from seedbed.runtime.workflow import requests as requests_module
 from seedbed.runtime.workflow.decide import advance
 from seedbed.runtime.workflow.partition import Partition
+from seedbed.runtime.workflow.plan import Start, started
 from seedbed.runtime.workflow.records import Record, StepSucceeded
-from seedbed.runtime.workflow.replay import records_of
+from seedbed.runtime.workflow.replay import records_of, resume
 from seedbed.runtime.workflow.state import RunState
 from seedbed.runtime.workflow.world import World
 from tests.conftest import run_async
@@ -178,6 +179,49 @@ def test_a_defect_that_a_message_meets_ends_that_run_and_no_other(
             again = decode(RunSummary, await owner.ask(Summarise("bad")))
             assert (again.phase, again.reason) == ("Failed", "InternalError")
             await owner.ask(a_result("good", "a", output=1))
+            assert await place.succeeded("good") == ["a"]
+
+    run_async(body())
+
+
+def test_a_defect_that_a_plan_meets_at_its_beginning_is_told_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faulty(plan: RunRequest) -> Start:
+        if plan.run == "bad":
+            raise RecursionError("a defect")
+        return started(plan)
+
+    monkeypatch.setattr("seedbed.runtime.workflow.requests.started", faulty)
+
+    async def body() -> None:
+        async with a_place(tmp_path) as place:
+            owner = await place.own()
+            with pytest.raises(InvalidError, match="spec: meets a defect, RecursionError"):
+                await a_run(owner, request(call("a"), run="bad"))
+            await a_run(owner, request(call("a"), run="good"))
+            await owner.ask(a_result("good", "a", output=1))
+            assert await place.succeeded("good") == ["a"]
+
+    run_async(body())
+
+
+def test_a_run_that_nobody_can_resume_keeps_no_other_from_going_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def faulty(store: Any, row: Any, hands: Any) -> Any:
+        if row.run == "bad":
+            raise KeyError("a defect")
+        return await resume(store, row, hands)
+
+    async def body() -> None:
+        async with a_place(tmp_path) as place:
+            former = await place.own()
+            await a_run(former, request(call("a"), run="bad"))
+            await a_run(former, request(call("a"), run="good"))
+            monkeypatch.setattr(partition_module, "resume", faulty)
+            successor = await place.own()
+            await successor.ask(a_result("good", "a", output=1))
             assert await place.succeeded("good") == ["a"]
 
     run_async(body())
