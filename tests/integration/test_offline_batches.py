@@ -22,6 +22,7 @@ from seedbed.crds.spending import agent_account, namespace_account
 from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.llm.models import Models
 from seedbed.runtime.llm.notices import Notice
+from seedbed.runtime.store.batch_work import SqlBatchWork
 from seedbed.runtime.store.ledger import SqlLedger
 from seedbed.runtime.store.schema import advances, batches
 from seedbed.runtime.store.sql import SqlStore
@@ -526,6 +527,39 @@ def test_a_batch_that_is_asked_for_twice_with_one_key_is_one(url: str) -> None:
         assert refused.value.param == "input_file_id", "a key belongs to a namespace"
 
     ran(url, body)
+
+
+@pytest.mark.req("COG-3.4.1")
+def test_what_is_being_written_when_the_gateway_ends_is_written(
+    file_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on, write = asyncio.Event(), asyncio.Event(), SqlBatchWork.answered
+
+    async def slowly(*given: Any) -> Any:
+        begun.set()
+        await go_on.wait()
+        return await write(*given)
+
+    monkeypatch.setattr(SqlBatchWork, "answered", slowly)
+
+    async def body() -> None:
+        async with provider() as fake:
+            async with AsyncExitStack() as stack:
+                entry: Json = {"batchApi": False}
+                found = await stack.enter_async_context(lane(fake, file_url, entry=entry))
+                await found.begun([line("a", "one"), line("b", "two")])
+                await begun.wait()
+                ending = asyncio.create_task(stack.aclose())
+                for _ in range(1000):
+                    await asyncio.sleep(0)
+                go_on.set()
+                await ending
+            store = SqlStore.open(file_url)
+            rows = await SqlLedger(store).costs("namespace", namespace="default")
+            await store.close()
+            assert sum(row.nanos for row in rows) == fake.cost(PRICE, PRICE) > 0
+
+    run_async(body())
 
 
 def test_another_replica_takes_over(file_url: str) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from seedbed.crds.errors import RetryableError, SeedbedError, UnavailableError
 from seedbed.crds.money import nanos
@@ -41,6 +42,8 @@ _LEAST = 16
 """Lines under way at least, where there are as many."""
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0
 _AGAIN = 1.0
+_FAREWELL = 10.0
+"""Seconds that what was spent is written for, where the process is about to end."""
 
 
 @dataclass(slots=True)
@@ -161,7 +164,7 @@ class OwnWork:
             self._asks(line, "")
             served = call.served_by or model
             gateway.metrics.count(served, outcome, gateway.now() - began, call)
-            await self._settle(line, call, result)
+            await _to_its_end(self._settle(line, call, result))
         return wait
 
     def _afford(self, call: Call, line: _Line) -> Afford:
@@ -253,3 +256,15 @@ class OwnWork:
                     await asyncio.sleep(_AGAIN)
         if entries:
             job.bench.gateway.spent(accounts_of(job.identity))
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Have it done, also where whoever waits is cancelled meanwhile: what was paid is not forgotten."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task}, timeout=_FAREWELL)
+        if not task.cancel() and (error := task.exception()) is not None:
+            log.warning("what a line has cost is not written: %s", error)
+        raise
