@@ -24,7 +24,8 @@ from seedbed.runtime.seeds.tables import FORMATS, read_table
 from seedbed.runtime.seeds.training import Batch, Data
 
 KEPT_BATCHES = 4096
-"""Batches of callers that are kept; the oldest go first."""
+KEPT_BYTES = 256 * 1024 * 1024
+"""How many batches of callers are kept to learn from, and how many to measure by; the oldest go first."""
 _HELD_OUT = 5
 """Every so manieth batch of callers is measured by, and never trained on."""
 _JUDGED = 1024
@@ -197,12 +198,37 @@ def _checked(arrays: Mapping[str, Tensor], field: str) -> tuple[Arrays, Arrays]:
     return train, test
 
 
+class _Recent:
+    """The newest batches, at least one."""
+
+    def __init__(self) -> None:
+        self.batches: deque[Batch] = deque()
+        self._bytes = 0
+
+    def append(self, batch: Batch) -> None:
+        """Keep a batch, and let go of those that are too many."""
+        self.batches.append(batch)
+        self._bytes += _bytes(batch)
+        while len(self.batches) > 1 and (
+            len(self.batches) > KEPT_BATCHES or self._bytes > KEPT_BYTES
+        ):
+            self._bytes -= _bytes(self.batches.popleft())
+
+    def clear(self) -> None:
+        """Keep none."""
+        self.batches.clear()
+        self._bytes = 0
+
+
+def _bytes(batch: Batch) -> int:
+    return sum(each.nbytes for each in (*batch.inputs, batch.target))
+
+
 class Collected:
     """What callers have sent to be trained on; every fifth batch is kept to measure by."""
 
     def __init__(self) -> None:
-        self._train: deque[Batch] = deque(maxlen=KEPT_BATCHES)
-        self._held_out: deque[Batch] = deque(maxlen=KEPT_BATCHES)
+        self._train, self._held_out = _Recent(), _Recent()
         self._taken = 0
         self.fresh = 0
         """Batches that came since the last epoch."""
@@ -213,7 +239,7 @@ class Collected:
         kept.append(batch)
         self._taken += 1
         self.fresh += 1
-        return len(self._train) + len(self._held_out)
+        return len(self._train.batches) + len(self._held_out.batches)
 
     @staticmethod
     def check(answer: Tensor, targets: Tensor) -> None:
@@ -234,16 +260,16 @@ class Collected:
     @property
     def ready(self) -> bool:
         """Whether there is something new to learn from and something to measure by."""
-        return self.fresh > 0 and bool(self._train) and bool(self._held_out)
+        return self.fresh > 0 and bool(self._train.batches) and bool(self._held_out.batches)
 
     def data(self) -> Data:
         """All of it as an epoch's data."""
         self.fresh = 0
-        batches = tuple(self._train)
+        batches = tuple(self._train.batches)
 
         def train(epoch: int) -> Iterable[Batch]:
             generator = torch.Generator().manual_seed(epoch)
             order = torch.randperm(len(batches), generator=generator).tolist()
             return (batches[at] for at in order)
 
-        return Data(train, tuple(self._held_out))
+        return Data(train, tuple(self._held_out.batches))

@@ -143,7 +143,8 @@ def _met(meeting: RendezvousParameters) -> RendezvousHandler:
         except RendezvousConnectionError as error:
             if time.monotonic() > end:
                 raise
-            _log.warning("the first pod of the group is not there yet: %s", error.__cause__)
+            told = str(error.__cause__ or error).partition("\n")[0]
+            _log.warning("the first pod of the group is not there yet: %s", told)
         time.sleep(1.0)
 
 

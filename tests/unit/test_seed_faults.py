@@ -20,14 +20,16 @@ from seedbed.crds.errors import InvalidError, UnavailableError
 from seedbed.crds.seed_layer import DataSource
 from seedbed.crds.seed_policy import Training
 from seedbed.runtime.bus.memory import MemoryBus
+from seedbed.runtime.seeds import data as data_module
 from seedbed.runtime.seeds import places
 from seedbed.runtime.seeds import server as server_module
 from seedbed.runtime.seeds.attach import attach
-from seedbed.runtime.seeds.data import check_fit, load_data
+from seedbed.runtime.seeds.data import Collected, check_fit, load_data
 from seedbed.runtime.seeds.features import Features
 from seedbed.runtime.seeds.host import Host
 from seedbed.runtime.seeds.model import SeededModel
 from seedbed.runtime.seeds.places import CheckpointPlace
+from seedbed.runtime.seeds.training import Batch
 from seedbed.runtime.seeds.wishes import attach_spec
 from tests.conftest import run_async
 from tests.seed_pods import data, model, pod, settings, spec_of, until
@@ -364,3 +366,19 @@ def test_a_hash_of_much_keeps_nobody_waiting(
         await bus.close()
 
     run_async(body())
+
+
+def test_what_callers_send_takes_no_more_memory_than_it_may(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(data_module, "KEPT_BYTES", 1000)
+    collected, row = Collected(), torch.zeros(10, 8)  # 400 bytes with its targets
+    for number in range(30):
+        kept = collected.take(Batch((row + number,), torch.zeros(10, dtype=torch.int64)))
+    assert kept == 4, "two to learn from, two to measure by"
+    found = collected.data()
+    newest = [int(batch.inputs[0][0, 0]) for batch in found.held_out]
+    assert newest == [20, 25]
+    assert sorted(int(batch.inputs[0][0, 0]) for batch in found.train(0)) == [28, 29]
+    collected.take(Batch((torch.zeros(1000, 8),), torch.zeros(1000, dtype=torch.int64)))
+    assert len(collected.data().held_out) == 1
