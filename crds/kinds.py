@@ -16,7 +16,8 @@ from seedbed.crds.seed_layer import (
     SeedLayerSpec,
     SeedLayerStatus,
 )
-from seedbed.crds.workflow import BODIES, Workflow, WorkflowSpec, WorkflowStatus, listed
+from seedbed.crds.workflow import BODIES, Workflow, WorkflowSpec, listed
+from seedbed.crds.workflow_status import WorkflowStatus
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,8 @@ from msgspec import Struct
 
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.failure import class_of
-from seedbed.crds.workflow import Phase, WorkflowSpec
+from seedbed.crds.workflow import WorkflowSpec
+from seedbed.crds.workflow_status import Phase
 
 PARTITIONS = 16
 INLINE_LIMIT = 64 * 1024

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from seedbed.crds.messages import Decision, StepError, StepKey
-from seedbed.crds.workflow import Phase
+from seedbed.crds.workflow_status import Phase
 
 StepKind = Literal["agent", "call", "container", "workflow"]
 

@@ -19,7 +19,7 @@ from seedbed.crds.messages import (
     TakenCheckpoint,
     Waiting,
 )
-from seedbed.crds.workflow import Phase
+from seedbed.crds.workflow_status import Phase
 from seedbed.runtime.workflow.records import StepWaiting
 from seedbed.runtime.workflow.state import RunState
 

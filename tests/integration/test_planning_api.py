@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from seedbed.crds.messages import RunRequest, RunSummary, StepKey, encode
-from seedbed.crds.workflow import Phase
+from seedbed.crds.workflow_status import Phase
 from seedbed.runtime.api.app import serve
 from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.store.port import Commit, Entry, RunRow, Store

@@ -14,7 +14,7 @@ import yaml
 
 from seedbed.cli.event_settings import EventsSetting
 from seedbed.crds.messages import RunSummary
-from seedbed.crds.workflow import Phase
+from seedbed.crds.workflow_status import Phase
 from seedbed.runtime.bus.memory import MemoryBus
 from seedbed.runtime.worker.adapters import PythonAdapter
 from seedbed.runtime.workflow.telling import tell_end

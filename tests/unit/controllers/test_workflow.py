@@ -32,7 +32,8 @@ from seedbed.crds.messages import (
     Waiting,
     run_id,
 )
-from seedbed.crds.workflow import WorkflowSpec, WorkflowStatus
+from seedbed.crds.workflow import WorkflowSpec
+from seedbed.crds.workflow_status import WorkflowStatus
 from tests.unit.controllers.objects import (
     DEFAULTS,
     LATER,
