@@ -57,15 +57,15 @@ def _summed(hidden: Tensor, up: Tensor, each: int, *, by_token: bool) -> Tensor:
 
 
 def tokens(x: Tensor, state: State, *, mine: bool) -> Tensor:
-    """Output (T, w) for tokens that are sorted by seed; written over x where that is `mine`."""
+    """Output (T, w) for tokens that are sorted by seed; x may be written over where it is `mine`."""
     down, up, alpha = state.down, state.up, state.alpha
     seeds, rows, width = up.shape
     each = x.shape[0] // seeds
     by_seed = x.view(seeds, each, width)
-    if mine:
-        return by_seed.baddbmm_(_hidden(by_seed, down, alpha), up).view(x.shape)
     if each <= FEW and rows <= THIN:
         return _summed(_hidden(by_seed, down, alpha), up, each, by_token=False).add_(x)
+    if mine:
+        return by_seed.baddbmm_(_hidden(by_seed, down, alpha), up).view(x.shape)
     if x.nbytes <= 4 * CACHED:
         return torch.baddbmm(by_seed, _hidden(by_seed, down, alpha), up).view(x.shape)
     y = torch.empty_like(by_seed)
