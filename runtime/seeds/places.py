@@ -59,8 +59,7 @@ class CheckpointPlace:
         """
         if self._claim:
             return
-        number = int(self._claimed().partition(" ")[0] or 0) + 1
-        claim = f"{number} {uuid.uuid4()}"
+        claim = f"{_number(self._claimed()) + 1} {uuid.uuid4()}"
         try:
             self._files.makedirs(self._folder, exist_ok=True)
             self._files.pipe_file(f"{self._folder}/{_CLAIM}", claim.encode())
@@ -69,16 +68,17 @@ class CheckpointPlace:
         self._claim = claim
 
     def check_claim(self) -> None:
-        """To be called right before a checkpoint is written.
+        """To be called right before a checkpoint is written; claims what could not be claimed before.
 
         Raises:
             FencedError: another process has claimed the place since.
             UnavailableError: the place does not answer.
         """
+        self.claim()
         found = self._claimed()
         if found and found != self._claim:
-            mine, newest = (int(each.partition(" ")[0] or 0) for each in (self._claim, found))
-            raise FencedError(f"the checkpoints in {self._folder}", mine, newest)
+            what = f"the checkpoints in {self._folder}"
+            raise FencedError(what, _number(self._claim), _number(found))
 
     def _claimed(self) -> str:
         try:
@@ -87,7 +87,7 @@ class CheckpointPlace:
             return ""
         except OSError as error:
             raise UnavailableError(f"checkpoints cannot be read: {error}") from error
-        return found.decode()
+        return found.decode(errors="replace")
 
     def kept(self) -> list[Kept]:
         """Every checkpoint, the newest first.
@@ -200,6 +200,11 @@ class CheckpointPlace:
                 file = Path(folder) / path.rpartition("/")[2]
                 self._files.get_file(path, str(file))
             read(file)
+
+
+def _number(claim: str) -> int:
+    first = claim.partition(" ")[0]
+    return int(first) if first.isdecimal() else 0
 
 
 class BrokenError(InvalidError):

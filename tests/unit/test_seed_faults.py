@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from seedbed.crds.errors import InvalidError, UnavailableError
+from seedbed.crds.errors import FencedError, InvalidError, UnavailableError
 from seedbed.crds.seed_layer import DataSource
 from seedbed.crds.seed_policy import Training
 from seedbed.runtime.bus.memory import MemoryBus
@@ -251,6 +251,19 @@ def test_what_is_learnt_after_a_broken_checkpoint_is_kept(tmp_path: Path) -> Non
     again = host()
     assert again.resume(CheckpointPlace(str(tmp_path), "team.small"))
     assert again.model.checkpoints == 4
+
+
+@pytest.mark.parametrize("before", [b"", b"no claim", b"\xff\xfe", b"41 somebody"])
+def test_a_place_is_claimed_whatever_stands_there(tmp_path: Path, before: bytes) -> None:
+    (tmp_path / "team.small").mkdir()
+    (tmp_path / "team.small" / "trainer").write_bytes(before)
+    old, new = (CheckpointPlace(str(tmp_path), "team.small") for _ in range(2))
+    old.claim()
+    old.check_claim()
+    new.check_claim()  # nobody could have claimed it before
+    with pytest.raises(FencedError, match="is fenced off"):
+        old.check_claim()
+    new.check_claim()
 
 
 def test_of_two_pods_that_train_at_one_place_the_older_one_follows(tmp_path: Path) -> None:
