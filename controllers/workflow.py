@@ -8,19 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-import orjson
-
 from seedbed.controllers.conditions import (
-    Verdict,
     condition,
-    ready,
-    resting,
-    shortened,
-    stalled,
-    timestamp,
     waiting,
 )
 from seedbed.controllers.container_step import container_steps, surplus
@@ -38,23 +30,16 @@ from seedbed.controllers.plan import (
 from seedbed.controllers.reading import read_spec, refused, status_of, told
 from seedbed.controllers.steps_source import Document, Missing, document
 from seedbed.controllers.template import hide_template, show_template
+from seedbed.controllers.workflow_status import FINISHED, as_before, fields_of, marks, verdicts_of
 from seedbed.crds.admission import validate
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.messages import (
-    RESULT_PREVIEW_LIMIT,
     Decision,
     RunRequest,
     RunSummary,
-    Waiting,
     run_id,
 )
 from seedbed.crds.workflow import WorkflowSpec
-
-FINISHED = ("Succeeded", "Failed")
-# Of the steps that changed last: how many, and the bytes of name and message that are shown.
-_RECENT, _NAME, _MESSAGE = 5, 128, 256
-_WAITING, _QUESTION, _ASKED = 5, 128, 300
-_ADVICE = 512
 
 
 def reconcile(observed: Observed, now: datetime, defaults: Defaults) -> Plan:
@@ -146,7 +131,7 @@ def _without_document(
     """A plan whose ConfigMap is not there: a run that began has its steps and goes on."""
     begun = observed.run.run if observed.run is not None else status_of(workflow).get("runId")
     if not begun:
-        verdicts = {**waiting(missing.reason, missing.message), **_marks(spec, None)}
+        verdicts = {**waiting(missing.reason, missing.message), **marks(spec, None)}
         return told(workflow, verdicts, now, fields={"phase": "Pending"})
     return _follow(observed, workflow, spec, None, observed.run, now, defaults)
 
@@ -165,11 +150,11 @@ def _begin(
     pods = surplus(observed.children)
     missing = _missing(observed, workflow, spec)
     if missing is not None:
-        verdicts = {**waiting(*missing), **_marks(spec, None)}
+        verdicts = {**waiting(*missing), **marks(spec, None)}
         return told(
             workflow, verdicts, now, fields={"phase": "Pending"}, effects=effects, delete=pods
         )
-    verdicts = {**waiting("Submitted", "the run was given to the engine"), **_marks(spec, None)}
+    verdicts = {**waiting("Submitted", "the run was given to the engine"), **marks(spec, None)}
     return told(
         workflow,
         verdicts,
@@ -200,21 +185,21 @@ def _follow(
         }
         finished = before.get("phase") in FINISHED
         effects = () if finished or submit is None else (submit,)
-        return told(workflow, _as_before(workflow, spec), now, fields=fields, effects=effects)
+        return told(workflow, as_before(workflow, spec), now, fields=fields, effects=effects)
     if summary.phase in FINISHED:
         return told(
             workflow,
-            _verdicts(spec, summary),
+            verdicts_of(spec, summary),
             now,
-            fields=_fields(summary),
+            fields=fields_of(summary),
             delete=surplus(observed.children),
         )
     pods, gone, reports = container_steps(observed, workflow, summary, defaults)
     return told(
         workflow,
-        _verdicts(spec, summary),
+        verdicts_of(spec, summary),
         now,
-        fields=_fields(summary),
+        fields=fields_of(summary),
         apply=pods,
         delete=gone,
         effects=(*_adjusted(spec, summary), *reports),
@@ -255,133 +240,6 @@ def _missing_pool_of_agents(observed: Observed, workflow: Raw) -> tuple[str, str
             why = state.get("message") or "it has no status yet"
             return "AgentNotReady", f"Agent `{key.name}` is not ready: {why}"
     return None
-
-
-def _verdicts(spec: WorkflowSpec, run: RunSummary) -> dict[str, Verdict]:
-    counts = run.counts
-    done = counts.succeeded + counts.failed + counts.skipped
-    progress = f"{done} of {counts.total} steps ended"
-    message = run.message or progress
-    reason = run.reason or run.phase
-    made = {
-        "Pending": waiting,
-        "Running": waiting,
-        "Suspended": resting,
-        "Succeeded": ready,
-        "Failed": stalled,
-    }[run.phase](reason, message)
-    return {**made, **_marks(spec, run)}
-
-
-def _marks(spec: WorkflowSpec, run: RunSummary | None) -> dict[str, Verdict]:
-    """The conditions beside Ready, Reconciling and Stalled."""
-    finished = run is not None and run.phase in FINISHED
-    word = run.phase if run is not None else "Pending"
-    suspended = spec.suspend and not finished
-    return {
-        "Accepted": Verdict("True", "Valid", "the plan can be run"),
-        "Finished": Verdict(
-            "True" if finished else "False",
-            word,
-            "the run has ended" if finished else "the run has not ended",
-        ),
-        "Suspended": Verdict(
-            "True" if suspended else "False",
-            "Suspended" if suspended else "Active",
-            "spec.suspend is set" if suspended else "further steps may start",
-        ),
-        "WaitingForApproval": _asked(run),
-    }
-
-
-def _asked(run: RunSummary | None) -> Verdict:
-    asked = [one for one in run.waiting if one.kind == "approval"] if run is not None else []
-    if not asked:
-        return Verdict("False", "NothingAsked", "no step waits for a person")
-    told = "; ".join(f"{one.step}: {one.message}" for one in asked)
-    return Verdict("True", "ApprovalNeeded", shortened(told, _ASKED))
-
-
-def _as_before(workflow: Raw, spec: WorkflowSpec) -> dict[str, Verdict]:
-    kept = {
-        one["type"]: Verdict(one["status"], one["reason"], one["message"])
-        for one in status_of(workflow).get("conditions") or ()
-    }
-    missing = {**waiting("Submitted", "the run was given to the engine"), **_marks(spec, None)}
-    return {**missing, **kept}
-
-
-def _fields(run: RunSummary) -> dict[str, Any]:
-    """The Workflow's own part of the status; small whatever the run's size."""
-    counts = run.counts
-    done = counts.succeeded + counts.failed + counts.skipped
-    fields: dict[str, Any] = {
-        "phase": run.phase,
-        "runId": run.run,
-        "progress": f"{done}/{counts.total}",
-        "steps": {
-            "total": counts.total,
-            "running": counts.running,
-            "succeeded": counts.succeeded,
-            "failed": counts.failed,
-            "skipped": counts.skipped,
-        },
-        "recent": [
-            {
-                "name": shortened(one.name, _NAME),
-                "state": one.state[:32],
-                "message": shortened(one.message, _MESSAGE),
-            }
-            for one in run.recent[:_RECENT]
-        ],
-    }
-    if run.waiting:
-        fields["waiting"] = [_waiting_step(one) for one in run.waiting[:_WAITING]]
-    if run.eta is not None:
-        fields["eta"] = timestamp(datetime.fromtimestamp(round(run.eta), UTC))
-    if run.advice is not None and run.advice.before > run.advice.after:
-        fields["optimisation"] = {
-            "applied": run.advice.applied,
-            "percent": round(100 * (1 - run.advice.after / run.advice.before)),
-            "message": shortened(run.advice.message, _ADVICE),
-        }
-    if run.replans:
-        fields |= {"planVersion": run.replans + 1, "replans": run.replans}
-    if run.started is not None:
-        fields["startedAt"] = timestamp(datetime.fromtimestamp(run.started, UTC))
-    if run.finished is not None:
-        fields["finishedAt"] = timestamp(datetime.fromtimestamp(run.finished, UTC))
-    if run.checkpoint is not None:
-        last = run.checkpoint
-        fields["lastCheckpoint"] = {
-            "number": last.number,
-            "id": last.id,
-            "time": timestamp(datetime.fromtimestamp(last.at, UTC)),
-            "sizeBytes": last.size_bytes,
-            "ratio": round(last.ratio, 2),
-        }
-    if run.origin is not None:
-        began = run.origin
-        fields["forkedFrom"] = {
-            "run": began.run,
-            "checkpoint": began.checkpoint,
-            "taken": began.taken,
-            "again": began.again,
-        }
-    if run.result is not None and len(orjson.dumps(run.result)) <= RESULT_PREVIEW_LIMIT:
-        fields["result"] = run.result
-    return fields
-
-
-def _waiting_step(one: Waiting) -> dict[str, Any]:
-    told = {
-        "name": shortened(one.step, _NAME),
-        "kind": one.kind,
-        "message": shortened(one.message, _QUESTION),
-    }
-    if one.until is not None:
-        told["until"] = timestamp(datetime.fromtimestamp(one.until, UTC))
-    return told
 
 
 def _submit(workflow: Raw, spec: WorkflowSpec, run: str, source: Document) -> SubmitRun:

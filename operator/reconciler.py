@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from seedbed.controllers.plan import CancelRun, Defaults, Key, Observed, Raw, Withdraw
 from seedbed.controllers.pods import key_of
-from seedbed.controllers.workflow import FINISHED
+from seedbed.controllers.workflow_status import FINISHED
 from seedbed.crds.errors import (
     ConflictError,
     FencedError,
