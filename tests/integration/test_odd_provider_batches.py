@@ -71,6 +71,27 @@ def test_results_count_where_the_batch_ends_before_it_is_cancelled(url: str) -> 
     ran(url, body)
 
 
+@pytest.mark.req("COG-5.2.1")
+def test_what_a_provider_has_is_paid_there_also_where_no_more_may_go(url: str) -> None:
+    async def body() -> None:
+        async with provider() as fake:
+            fake.batches.held = True
+            async with lane(fake, url) as found:
+                batch = await found.begun([line("a", "once")])
+                await made(found)
+                await found.until(batch.id, lambda one: one.status == "in_progress")
+            fake.batches.held = False
+            async with lane(fake, url, entry={"batchApi": False}) as found:
+                assert (await found.ended(batch.id)).status == "completed"
+                assert not fake.seen
+                assert await paid(found)
+                later = await found.ended((await found.begun([line("b", "later")])).id)
+                assert later.status == "completed"
+                assert len(fake.seen) == len(fake.batches.made) == 1
+
+    run_async(body())
+
+
 @pytest.mark.parametrize("odd", [{"held": True, "status": "thinking"}, {"unreadable": True}])
 def test_nobody_waits_for_ever_for_a_provider_that_does_not_end(url: str, odd: Json) -> None:
     async def body() -> None:

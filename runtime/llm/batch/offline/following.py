@@ -75,7 +75,8 @@ class Following:
 
     async def _followed(self, part: PartRow) -> None:
         provider = self.providers.get(part.model)
-        if provider is None:
+        unknown = part.state == "planned" and not part.tries
+        if provider is None or (unknown and not provider.allowed):
             await self._back(part, "own", NOT_ALLOWED)
             return
         made = await self._until_made(part, provider)

@@ -57,7 +57,7 @@ class OfflineLane:
         self._coordinator = coordinator
         self._holder = holder
         self._lease = lease
-        entries = [entry for entry in gateway.models.models if entry.batch_api]
+        entries = [entry for entry in gateway.models.models if entry.provider == "openai"]
         self._providers = {entry.name: ProviderBatches(entry) for entry in entries}
         metrics = OfflineMetrics(gateway.metrics.registry)
         self.worker = OfflineWorker(gateway, store, cache, metrics, self._providers)

@@ -90,7 +90,8 @@ class Parts:
         """Make a part of lines that are ready; False where there are none, or no money."""
         job = self.job
         rows = await job.patiently(self._ready)
-        if rows and rows[0].target not in self.providers:
+        provider = self.providers.get(rows[0].target) if rows else None
+        if rows and (provider is None or not provider.allowed):
             await job.note(rows[0].target, NOT_ALLOWED)
             await job.bench.work.advance(job.id, [(row.number, "own", "") for row in rows])
             return True

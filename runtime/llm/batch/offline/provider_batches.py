@@ -53,10 +53,16 @@ class ProviderBatch:
 
 
 class ProviderBatches:
-    """One model's provider. Errors: UnavailableError for now, RefusedError and InvalidError for good."""
+    """One model's provider. Errors: UnavailableError for now, RefusedError and InvalidError for good.
+
+    Attributes:
+        allowed: whether new lines may go there.
+    """
 
     def __init__(self, entry: ModelEntry) -> None:
         self.name = entry.name
+        # Where it is not any more, what a provider has already is still followed and paid.
+        self.allowed = entry.batch_api
         self._entry = entry
         self._origin = Origin(entry)
         self._session: aiohttp.ClientSession | None = None

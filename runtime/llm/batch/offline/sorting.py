@@ -166,7 +166,7 @@ async def _target(
         call = Call(request, job.identity, gateway.now(), closing, headers=EXACT)
         gateway.plan(call)
         first = call.candidates[0] if call.candidates else ""
-        if first not in providers:
+        if first not in providers or not providers[first].allowed:
             model = first or request.model
             await job.note(model, "no batch API is known or allowed for this model")
             return ""

@@ -51,7 +51,7 @@ class OfflineWorker:
     """Works while `run` is under way.
 
     Attributes:
-        providers: those whose batches may be used, by model.
+        providers: those that may have batches, by model.
         wake: set where a batch has come or changed, so that it is not waited for.
     """
 
