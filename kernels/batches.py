@@ -161,6 +161,13 @@ def _block(first: int, seeds: int, each: int) -> View:
     return lambda tensor: tensor[first : first + seeds * each].view(seeds, each, -1)
 
 
+def _inverse(numbers: NDArray[Any]) -> Indexes | None:
+    """Where each of [0, n) stands among n such numbers; None where one is missing."""
+    found = np.full(len(numbers), -1)
+    found[numbers] = np.arange(len(numbers))
+    return found if found.min() >= 0 else None
+
+
 class Routing(NamedTuple):
     """Of one assignment of T tokens to S seeds.
 
@@ -189,7 +196,12 @@ class Routing(NamedTuple):
             blocks = wanted.reshape(seeds, -1)
             if bool((blocks == np.arange(seeds, dtype=wanted.dtype)[:, None]).all()):
                 return cls(None, None, None)
-        if tokens and (wanted.min() < 0 or wanted.max() >= seeds):
+        outside = tokens and (wanted.min() < 0 or wanted.max() >= seeds)
+        if tokens == seeds and not outside:
+            inverse = _inverse(wanted)
+            if inverse is not None:
+                return cls(torch.from_numpy(inverse).to(seed_of.device), seed_of.long(), None)
+        if outside:
             wanted = np.where((wanted < 0) | (wanted >= seeds), seeds, wanted)
         # numpy sorts 16-bit integers by radix
         small = wanted.astype(np.int16 if seeds < np.iinfo(np.int16).max else np.int64)

@@ -29,6 +29,24 @@ def usual(seeds: int, rows: int, width: int) -> SeedTensors:
     )
 
 
+@given(
+    assigned=st.integers(2, 9).flatmap(
+        lambda n: st.permutations(range(n)) | st.lists(st.integers(-1, n), min_size=n, max_size=n)
+    ),
+    dtype=st.sampled_from([torch.int16, torch.int32, torch.int64]),
+)
+def test_one_token_a_seed_in_any_order(assigned: list[int], dtype: torch.dtype) -> None:
+    seeds = len(assigned)
+    routing = Routing.of(torch.tensor(assigned, dtype=dtype), seeds)
+    each_once = sorted(assigned) == list(range(seeds))
+    assert routing.even(seeds) == each_once
+    x = torch.arange(seeds, dtype=torch.float32)[:, None]
+    sorted_by_seed = [assigned[int(row)] for row in routing.into(x)[:, 0]]
+    named = [seed if 0 <= seed < seeds else seeds for seed in sorted_by_seed]
+    assert named == sorted(named)
+    assert torch.equal(routing.back(routing.into(x)), x)
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     seeds=st.integers(1, 12), count=st.integers(0, 60),
