@@ -17,9 +17,9 @@ is therefore told to ours as well, as the host of a layer knows it between two e
 Rivals get the parameters laid out as they like them and write over nothing but copies of their own.
 Every way is checked against the fp64 reference first. In each round the ways run in another order, a
 few calls each. The figure is the median; the shortest call stands beside, and figures of 1 and 2 threads side
-by side. `cpu_speedup_vs_loop` and `cpu_speedup_vs_best_baseline` are the smallest over the cases of up to 16 tokens a seed, which is what
-many tenants send at once. With 64 each product of the loop is large by itself, so the loop loses little:
-those cases stand beside, with figures of their own.
+by side. `cpu_speedup_vs_loop` and `cpu_speedup_vs_best_baseline` are the smallest over the cases of up to 16
+tokens a seed, which is what tenants send at once. With 64 each product of the loop is large by itself, and
+the loop loses little: those cases stand beside, with figures of their own.
 The last line is one JSON object.
 """
 
