@@ -96,7 +96,7 @@ class MiniLm:
         """Load it: a tenth of a second and 60 MB.
 
         Two threads compute a text in two thirds of the time, and then fight with those of numpy's search:
-        a look-up takes longer by half on two CPUs.
+        a look-up as a whole takes longer on two CPUs.
         """
         import onnxruntime  # noqa: PLC0415 -- heavy, and only services with this cache need it
         from tokenizers import Tokenizer  # noqa: PLC0415
