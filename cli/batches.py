@@ -32,12 +32,9 @@ def list_(
 
     async def show(source: Source) -> int:
         found = await source.batches("" if all_namespaces else namespace or source.namespace)
-        if output is not Form.table:
-            print(printed.serialised(found["data"], output))
-            return 0
         head = ("NAMESPACE", *_HEAD) if all_namespaces else _HEAD
         rows = [_row(each, named=all_namespaces) for each in found["data"]]
-        printed.console().print(printed.plain_table(head, rows))
+        printed.print_as(output, found["data"], head, rows)
         return 0
 
     read(show, place)
@@ -55,10 +52,7 @@ def show(
 
     async def shown(source: Source) -> int:
         found = await source.batch(batch)
-        if output is not Form.table:
-            print(printed.serialised(found, output))
-            return 0
-        printed.console().print(printed.plain_table(("FIELD", "VALUE"), _fields(found)))
+        printed.print_as(output, found, ("FIELD", "VALUE"), _fields(found))
         return 0
 
     read(shown, place)

@@ -30,10 +30,7 @@ def stats(
         found = await source.cache_stats(
             "" if all_namespaces else namespace or source.namespace, days
         )
-        if output is not Form.table:
-            print(printed.serialised(found, output))
-            return 0
-        printed.console().print(printed.plain_table(("COUNTED", "VALUE"), _rows(found)))
+        printed.print_as(output, found, ("COUNTED", "VALUE"), _rows(found))
         return 0
 
     read(show, place)

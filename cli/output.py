@@ -146,6 +146,14 @@ def serialised(value: Any, form: str) -> str:
     return _yaml(value)
 
 
+def print_as(form: str, value: Any, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print a value as `json` or `yaml`, or in any other form as a table of these columns and rows."""
+    if form in ("json", "yaml"):
+        print(serialised(value, form))
+    else:
+        console().print(plain_table(columns, rows))
+
+
 def _section(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
 ) -> list[RenderableType]:

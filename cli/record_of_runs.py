@@ -67,10 +67,7 @@ def _shown(
 ) -> int:
     from seedbed.cli import output  # noqa: PLC0415  # keeps the help fast
 
-    if form in ("json", "yaml"):
-        print(output.serialised(told, form))
-    else:
-        output.console().print(output.plain_table(columns, rows))
+    output.print_as(form, told, columns, rows)
     return 0
 
 

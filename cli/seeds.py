@@ -77,12 +77,8 @@ def decisions(
 
     async def show(source: Source) -> int:
         found = await source.seed_decisions(namespace or source.namespace, layer, after, token)
-        if output is not Form.table:
-            print(printed.serialised(found, output))
-            return 0
         heads = ("NUMBER", "TIME", "EPOCH", "LAYER", "SEED", "MOVE", "RULE", "WHY")
-        console = printed.console()
-        console.print(printed.plain_table(heads, [_row(one) for one in found]))
+        printed.print_as(output, found, heads, (_row(one) for one in found))
         return 0
 
     read(show, Place(context, local, None, API_SERVICE, None))

@@ -161,11 +161,11 @@ def _block(first: int, seeds: int, each: int) -> View:
     return lambda tensor: tensor[first : first + seeds * each].view(seeds, each, -1)
 
 
-def _inverse(numbers: NDArray[Any]) -> Indexes | None:
-    """Where each of [0, n) stands among n such numbers; None where one is missing."""
+def _inverse(numbers: NDArray[Any]) -> Indexes:
+    """Where each of [0, n) stands among n such numbers; -1 for one that is missing."""
     found = np.full(len(numbers), -1)
     found[numbers] = np.arange(len(numbers))
-    return found if found.min() >= 0 else None
+    return found
 
 
 class Routing(NamedTuple):
@@ -199,7 +199,7 @@ class Routing(NamedTuple):
         outside = tokens and (wanted.min() < 0 or wanted.max() >= seeds)
         if tokens == seeds and not outside:
             inverse = _inverse(wanted)
-            if inverse is not None:
+            if inverse.min() >= 0:
                 return cls(torch.from_numpy(inverse).to(seed_of.device), seed_of.long(), None)
         if outside:
             wanted = np.where((wanted < 0) | (wanted >= seeds), seeds, wanted)
@@ -210,8 +210,7 @@ class Routing(NamedTuple):
         if bool(np.greater_equal(small[1:], small[:-1]).all()):
             return cls(None, None, found)
         order = np.argsort(small, kind="stable")
-        places = np.empty_like(order)
-        places[order] = np.arange(tokens)
+        places = _inverse(order)
         if int(found.min()) * seeds == tokens:
             found = None
         device = seed_of.device
