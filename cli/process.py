@@ -19,6 +19,7 @@ import typer
 
 from seedbed.cli.settings import Settings
 from seedbed.crds.errors import InvalidError, RetryableError, SeedbedError, UnavailableError
+from seedbed.runtime.seeds.torchrun import local_rank
 
 START_SECONDS = 300.0
 """How long a role waits for its servers; then it ends, and Kubernetes starts it again."""
@@ -94,7 +95,7 @@ def run_role(
     configure(name)
     try:
         settings = Settings.read(os.environ, *needed)
-        if os.environ.get("LOCAL_RANK", "0") != "0":
+        if local_rank():
             # Another process of this pod has the ports that others know.
             settings = settings.model_copy(update={"health_port": 0, "port": 0})
         configure(name, settings.log_level)

@@ -27,6 +27,7 @@ from seedbed.cli.process import (
 )
 from seedbed.cli.settings import Settings
 from seedbed.crds.errors import InvalidError, SeedbedError, UnavailableError
+from seedbed.runtime.seeds.torchrun import launched, local_rank
 
 if TYPE_CHECKING:
     from seedbed.cli.gateway import EventLogNotices
@@ -87,7 +88,7 @@ def worker() -> None:
 def seeds() -> None:
     """Serve the model of one SeedLayer and train its seeds."""
     needed = ("nats_url", "etcd_endpoint", "namespace", "seed_layer", "seed_checkpoints")
-    if os.environ.get("SEEDBED_SEED_GROUP") and "TORCHELASTIC_RUN_ID" not in os.environ:
+    if os.environ.get("SEEDBED_SEED_GROUP") and not launched():
         raise typer.Exit(_group_of_seeds(*needed))
     run_role("seeds", _seeds, *needed, loop=fast_loop())
 
@@ -378,7 +379,7 @@ async def _following(process: Process, group: Group, pod: Pod, bus: NatsBus) -> 
         bus=bus,
         checkpoints=settings.seed_checkpoints,
         token=settings.seed_token,
-        serves=os.environ.get("LOCAL_RANK", "0") == "0",
+        serves=local_rank() == 0,
         drain=settings.drain,
         registry=REGISTRY,
     )

@@ -13,9 +13,10 @@ import torch
 from seedbed.runtime.bus.memory import MemoryBus
 from seedbed.runtime.seeds.follower import SeedFollower
 from seedbed.runtime.seeds.group import Group
-from seedbed.runtime.seeds.launch import Launch, launch, launched, this_command
+from seedbed.runtime.seeds.launch import Launch, launch, this_command
 from seedbed.runtime.seeds.reporting import Pod
 from seedbed.runtime.seeds.server import SeedServer
+from seedbed.runtime.seeds.torchrun import launched
 from tests.seed_pods import settings, spec_of
 
 SLOW = {

@@ -148,16 +148,6 @@ def _met(meeting: RendezvousParameters) -> RendezvousHandler:
         time.sleep(1.0)
 
 
-def launched() -> bool:
-    """Whether this process is one that `launch` has started."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
-
-
-def local_rank() -> int:
-    """Which of its pod's processes this is."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
-
-
 def this_command() -> list[str]:
     """The command of this process, to be run again as one of a group."""
     return [sys.executable, *sys.orig_argv[1:]]
