@@ -7,9 +7,9 @@ from datetime import datetime
 from seedbed.controllers.conditions import Verdict, condition, ready, resting, waiting
 from seedbed.controllers.plan import Defaults, Key, Observed, Plan, Raw
 from seedbed.controllers.reading import publish, read_spec, refused, told, withdraw
+from seedbed.crds.addresses import agent_setting
 from seedbed.crds.agent import AgentSpec
 from seedbed.crds.errors import InvalidError
-from seedbed.crds.messages import agent_setting
 from seedbed.crds.signature import Signature
 
 

@@ -7,9 +7,9 @@ from datetime import datetime
 from seedbed.controllers.conditions import ready
 from seedbed.controllers.plan import Defaults, Observed, Plan
 from seedbed.controllers.reading import publish, read_spec, refused, told, withdraw
+from seedbed.crds.addresses import flag_setting
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.feature_flag import FeatureFlagSpec
-from seedbed.crds.messages import flag_setting
 
 
 def reconcile(observed: Observed, now: datetime, defaults: Defaults) -> Plan:  # noqa: ARG001  # one form for all kinds

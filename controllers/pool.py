@@ -8,8 +8,8 @@ from seedbed.controllers.conditions import Verdict, ready, waiting
 from seedbed.controllers.deployment import selector_of, worker_deployment
 from seedbed.controllers.plan import Defaults, Observed, Plan, Raw
 from seedbed.controllers.reading import publish, read_spec, refused, told, withdraw
+from seedbed.crds.addresses import pool_setting
 from seedbed.crds.errors import InvalidError
-from seedbed.crds.messages import pool_setting
 from seedbed.crds.pool import PoolSpec
 
 

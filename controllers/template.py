@@ -7,7 +7,7 @@ from datetime import datetime
 from seedbed.controllers.conditions import Verdict, ready
 from seedbed.controllers.plan import Effect, Observed, Plan, Raw
 from seedbed.controllers.reading import publish, told, withdraw
-from seedbed.crds.messages import template_setting
+from seedbed.crds.addresses import template_setting
 from seedbed.crds.workflow import WorkflowSpec
 
 

@@ -33,12 +33,8 @@ from seedbed.controllers.template import hide_template, show_template
 from seedbed.controllers.workflow_status import FINISHED, as_before, fields_of, marks, verdicts_of
 from seedbed.crds.admission import validate
 from seedbed.crds.errors import InvalidError
-from seedbed.crds.messages import (
-    Decision,
-    RunRequest,
-    RunSummary,
-    run_id,
-)
+from seedbed.crds.messages import Decision, RunRequest, RunSummary
+from seedbed.crds.run_ids import run_id
 from seedbed.crds.workflow import WorkflowSpec
 
 

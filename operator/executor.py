@@ -33,24 +33,17 @@ from seedbed.controllers.plan import (
 )
 from seedbed.controllers.pods import key_of
 from seedbed.controllers.reading import awaiting, declined, refused
+from seedbed.crds.addresses import engine_address, partition_of
 from seedbed.crds.base import API_VERSION
+from seedbed.crds.engine_requests import Adjust, Cancel, Report, Submit
 from seedbed.crds.errors import (
     FencedError,
     InvalidError,
     PlanUnavailableError,
     UnavailableError,
 )
-from seedbed.crds.messages import (
-    Adjust,
-    Cancel,
-    Report,
-    RunSummary,
-    Submit,
-    decode,
-    encode,
-    engine_address,
-    partition_of,
-)
+from seedbed.crds.messages import RunSummary
+from seedbed.crds.wire import decode, encode
 from seedbed.operator.cluster import Cluster
 from seedbed.operator.difference import TOKEN, covers, same_status
 from seedbed.runtime.bus.port import Bus

@@ -19,6 +19,8 @@ from prometheus_client import CollectorRegistry
 from seedbed.controllers.plan import CancelRun, Defaults, Key, Observed, Raw, Withdraw
 from seedbed.controllers.pods import key_of
 from seedbed.controllers.workflow_status import FINISHED
+from seedbed.crds.addresses import PARTITIONS, SETTING_PREFIXES, engine_address
+from seedbed.crds.engine_requests import ListActive
 from seedbed.crds.errors import (
     ConflictError,
     FencedError,
@@ -26,16 +28,8 @@ from seedbed.crds.errors import (
     RetryableError,
     SeedbedError,
 )
-from seedbed.crds.messages import (
-    PARTITIONS,
-    SETTING_PREFIXES,
-    ListActive,
-    RunSummary,
-    decode,
-    encode,
-    engine_address,
-    is_own,
-)
+from seedbed.crds.messages import RunSummary
+from seedbed.crds.run_ids import is_own
 from seedbed.crds.seed_messages import SEEDS_TOPICS
 from seedbed.crds.spending import (
     SPENDING_PREFIX,
@@ -43,6 +37,7 @@ from seedbed.crds.spending import (
     agent_account,
     workflow_account,
 )
+from seedbed.crds.wire import decode, encode
 from seedbed.operator.cache import Cache
 from seedbed.operator.cluster import Cluster
 from seedbed.operator.echoes import Echoes, own_doing

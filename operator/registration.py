@@ -10,8 +10,8 @@ from seedbed.controllers import agent, feature_flag, pool, seed_layer, workflow
 from seedbed.controllers.budget import with_budget
 from seedbed.controllers.plan import Defaults, Key, Observed, Plan, Raw
 from seedbed.controllers.pods import POOL_LABEL, SEEDS_LABEL, WORKFLOW_LABEL
+from seedbed.crds.addresses import agent_setting, flag_setting, pool_setting, template_setting
 from seedbed.crds.base import API_VERSION
-from seedbed.crds.messages import agent_setting, flag_setting, pool_setting, template_setting
 from seedbed.crds.seed_messages import seed_setting
 from seedbed.crds.spending import workflow_setting
 from seedbed.crds.steps_source import PLAN_LABEL

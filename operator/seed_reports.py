@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable
 
 from seedbed.controllers.plan import Key
 from seedbed.crds.errors import InvalidError
-from seedbed.crds.messages import decode
 from seedbed.crds.seed_messages import SeedReport
+from seedbed.crds.wire import decode
 from seedbed.runtime.bus.port import Message
 
 log = logging.getLogger(__name__)

@@ -8,18 +8,12 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from pathlib import Path
 from typing import Any
 
+from seedbed.crds.addresses import engine_address, partition_of, pool_setting, template_setting
+from seedbed.crds.engine_requests import Summarise
 from seedbed.crds.errors import UnavailableError
-from seedbed.crds.messages import (
-    RunSummary,
-    Summarise,
-    decode,
-    encode,
-    engine_address,
-    partition_of,
-    pool_setting,
-    template_setting,
-)
+from seedbed.crds.messages import RunSummary
 from seedbed.crds.pool import PoolSpec
+from seedbed.crds.wire import decode, encode
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.bus.memory import MemoryBus
 from seedbed.runtime.bus.port import Bus

@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from prometheus_client import REGISTRY
 
-from seedbed.crds.messages import partition_of
+from seedbed.crds.addresses import partition_of
 from seedbed.runtime.bus.events import NEW, Event, EventSettings
 from seedbed.runtime.bus.nats import NatsBus
 from tests.servers import NatsServer

@@ -34,17 +34,12 @@ from typing import Any
 
 import orjson
 
+from seedbed.crds.addresses import engine_address, partition_of, pool_setting
+from seedbed.crds.engine_requests import Submit, Summarise
 from seedbed.crds.errors import UnavailableError
-from seedbed.crds.messages import (
-    RunRequest,
-    Submit,
-    Summarise,
-    encode,
-    engine_address,
-    partition_of,
-    pool_setting,
-)
+from seedbed.crds.messages import RunRequest
 from seedbed.crds.pool import PoolSpec
+from seedbed.crds.wire import encode
 from seedbed.runtime.bus.nats import NatsBus
 from seedbed.runtime.coordination.etcd import EtcdCoordinator
 from seedbed.runtime.coordination.registry import discover

@@ -45,7 +45,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from hack.bench.peers import litellm_proxy
-from seedbed.crds.messages import agent_setting
+from seedbed.crds.addresses import agent_setting
 from seedbed.crds.spending import workflow_setting
 from seedbed.operator.certificates import renewed
 from seedbed.runtime.coordination.etcd import EtcdCoordinator

@@ -15,19 +15,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+from seedbed.crds.addresses import engine_address, partition_of, pool_setting
+from seedbed.crds.engine_requests import Submit
 from seedbed.crds.errors import UnavailableError
-from seedbed.crds.messages import (
-    RunRequest,
-    RunSummary,
-    Submit,
-    decode,
-    encode,
-    engine_address,
-    partition_of,
-    pool_setting,
-    run_id,
-)
+from seedbed.crds.messages import RunRequest, RunSummary
 from seedbed.crds.pool import PoolSpec
+from seedbed.crds.run_ids import run_id
+from seedbed.crds.wire import decode, encode
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.bus.port import Bus, Message
 from seedbed.runtime.coordination.port import Coordinator

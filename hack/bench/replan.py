@@ -37,7 +37,8 @@ sys.path.insert(0, str(ROOT))
 from hack.bench.loads import NAMESPACE, percentiles
 from hack.bench.workflow import Place, embedded
 from seedbed.cli.loops import fast_loop
-from seedbed.crds.messages import RunRequest, run_id
+from seedbed.crds.messages import RunRequest
+from seedbed.crds.run_ids import run_id
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.workflow.records import (
     Record,

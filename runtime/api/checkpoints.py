@@ -18,16 +18,12 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from seedbed.crds.addresses import engine_address, partition_of
 from seedbed.crds.checkpoint import forked, restored
+from seedbed.crds.engine_requests import TakeCheckpoint
 from seedbed.crds.errors import InvalidError, NotFoundError, UnavailableError
-from seedbed.crds.messages import (
-    TakeCheckpoint,
-    TakenCheckpoint,
-    decode,
-    encode,
-    engine_address,
-    partition_of,
-)
+from seedbed.crds.messages import TakenCheckpoint
+from seedbed.crds.wire import decode, encode
 from seedbed.runtime.api.access import Action
 from seedbed.runtime.api.answers import answer, bearer_token, require
 from seedbed.runtime.api.objects import Workflows

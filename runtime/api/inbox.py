@@ -19,19 +19,13 @@ import orjson
 from aiohttp import web
 from pydantic import ValidationError
 
+from seedbed.crds.addresses import engine_address, partition_of
+from seedbed.crds.engine_requests import Approve, Signal
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.flow import Approval
-from seedbed.crds.messages import (
-    Approve,
-    Decision,
-    RunSummary,
-    Signal,
-    decode,
-    encode,
-    engine_address,
-    partition_of,
-)
+from seedbed.crds.messages import Decision, RunSummary
 from seedbed.crds.values import written
+from seedbed.crds.wire import decode, encode
 from seedbed.runtime.api.access import Action
 from seedbed.runtime.api.answers import CALLER, answer, require
 from seedbed.runtime.api.runs import newest_run

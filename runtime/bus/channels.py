@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Literal
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
+from seedbed.crds.addresses import partition_of
 from seedbed.crds.errors import InvalidError
-from seedbed.crds.messages import partition_of
 from seedbed.runtime.bus.events import NEW, Event, EventLog, Follower, Priority
 
 Channel = Literal["control", "telemetry", "events"]

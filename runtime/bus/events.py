@@ -21,8 +21,8 @@ from typing import Literal, NamedTuple, Protocol
 
 from msgspec import Struct
 
+from seedbed.crds.addresses import partition_of
 from seedbed.crds.errors import InvalidError
-from seedbed.crds.messages import partition_of
 
 Priority = Literal["critical", "normal", "low"]
 PRIORITIES: tuple[Priority, ...] = ("critical", "normal", "low")

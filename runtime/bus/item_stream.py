@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from seedbed.crds.errors import InvalidError
-from seedbed.crds.messages import VALUE_LIMIT, decode, encode
+from seedbed.crds.messages import VALUE_LIMIT
 from seedbed.crds.values import written
+from seedbed.crds.wire import decode, encode
 from seedbed.runtime.bus.port import Bus
 
 WINDOW = 100

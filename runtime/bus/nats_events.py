@@ -20,8 +20,8 @@ from nats.js.api import Header, RawStreamMsg, RetentionPolicy, StorageType, Stre
 from nats.js.errors import APIError, NoStreamResponseError
 from nats.js.errors import NotFoundError as StreamNotFoundError
 
+from seedbed.crds.addresses import PARTITIONS
 from seedbed.crds.errors import InvalidError, UnavailableError
-from seedbed.crds.messages import PARTITIONS
 from seedbed.runtime.bus import event_metrics as metrics
 from seedbed.runtime.bus.event_wire import (
     Batch,

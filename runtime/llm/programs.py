@@ -20,20 +20,13 @@ from typing import Any
 
 import orjson
 
+from seedbed.crds.addresses import agent_setting, worker_address
 from seedbed.crds.agent import AgentSpec
 from seedbed.crds.base import seconds
 from seedbed.crds.errors import InvalidError, NotFoundError, SeedbedError, UnavailableError
-from seedbed.crds.messages import (
-    StepError,
-    StepKey,
-    StepResult,
-    StepTask,
-    agent_setting,
-    decode,
-    encode,
-    worker_address,
-)
+from seedbed.crds.messages import StepError, StepKey, StepResult, StepTask
 from seedbed.crds.signature import Signature
+from seedbed.crds.wire import decode, encode
 from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.coordination.port import Coordinator
 from seedbed.runtime.coordination.registry import Service, discover

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import orjson
 
 from seedbed.crds.errors import SeedbedError
-from seedbed.crds.messages import encode
 from seedbed.crds.seed_features import FEATURES
 from seedbed.crds.seed_messages import REPORT_SECONDS, SeedReport, seeds_topic
+from seedbed.crds.wire import encode
 from seedbed.runtime.bus.events import Event, Priority
 from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.seeds.figures import (

@@ -14,15 +14,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from seedbed.crds.addresses import engine_address, partition_of
+from seedbed.crds.engine_requests import Reported
 from seedbed.crds.errors import InvalidError, NotFoundError, RetryableError, SeedbedError
-from seedbed.crds.messages import (
-    Reported,
-    StepResult,
-    decode,
-    encode,
-    engine_address,
-    partition_of,
-)
+from seedbed.crds.messages import StepResult
+from seedbed.crds.wire import decode, encode
 from seedbed.runtime.bus.port import Bus, Delivery
 
 REPORT_WAIT = 2.0

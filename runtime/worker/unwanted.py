@@ -10,8 +10,11 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from seedbed.crds.addresses import unwanted_topic
 from seedbed.crds.errors import InvalidError
-from seedbed.crds.messages import StepTask, Unwanted, attempt_id, decode, unwanted_topic
+from seedbed.crds.messages import StepTask, Unwanted
+from seedbed.crds.run_ids import attempt_id
+from seedbed.crds.wire import decode
 from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.worker.limit import Limit
 

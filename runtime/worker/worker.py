@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack, closing, suppress
 from typing import Any
 
+from seedbed.crds.addresses import PARTITIONS, work_queue, worker_address
 from seedbed.crds.errors import (
     InvalidError,
     SeedbedError,
@@ -22,17 +23,9 @@ from seedbed.crds.errors import (
     UnavailableError,
 )
 from seedbed.crds.failure import class_of
-from seedbed.crds.messages import (
-    PARTITIONS,
-    StepError,
-    StepResult,
-    StepTask,
-    decode,
-    encode,
-    work_queue,
-    worker_address,
-)
+from seedbed.crds.messages import StepError, StepResult, StepTask
 from seedbed.crds.values import written
+from seedbed.crds.wire import decode, encode
 from seedbed.runtime.agents.errors import AnswerMalformedError
 from seedbed.runtime.bus.item_stream import ItemSource
 from seedbed.runtime.bus.port import Bus, Delivery, Pull

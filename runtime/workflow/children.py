@@ -16,23 +16,12 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
+from seedbed.crds.addresses import engine_address, partition_of
+from seedbed.crds.engine_requests import Adjust, Cancel, EngineRequest, Report, Submit, Summarise
 from seedbed.crds.errors import InvalidError, NotFoundError, SeedbedError, UnavailableError
-from seedbed.crds.messages import (
-    Adjust,
-    Cancel,
-    EngineRequest,
-    Report,
-    RunRequest,
-    RunSummary,
-    StepResult,
-    Submit,
-    Summarise,
-    child_id,
-    decode,
-    encode,
-    engine_address,
-    partition_of,
-)
+from seedbed.crds.messages import RunRequest, RunSummary, StepResult
+from seedbed.crds.run_ids import child_id
+from seedbed.crds.wire import decode, encode
 from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.store.port import Store
 from seedbed.runtime.workflow import metrics

@@ -13,9 +13,10 @@ from contextlib import suppress
 
 from msgspec.structs import replace
 
+from seedbed.crds.engine_requests import Adjust, Approve, Cancel, Signal
 from seedbed.crds.errors import SeedbedError
 from seedbed.crds.expressions import Scope
-from seedbed.crds.messages import Adjust, Approve, Cancel, Decision, Signal, StepKey, StepResult
+from seedbed.crds.messages import Decision, StepKey, StepResult
 from seedbed.runtime.workflow.ending import cancel, complete, failing, run_out, undo
 from seedbed.runtime.workflow.engine_steps import approve, expire, receive
 from seedbed.runtime.workflow.failures import failed

@@ -13,15 +13,11 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
+from seedbed.crds.addresses import unwanted_topic, work_queue
 from seedbed.crds.errors import QueueFullError, UnavailableError
-from seedbed.crds.messages import (
-    StepKey,
-    Unwanted,
-    attempt_id,
-    encode,
-    unwanted_topic,
-    work_queue,
-)
+from seedbed.crds.messages import StepKey, Unwanted
+from seedbed.crds.run_ids import attempt_id
+from seedbed.crds.wire import encode
 from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.workflow import metrics
 from seedbed.runtime.workflow.journal import LiveRun

@@ -15,17 +15,9 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, nullcontext, suppress
 from functools import partial
 
+from seedbed.crds.addresses import PARTITIONS, SETTING_PREFIXES, engine_address, summaries_topic
+from seedbed.crds.engine_requests import Submit, Summarise, TakeCheckpoint, decode_request
 from seedbed.crds.errors import FencedError, InvalidError, SeedbedError, UnavailableError
-from seedbed.crds.messages import (
-    PARTITIONS,
-    SETTING_PREFIXES,
-    Submit,
-    Summarise,
-    TakeCheckpoint,
-    decode_request,
-    engine_address,
-    summaries_topic,
-)
 from seedbed.crds.spending import SPENDING_PREFIX
 from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.coordination.lease import while_held

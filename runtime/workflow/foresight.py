@@ -11,10 +11,10 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 
+from seedbed.crds.engine_requests import Submit
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.graph import Graph
 from seedbed.crds.graph_checks import may_start_early
-from seedbed.crds.messages import Submit
 from seedbed.crds.workflow import Step
 from seedbed.runtime.store.port import Store
 from seedbed.runtime.workflow.plan import RunPlan, Start, aside, started

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from seedbed.crds.errors import ConflictError, FencedError, UnavailableError
-from seedbed.crds.messages import RunSummary, StepKey, encode
+from seedbed.crds.messages import RunSummary, StepKey
+from seedbed.crds.wire import encode
 from seedbed.runtime.coordination.port import Ownership
 from seedbed.runtime.store.port import Commit, Entry, RunRow, Store
 from seedbed.runtime.workflow import metrics

@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
+from seedbed.crds.addresses import partition_of
 from seedbed.crds.errors import InvalidError, UnavailableError
-from seedbed.crds.messages import partition_of
 from seedbed.runtime.bus.events import NEW, Event, EventLog
 from seedbed.runtime.store.port import Entry, Store
 from seedbed.runtime.workflow.run_events import GAP, RunEvent, events_of, is_end, position

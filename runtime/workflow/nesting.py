@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from seedbed.crds.errors import InvalidError
-from seedbed.crds.messages import Parent, RunRequest, StepError, StepResult, child_id
+from seedbed.crds.messages import Parent, RunRequest, StepError, StepResult
+from seedbed.crds.run_ids import child_id
 from seedbed.crds.sub_workflow import MAX_DEPTH
 from seedbed.runtime.workflow.state import RunState
 from seedbed.runtime.workflow.units import Unit

@@ -14,8 +14,9 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
+from seedbed.crds.addresses import summaries_topic
 from seedbed.crds.errors import SeedbedError, UnavailableError
-from seedbed.crds.messages import encode, summaries_topic
+from seedbed.crds.wire import encode
 from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.coordination.port import Ownership
 from seedbed.runtime.store.port import RunRow, Store

@@ -19,8 +19,9 @@ from urllib.parse import unquote, urlsplit
 
 import aiohttp
 
+from seedbed.crds.engine_requests import Submit
 from seedbed.crds.errors import InvalidError, PlanUnavailableError
-from seedbed.crds.messages import RunRequest, Submit
+from seedbed.crds.messages import RunRequest
 from seedbed.crds.steps_document import DOCUMENT_LIMIT, read_steps
 from seedbed.crds.steps_source import PUSHED, Artifact, StepsFrom, source_name
 from seedbed.runtime.store.plans import Plans

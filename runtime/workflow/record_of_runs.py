@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from seedbed.crds.errors import NotFoundError
-from seedbed.crds.messages import RunSummary, child_id, decode
+from seedbed.crds.messages import RunSummary
+from seedbed.crds.run_ids import child_id
+from seedbed.crds.wire import decode
 from seedbed.runtime.store.port import Store
 from seedbed.runtime.workflow.records import StepFailed, StepScheduled, StepSucceeded
 from seedbed.runtime.workflow.replay import records_of

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from seedbed.crds.messages import RunRequest, decode
+from seedbed.crds.messages import RunRequest
+from seedbed.crds.wire import decode
 from seedbed.runtime.store.port import RunRow, Store
 from seedbed.runtime.workflow.plan import RunPlan, reopened
 from seedbed.runtime.workflow.record_form import decode_records, read_records

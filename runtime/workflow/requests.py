@@ -9,14 +9,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from seedbed.crds.errors import (
-    ConflictError,
-    InvalidError,
-    NotFoundError,
-    SeedbedError,
-    UnavailableError,
-)
-from seedbed.crds.messages import (
+from seedbed.crds.engine_requests import (
     Adjust,
     Approve,
     Cancel,
@@ -26,12 +19,19 @@ from seedbed.crds.messages import (
     Reported,
     ReportMany,
     Signal,
-    StepResult,
     Submit,
     Summarise,
     TakeCheckpoint,
-    encode,
 )
+from seedbed.crds.errors import (
+    ConflictError,
+    InvalidError,
+    NotFoundError,
+    SeedbedError,
+    UnavailableError,
+)
+from seedbed.crds.messages import StepResult
+from seedbed.crds.wire import encode
 from seedbed.runtime.store.port import RunRow, Store
 from seedbed.runtime.workflow.checkpoint.content import capture
 from seedbed.runtime.workflow.checkpoint.metrics import PAUSE

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from seedbed.crds.messages import StepKey, partition_of
+from seedbed.crds.addresses import partition_of
+from seedbed.crds.messages import StepKey
 from seedbed.runtime.workflow.fairness import PoolKey
 
 if TYPE_CHECKING:

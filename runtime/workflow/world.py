@@ -12,15 +12,10 @@ import orjson
 from msgspec import Struct
 from pydantic import ValidationError
 
+from seedbed.crds.addresses import agent_setting, flag_setting, pool_setting, template_setting
 from seedbed.crds.agent import AgentSpec
 from seedbed.crds.base import seconds
 from seedbed.crds.feature_flag import FeatureFlagSpec
-from seedbed.crds.messages import (
-    agent_setting,
-    flag_setting,
-    pool_setting,
-    template_setting,
-)
 from seedbed.crds.pool import PoolSpec, QueuePolicy
 from seedbed.crds.spending import (
     SPENDING_PREFIX,

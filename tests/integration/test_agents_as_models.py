@@ -13,8 +13,8 @@ import orjson
 import pytest
 
 from seedbed.cli.gateway import serving_models
+from seedbed.crds.addresses import agent_setting
 from seedbed.crds.agent import AgentSpec
-from seedbed.crds.messages import agent_setting
 from seedbed.runtime.bus.memory import MemoryBus
 from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.llm.models import Models

@@ -16,7 +16,9 @@ import pytest
 import yaml
 
 from hack.cluster import ControlPlane, binaries
-from seedbed.crds.messages import Counts, RunSummary, StepKey, encode, partition_of
+from seedbed.crds.addresses import partition_of
+from seedbed.crds.messages import Counts, RunSummary, StepKey
+from seedbed.crds.wire import encode
 from seedbed.runtime.api.access import (
     Action,
     ForbiddenError,

@@ -13,8 +13,8 @@ import aiohttp
 import orjson
 import pytest
 
+from seedbed.crds.addresses import agent_setting
 from seedbed.crds.budget import Budget
-from seedbed.crds.messages import agent_setting
 from seedbed.crds.money import NANOS
 from seedbed.crds.spending import SPENDING_PREFIX, Spending, agent_account, workflow_setting
 from seedbed.runtime.coordination.memory import MemoryCoordinator

@@ -22,7 +22,8 @@ from seedbed.crds.errors import (
     TerminalError,
     UnavailableError,
 )
-from seedbed.crds.messages import StepError, StepKey, StepResult, StepTask, decode, encode
+from seedbed.crds.messages import StepError, StepKey, StepResult, StepTask
+from seedbed.crds.wire import decode, encode
 from seedbed.runtime.bus.hearing import BACKLOG
 from seedbed.runtime.bus.memory import MemoryBus
 from seedbed.runtime.bus.nats import NatsBus

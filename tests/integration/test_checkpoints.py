@@ -12,22 +12,12 @@ from typing import Any
 
 import pytest
 
+from seedbed.crds.addresses import engine_address, partition_of, pool_setting
+from seedbed.crds.engine_requests import Adjust, Submit, Summarise, TakeCheckpoint
 from seedbed.crds.errors import UnavailableError
-from seedbed.crds.messages import (
-    Adjust,
-    RunRequest,
-    RunSummary,
-    Submit,
-    Summarise,
-    TakeCheckpoint,
-    TakenCheckpoint,
-    decode,
-    encode,
-    engine_address,
-    partition_of,
-    pool_setting,
-)
+from seedbed.crds.messages import RunRequest, RunSummary, TakenCheckpoint
 from seedbed.crds.pool import PoolSpec
+from seedbed.crds.wire import decode, encode
 from seedbed.runtime.bus.memory import MemoryBus
 from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.store.checkpoints import CheckpointRow, SqlCheckpoints

@@ -17,19 +17,12 @@ from pathlib import Path
 
 import pytest
 
+from seedbed.crds.addresses import engine_address, partition_of, pool_setting
+from seedbed.crds.engine_requests import Submit, Summarise
 from seedbed.crds.errors import UnavailableError
-from seedbed.crds.messages import (
-    RunRequest,
-    RunSummary,
-    Submit,
-    Summarise,
-    decode,
-    encode,
-    engine_address,
-    partition_of,
-    pool_setting,
-)
+from seedbed.crds.messages import RunRequest, RunSummary
 from seedbed.crds.pool import PoolSpec
+from seedbed.crds.wire import decode, encode
 from seedbed.runtime.bus.nats import NatsBus
 from seedbed.runtime.coordination.etcd import EtcdCoordinator
 from seedbed.runtime.store.sql import SqlStore

@@ -15,8 +15,8 @@ from importlib import import_module
 import orjson
 import pytest
 
+from seedbed.crds.addresses import partition_of
 from seedbed.crds.errors import InvalidError, QueueFullError, UnavailableError
-from seedbed.crds.messages import partition_of
 from seedbed.runtime.bus import item_stream
 from seedbed.runtime.bus.channels import (
     Channels,

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from seedbed.crds.engine_requests import Adjust
 from seedbed.crds.errors import ConflictError
-from seedbed.crds.messages import Adjust, RunRequest, StepError, StepTask, encode
+from seedbed.crds.messages import RunRequest, StepError, StepTask
+from seedbed.crds.wire import encode
 from seedbed.runtime.store.port import Commit, Entry, RunRow
 from seedbed.runtime.store.sql import SqlStore
 from seedbed.runtime.workflow.record_form import encode_records

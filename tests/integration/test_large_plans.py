@@ -20,9 +20,11 @@ from hack.large_plan import graph
 from seedbed.controllers import workflow as controller
 from seedbed.controllers.plan import Defaults, Key, Observed, SubmitRun
 from seedbed.crds.base import API_VERSION
+from seedbed.crds.engine_requests import Submit
 from seedbed.crds.errors import InvalidError, PlanUnavailableError, UnavailableError
-from seedbed.crds.messages import RunRequest, StepError, StepResult, Submit, encode
+from seedbed.crds.messages import RunRequest, StepError, StepResult
 from seedbed.crds.steps_document import packed, read_steps
+from seedbed.crds.wire import encode
 from seedbed.runtime.bus.nats import NatsBus
 from seedbed.runtime.coordination.etcd import EtcdCoordinator
 from seedbed.runtime.store.plans import PlanRow, SqlPlans

@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 
 from hack.cluster import ControlPlane
+from seedbed.crds.addresses import PARTITIONS, engine_address
 from seedbed.crds.base import API_VERSION
-from seedbed.crds.messages import PARTITIONS, encode, engine_address
 from seedbed.crds.seed_messages import SeedReport, seeds_topic
+from seedbed.crds.wire import encode
 from seedbed.runtime.bus.nats import NatsBus
 from tests.clusters import apply, read, refusal, seedbed_control_plane
 from tests.operators import LEASE, Operator, operators, until

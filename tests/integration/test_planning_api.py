@@ -11,7 +11,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from seedbed.crds.messages import RunRequest, RunSummary, StepKey, encode
+from seedbed.crds.messages import RunRequest, RunSummary, StepKey
+from seedbed.crds.wire import encode
 from seedbed.crds.workflow_status import Phase
 from seedbed.runtime.api.app import serve
 from seedbed.runtime.coordination.memory import MemoryCoordinator

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
-from seedbed.crds.messages import template_setting
+from seedbed.crds.addresses import template_setting
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.workflow.history import StoredHistory
 from tests.conftest import run_async

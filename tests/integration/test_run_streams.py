@@ -16,7 +16,7 @@ from kubernetes.aio import client
 from seedbed.cli.cluster import Api, ClusterSource
 from seedbed.cli.events import acted, listed
 from seedbed.cli.following import reconnecting, step_of
-from seedbed.crds.messages import partition_of
+from seedbed.crds.addresses import partition_of
 from seedbed.runtime.api.access import Access, Action, Caller, ForbiddenError
 from seedbed.runtime.api.app import serve
 from seedbed.runtime.bus.events import DeadLetter, Event

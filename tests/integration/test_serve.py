@@ -14,24 +14,13 @@ from contextlib import asynccontextmanager
 import aiohttp
 import pytest
 
+from seedbed.crds.addresses import engine_address, partition_of, pool_setting, work_queue
+from seedbed.crds.engine_requests import Report, Submit, decode_request
 from seedbed.crds.errors import UnavailableError
-from seedbed.crds.messages import (
-    Report,
-    RunRequest,
-    RunSummary,
-    StepKey,
-    StepTask,
-    Submit,
-    decode,
-    decode_request,
-    encode,
-    engine_address,
-    partition_of,
-    pool_setting,
-    run_id,
-    work_queue,
-)
+from seedbed.crds.messages import RunRequest, RunSummary, StepKey, StepTask
 from seedbed.crds.pool import PoolSpec
+from seedbed.crds.run_ids import run_id
+from seedbed.crds.wire import decode, encode
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.bus.nats import NatsBus
 from seedbed.runtime.coordination.etcd import EtcdCoordinator

@@ -10,18 +10,11 @@ from typing import Any
 
 import pytest
 
+from seedbed.crds.addresses import PARTITIONS
+from seedbed.crds.engine_requests import Adjust, Cancel, Report, Submit, decode_request
 from seedbed.crds.errors import NotFoundError
-from seedbed.crds.messages import (
-    PARTITIONS,
-    Adjust,
-    Cancel,
-    Report,
-    RunRequest,
-    RunSummary,
-    Submit,
-    decode,
-    decode_request,
-)
+from seedbed.crds.messages import RunRequest, RunSummary
+from seedbed.crds.wire import decode
 from seedbed.runtime.bus.memory import MemoryBus
 from seedbed.runtime.store.sql import SqlStore
 from seedbed.runtime.workflow import children

@@ -16,28 +16,19 @@ from typing import Any
 
 import pytest
 
-from seedbed.crds.errors import FencedError, InvalidError, NotFoundError, UnavailableError
-from seedbed.crds.messages import (
+from seedbed.crds.addresses import (
     PARTITIONS,
-    Adjust,
-    Cancel,
-    Report,
-    RunRequest,
-    RunSummary,
-    StepKey,
-    StepResult,
-    StepTask,
-    Submit,
-    Summarise,
-    decode,
-    encode,
     engine_address,
     partition_of,
     pool_setting,
-    run_id,
     work_queue,
 )
+from seedbed.crds.engine_requests import Adjust, Cancel, Report, Submit, Summarise
+from seedbed.crds.errors import FencedError, InvalidError, NotFoundError, UnavailableError
+from seedbed.crds.messages import RunRequest, RunSummary, StepKey, StepResult, StepTask
 from seedbed.crds.pool import PoolSpec
+from seedbed.crds.run_ids import run_id
+from seedbed.crds.wire import decode, encode
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.bus.memory import MemoryBus
 from seedbed.runtime.bus.nats import NatsBus

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from seedbed.crds.engine_requests import Approve, Signal
 from seedbed.crds.errors import ConflictError, NotFoundError
-from seedbed.crds.messages import Approve, Decision, RunSummary, Signal
+from seedbed.crds.messages import Decision, RunSummary
 from seedbed.runtime.workflow.history import StoredHistory
 from seedbed.runtime.workflow.records import ApprovalGiven, EventReceived, StepWaiting
 from seedbed.runtime.workflow.replay import records_of

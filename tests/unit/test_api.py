@@ -14,19 +14,12 @@ import pytest
 from aiohttp import web
 
 from seedbed.cli.cluster import Api, ClusterSource
+from seedbed.crds.addresses import engine_address, flag_setting, partition_of
+from seedbed.crds.engine_requests import Approve, Signal, decode_request
 from seedbed.crds.errors import NotFoundError, UnavailableError
 from seedbed.crds.feature_flag import FeatureFlagSpec
-from seedbed.crds.messages import (
-    Approve,
-    Decision,
-    RunSummary,
-    Signal,
-    decode_request,
-    encode,
-    engine_address,
-    flag_setting,
-    partition_of,
-)
+from seedbed.crds.messages import Decision, RunSummary
+from seedbed.crds.wire import encode
 from seedbed.runtime.api.access import (
     Access,
     Action,

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from seedbed.crds.engine_requests import Adjust, Cancel
 from seedbed.crds.graph import Graph
-from seedbed.crds.messages import Adjust, Cancel, StepError, StepKey, StepTask
+from seedbed.crds.messages import StepError, StepKey, StepTask
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.workflow.decide import asked
 from seedbed.runtime.workflow.records import RunEnding, RunFinished

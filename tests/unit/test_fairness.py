@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from seedbed.crds.messages import Adjust, StepResult
+from seedbed.crds.engine_requests import Adjust
+from seedbed.crds.messages import StepResult
 from seedbed.runtime.workflow.decide import accept, advance, asked
 from seedbed.runtime.workflow.fairness import Shares, weight_of
 from seedbed.runtime.workflow.state import RunState

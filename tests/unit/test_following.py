@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seedbed.crds.engine_requests import Submit
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.graph import Graph
-from seedbed.crds.messages import RunRequest, StepError, StepKey, StepResult, Submit
+from seedbed.crds.messages import RunRequest, StepError, StepKey, StepResult
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.bus.item_stream import ItemSource
 from seedbed.runtime.bus.memory import MemoryBus

@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-from seedbed.crds.messages import StepKey, encode
+from seedbed.crds.messages import StepKey
+from seedbed.crds.wire import encode
 from seedbed.runtime.store.port import Entry, Store
 from seedbed.runtime.workflow.plan import reopened, started
 from seedbed.runtime.workflow.planning.earlier_times import EarlierTimes

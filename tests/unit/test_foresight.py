@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seedbed.crds.engine_requests import Submit
 from seedbed.crds.graph import Graph
-from seedbed.crds.messages import RunRequest, Submit
+from seedbed.crds.messages import RunRequest
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.workflow.foresight import Foresight, foretold, guess
 from seedbed.runtime.workflow.plan import Start, started

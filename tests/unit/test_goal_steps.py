@@ -9,9 +9,10 @@ from typing import Any, cast
 
 import pytest
 
+from seedbed.crds.engine_requests import Submit
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.graph import Graph
-from seedbed.crds.messages import Parent, RunRequest, StepKey, StepResult, StepTask, Submit
+from seedbed.crds.messages import Parent, RunRequest, StepKey, StepResult, StepTask
 from seedbed.crds.sub_workflow import MAX_DEPTH
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.worker.goals import take_apart

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seedbed.crds.addresses import template_setting
 from seedbed.crds.admission import validate
 from seedbed.crds.base import API_VERSION
 from seedbed.crds.errors import InvalidError
-from seedbed.crds.messages import RunRequest, StepKey, StepResult, child_id, template_setting
+from seedbed.crds.messages import RunRequest, StepKey, StepResult
+from seedbed.crds.run_ids import child_id
 from seedbed.crds.sub_workflow import MAX_DEPTH, ParamType, check_params
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.coordination.port import Change

@@ -14,7 +14,9 @@ import pytest
 from seedbed.cli.embedded.cluster import MemoryCluster
 from seedbed.controllers.conditions import condition
 from seedbed.controllers.plan import Defaults, Event, Key, Raw
+from seedbed.crds.addresses import PARTITIONS, engine_address, summaries_topic
 from seedbed.crds.base import API_VERSION
+from seedbed.crds.engine_requests import decode_request
 from seedbed.crds.errors import (
     ConflictError,
     FencedError,
@@ -23,16 +25,9 @@ from seedbed.crds.errors import (
     SeedbedError,
     UnavailableError,
 )
-from seedbed.crds.messages import (
-    PARTITIONS,
-    RunSummary,
-    StepKey,
-    child_id,
-    decode_request,
-    encode,
-    engine_address,
-    summaries_topic,
-)
+from seedbed.crds.messages import RunSummary, StepKey
+from seedbed.crds.run_ids import child_id
+from seedbed.crds.wire import encode
 from seedbed.operator.reconciler import Reconciler
 from seedbed.runtime.bus.memory import MemoryBus
 from seedbed.runtime.coordination.memory import MemoryCoordinator

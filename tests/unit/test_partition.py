@@ -11,20 +11,10 @@ from typing import Any
 import orjson
 import pytest
 
+from seedbed.crds.engine_requests import Report, Reported, ReportMany, Signal, Submit, Summarise
 from seedbed.crds.errors import FencedError, InvalidError, UnavailableError
-from seedbed.crds.messages import (
-    Report,
-    Reported,
-    ReportMany,
-    RunRequest,
-    RunSummary,
-    Signal,
-    StepKey,
-    StepResult,
-    Submit,
-    Summarise,
-    decode,
-)
+from seedbed.crds.messages import RunRequest, RunSummary, StepKey, StepResult
+from seedbed.crds.wire import decode
 from seedbed.runtime.bus.memory import MemoryBus
 from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.store.sql import SqlStore

@@ -16,8 +16,9 @@ from typing import Any, cast
 import pytest
 from aiohttp import web
 
+from seedbed.crds.engine_requests import Submit
 from seedbed.crds.errors import InvalidError, PlanUnavailableError
-from seedbed.crds.messages import RunRequest, Submit
+from seedbed.crds.messages import RunRequest
 from seedbed.operator.certificates import renewed
 from seedbed.runtime.store.plans import Plans
 from seedbed.runtime.store.port import Store

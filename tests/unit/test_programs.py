@@ -10,16 +10,10 @@ from typing import Any
 import orjson
 import pytest
 
+from seedbed.crds.addresses import agent_setting, worker_address
 from seedbed.crds.errors import InvalidError, SeedbedError, UnavailableError
-from seedbed.crds.messages import (
-    StepError,
-    StepResult,
-    StepTask,
-    agent_setting,
-    decode,
-    encode,
-    worker_address,
-)
+from seedbed.crds.messages import StepError, StepResult, StepTask
+from seedbed.crds.wire import decode, encode
 from seedbed.runtime.bus.memory import MemoryBus
 from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.llm.call import Call, Identity

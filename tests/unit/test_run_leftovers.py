@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from seedbed.crds.messages import Cancel, Parent, StepKey, Submit, run_id
+from seedbed.crds.engine_requests import Cancel, Submit
+from seedbed.crds.messages import Parent, StepKey
+from seedbed.crds.run_ids import run_id
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.bus.memory import MemoryBus
 from seedbed.runtime.workflow.children import ASK_EVERY, Children

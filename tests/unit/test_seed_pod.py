@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import save_file
 
 from seedbed.crds.errors import InvalidError
-from seedbed.crds.messages import decode
 from seedbed.crds.seed_features import FEATURES, Features, active
 from seedbed.crds.seed_layer import Blueprint, DataSource, ModelSource, SeedLayerSpec
 from seedbed.crds.seed_messages import STAGES, SeedReport, seed_setting
 from seedbed.crds.seed_policy import Training
+from seedbed.crds.wire import decode
 from seedbed.runtime.bus.memory import MemoryBus
 from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.coordination.memory import MemoryCoordinator

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from seedbed.crds.messages import Cancel, Signal, StepKey, StepResult, Submit, partition_of
+from seedbed.crds.addresses import partition_of
+from seedbed.crds.engine_requests import Cancel, Signal, Submit
+from seedbed.crds.messages import StepKey, StepResult
 from seedbed.crds.pool import PoolSpec
 from seedbed.runtime.workflow import metrics
 from seedbed.runtime.workflow.decide import accept, advance, asked

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from seedbed.crds.messages import Submit
+from seedbed.crds.engine_requests import Submit
 from tests.conftest import run_async
 from tests.runs import request
 from tests.small_engine import NAMESPACE, a_store, ask, serving, until

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seedbed.crds.engine_requests import Submit
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.graph import Graph
-from seedbed.crds.messages import StepKey, Submit
+from seedbed.crds.messages import StepKey
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.workflow.decide import advance
 from seedbed.runtime.workflow.journal import LiveRun

@@ -7,9 +7,11 @@ from typing import Any
 import orjson
 import pytest
 
+from seedbed.crds.engine_requests import Signal
 from seedbed.crds.errors import InvalidError
-from seedbed.crds.messages import Signal, StepResult, encode
+from seedbed.crds.messages import StepResult
 from seedbed.crds.values import DEEPEST, written
+from seedbed.crds.wire import encode
 from seedbed.runtime.workflow.decide import asked
 from seedbed.runtime.workflow.record_form import encode_records
 from seedbed.runtime.workflow.records import RunFinished, StepFailed

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from seedbed.crds.engine_requests import Adjust, Approve, Signal
 from seedbed.crds.errors import ConflictError, InvalidError, NotFoundError, QueueFullError
 from seedbed.crds.graph import Graph
-from seedbed.crds.messages import Adjust, Approve, Decision, Signal
+from seedbed.crds.messages import Decision
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.workflow.decide import asked
 from seedbed.runtime.workflow.inbox import KEPT_EVENTS

@@ -14,23 +14,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from seedbed.crds.addresses import engine_address, partition_of, unwanted_topic, work_queue
+from seedbed.crds.engine_requests import Report, Reported, ReportMany, decode_request
 from seedbed.crds.errors import ConflictError, InvalidError, UnavailableError
-from seedbed.crds.messages import (
-    Report,
-    Reported,
-    ReportMany,
-    StepKey,
-    StepResult,
-    StepTask,
-    Unwanted,
-    attempt_id,
-    decode_request,
-    encode,
-    engine_address,
-    partition_of,
-    unwanted_topic,
-    work_queue,
-)
+from seedbed.crds.messages import StepKey, StepResult, StepTask, Unwanted
+from seedbed.crds.run_ids import attempt_id
+from seedbed.crds.wire import encode
 from seedbed.runtime.bus.memory import MemoryBus
 from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.coordination.registry import Service, discover

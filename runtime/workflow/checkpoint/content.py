@@ -8,7 +8,8 @@ import orjson
 
 from seedbed.crds.checkpoint import CheckpointPolicy
 from seedbed.crds.errors import InvalidError
-from seedbed.crds.messages import RunRequest, decode, encode
+from seedbed.crds.messages import RunRequest
+from seedbed.crds.wire import decode, encode
 from seedbed.runtime.workflow.record_form import encode_records
 from seedbed.runtime.workflow.records import Record
 from seedbed.runtime.workflow.snapshot import shortest

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from msgspec import structs
 
 from seedbed.crds.checkpoint import ForkFrom
+from seedbed.crds.engine_requests import Submit
 from seedbed.crds.errors import InvalidError, NotFoundError, TerminalError
-from seedbed.crds.messages import RunRequest, Submit
+from seedbed.crds.messages import RunRequest
 from seedbed.runtime.store.port import RunRow, Store
 from seedbed.runtime.workflow.checkpoint.fork import inherited
 from seedbed.runtime.workflow.checkpoint.keys import DamagedError, KeyLostError

@@ -19,7 +19,8 @@ from typing import Protocol
 from seedbed.crds.base import seconds
 from seedbed.crds.checkpoint import CheckpointPolicy
 from seedbed.crds.errors import ConflictError, FencedError, NotFoundError, SeedbedError
-from seedbed.crds.messages import TakenCheckpoint, encode
+from seedbed.crds.messages import TakenCheckpoint
+from seedbed.crds.wire import encode
 from seedbed.runtime.workflow.checkpoint.content import Captured
 from seedbed.runtime.workflow.checkpoint.forgetting import Forgetting
 from seedbed.runtime.workflow.checkpoint.vault import Owner, Vault

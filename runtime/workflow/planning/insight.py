@@ -11,7 +11,8 @@ from functools import cached_property
 from typing import Any
 
 from seedbed.crds.graph import Graph
-from seedbed.crds.messages import RunRequest, RunSummary, decode
+from seedbed.crds.messages import RunRequest, RunSummary
+from seedbed.crds.wire import decode
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.store.port import RunRow, Store
 from seedbed.runtime.workflow.planning.critical_path import (

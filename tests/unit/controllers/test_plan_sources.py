@@ -8,7 +8,8 @@ from typing import Any
 
 from seedbed.controllers.plan import CancelRun, Key, Publish, SubmitRun, Withdraw
 from seedbed.controllers.workflow import reconcile, references
-from seedbed.crds.messages import RunSummary, template_setting
+from seedbed.crds.addresses import template_setting
+from seedbed.crds.messages import RunSummary
 from tests.unit.controllers.objects import (
     DEFAULTS,
     LATER,

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from seedbed.controllers.plan import Observed, Publish, Withdraw
 from seedbed.controllers.seed_layer import reconcile
-from seedbed.crds.messages import decode, encode
 from seedbed.crds.seed_checks import check_seed_layer
 from seedbed.crds.seed_layer import SeedLayerSpec
 from seedbed.crds.seed_messages import SeedCheckpointed, SeedDecision, SeedReport, in_one_line
+from seedbed.crds.wire import decode, encode
 from tests.unit.controllers.objects import (
     DEFAULTS,
     LATER,

@@ -30,8 +30,8 @@ from seedbed.crds.messages import (
     RunSummary,
     StepKey,
     Waiting,
-    run_id,
 )
+from seedbed.crds.run_ids import run_id
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.crds.workflow_status import WorkflowStatus
 from tests.unit.controllers.objects import (
