@@ -2,7 +2,8 @@
 
 Kept by the operator itself because a framework's index is rebuilt on every event. An object that is
 older than the one held is ignored, so the answer to an own write may be stored at once and its echo on
-the watch does nothing.
+the watch does nothing. Neither does a page of a list, which shows what was there when it was read: it
+brings back nothing that has gone since, and nothing that another object of the name has replaced.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ class Cache:
         self._children: dict[Key, set[Key]] = defaultdict(set)
         self._references: dict[Key, tuple[Key, ...]] = {}
         self._dependents: dict[Key, set[Key]] = defaultdict(set)
+        self._gone: dict[Key, int] = {}
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -78,9 +80,15 @@ class Cache:
         held = self._objects.get(key)
         return None if held is None else held.read()
 
-    def keys(self) -> set[Key]:
-        """Every key."""
-        return set(self._objects)
+    def before_listing(self) -> dict[Key, int]:
+        """Every object's version; what went before needs no remembering, as no later list shows it."""
+        self._gone.clear()
+        return {key: held.version for key, held in self._objects.items()}
+
+    def is_unlisted(self, key: Key, version: int) -> bool:
+        """Whether an object is still the one of before the listing, which did not show it."""
+        known = self._objects.get(key)
+        return known is not None and known.version == version
 
     def own_keys(self) -> Iterator[Key]:
         """Every key of our own kinds."""
@@ -106,8 +114,11 @@ class Cache:
         """Take an object in; returns the keys to look at, none where it is nothing new."""
         key = key_of(obj)
         known, metadata = self._objects.get(key), obj["metadata"]
-        uid, version = metadata.get("uid", ""), int(metadata.get("resourceVersion") or 0)
-        if known is not None and known.uid == uid and known.version >= version:
+        uid, version = metadata.get("uid", ""), version_of(obj)
+        if known is None:
+            if version <= self._gone.get(key, -1):
+                return set()
+        elif version < known.version or (version == known.version and uid == known.uid):
             return set()
         child = key.kind in CHILDREN
         owner = owner_of(obj) if child else None
@@ -115,25 +126,38 @@ class Cache:
         held = zlib.compress(body, level=1) if child else body
         self._objects[key] = _Held(uid, version, owner, child, held)
         if child:
-            if owner is not None:
-                self._children[owner].add(key)
-            return {owner} if owner is not None else set()
+            return self._own(key, None if known is None else known.owner, owner)
         if key.kind in REGISTRATIONS:
             self._refer(key, REGISTRATIONS[key.kind].references(obj))
         return self._affected(key)
 
-    def drop(self, key: Key) -> set[Key]:
-        """Forget an object; returns the keys to look at."""
-        known = self._objects.pop(key, None)
+    def drop(self, key: Key, version: int | None = None) -> set[Key]:
+        """Forget an object; returns the keys to look at.
+
+        Args:
+            key: the object's.
+            version: at which it went, where that is known: a newer object of the name stays.
+        """
+        known = self._objects.get(key)
+        if version is not None:
+            if known is not None and known.version > version:
+                return set()
+            self._gone[key] = version
         if known is None:
             return set()
+        del self._objects[key]
         if key.kind in CHILDREN:
-            if known.owner is None:
-                return set()
-            self._children[known.owner].discard(key)
-            return {known.owner}
+            return self._own(key, known.owner, None)
         self._refer(key, ())
         return self._affected(key)
+
+    def _own(self, child: Key, before: Key | None, after: Key | None) -> set[Key]:
+        """Note who owns a child now; returns the owners, of before and of now."""
+        if before is not None and before != after:
+            _discard(self._children, before, child)
+        if after is not None:
+            self._children[after].add(child)
+        return {owner for owner in (before, after) if owner is not None}
 
     def _affected(self, key: Key) -> set[Key]:
         """Who to look at when an object has changed."""
@@ -143,8 +167,20 @@ class Cache:
     def _refer(self, key: Key, named: Iterable[Key]) -> None:
         new = tuple(dict.fromkeys(named))
         for old in self._references.pop(key, ()):
-            self._dependents[old].discard(key)
+            _discard(self._dependents, old, key)
         if new:
             self._references[key] = new
         for each in new:
             self._dependents[each].add(key)
+
+
+def version_of(obj: Raw) -> int:
+    """Its place in the order of all changes of its kind; 0 where it tells none."""
+    return int(obj["metadata"].get("resourceVersion") or 0)
+
+
+def _discard(index: dict[Key, set[Key]], key: Key, member: Key) -> None:
+    """Take a member out, and the entry with the last: names come and go for years."""
+    index[key].discard(member)
+    if not index[key]:
+        del index[key]

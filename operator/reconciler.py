@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Container, Iterable, Mapping
 from datetime import UTC, datetime
 
 import orjson
@@ -38,7 +38,7 @@ from seedbed.crds.spending import (
     workflow_account,
 )
 from seedbed.crds.wire import decode, encode
-from seedbed.operator.cache import Cache
+from seedbed.operator.cache import Cache, version_of
 from seedbed.operator.cluster import Cluster
 from seedbed.operator.echoes import Echoes, own_doing
 from seedbed.operator.executor import ENGINE_WAIT, Executor
@@ -132,21 +132,29 @@ class Reconciler:
         if self._echoes.keep(obj, deleted=deleted):
             return
         if deleted:
-            self.forget(key_of(obj))
-            return
-        for affected in self.cache.put(obj):
-            self.queue.add(affected)
+            self._look_at(self.cache.drop(key_of(obj), version_of(obj)))
+        else:
+            self._look_at(self.cache.put(obj))
 
-    def forget(self, key: Key) -> None:
-        """An object is gone."""
-        for affected in self.cache.drop(key):
-            self.queue.add(affected)
+    def listed(self, before: Mapping[Key, int], listed: Container[Key]) -> None:
+        """All has been listed: what a listing does not show is gone.
+
+        Args:
+            before: what `Cache.before_listing` gave.
+            listed: every key that was shown.
+        """
+        for key, version in before.items():
+            if key not in listed and self.cache.is_unlisted(key, version):
+                self._look_at(self.cache.drop(key))
+
+    def _look_at(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            self.queue.add(key)
 
     def _stored(self, obj: Raw) -> None:
         """The server's answer to an own write."""
         before = self.cache.get(key_of(obj))
-        for affected in self.cache.put(obj) - own_doing(before, obj):
-            self.queue.add(affected)
+        self._look_at(self.cache.put(obj) - own_doing(before, obj))
 
     def summarised(self, summary: RunSummary) -> None:
         """The engine has told of a run."""
@@ -242,8 +250,7 @@ class Reconciler:
         for pool in {before, after} - {None}:
             assert pool is not None
             key = Key("Pool", *pool)
-            for affected in (key, *self.cache.dependents(key)):
-                self.queue.add(affected)
+            self._look_at((key, *self.cache.dependents(key)))
 
     async def _look_again(self) -> None:
         while True:

@@ -27,7 +27,7 @@ from kopf._core.reactor import orchestration
 from seedbed.controllers.plan import Key, Raw
 from seedbed.controllers.pods import key_of
 from seedbed.crds.base import GROUP, VERSION
-from seedbed.crds.errors import RetryableError
+from seedbed.crds.errors import NotFoundError, SeedbedError
 from seedbed.crds.kinds import BY_NAME
 from seedbed.operator.kubernetes import PAGE, KubernetesCluster
 from seedbed.operator.reconciler import Reconciler
@@ -39,17 +39,20 @@ log = logging.getLogger(__name__)
 async def list_everything(
     cluster: KubernetesCluster, reconciler: Reconciler, namespaces: Iterable[str] = ()
 ) -> set[Key]:
-    """Show the reconciler every object that exists now; gives their keys."""
+    """Show the reconciler every object that exists now; gives their keys.
+
+    A kind that is not installed, as after an upgrade without its CRD, has no objects.
+    """
+    labels = {child.kind: child.label for child in WATCHED.values()}
     listed = set()
     for namespace in tuple(namespaces) or ("",):
-        for child in WATCHED.values():
-            async for obj in cluster.objects(child.kind, namespace, selector=child.label):
-                reconciler.notice(obj)
-                listed.add(key_of(obj))
-        for kind in REGISTRATIONS:
-            async for obj in cluster.objects(kind, namespace):
-                reconciler.notice(obj)
-                listed.add(key_of(obj))
+        for kind in (*WATCHED, *REGISTRATIONS):
+            try:
+                async for obj in cluster.objects(kind, namespace, selector=labels.get(kind, "")):
+                    reconciler.notice(obj)
+                    listed.add(key_of(obj))
+            except NotFoundError:
+                log.warning("the kind %s is not installed: nothing is done for it", kind)
     return listed
 
 
@@ -154,14 +157,14 @@ async def list_again(
     """List everything now and then: a watch that broke for long has not told what was deleted."""
     while True:
         await asyncio.sleep(every)
-        known = reconciler.cache.keys()
+        before = reconciler.cache.before_listing()
         try:
             listed = await list_everything(cluster, reconciler, namespaces)
-        except RetryableError as error:
-            log.info("listing waits: %s", error)
-            continue
-        for key in known - listed:
-            reconciler.forget(key)
+        except SeedbedError as error:
+            # Also a right that is missing for a moment: what is watched goes on.
+            log.warning("listing waits: %s", error)
+        else:
+            reconciler.listed(before, listed)
 
 
 @contextmanager

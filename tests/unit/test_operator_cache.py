@@ -44,12 +44,49 @@ def test_the_same_or_an_older_version_is_no_news() -> None:
     assert cache.put(pool(3)) == {POOL}
 
 
-def test_another_object_of_the_name_replaces_whatever_version() -> None:
+def reborn(version: int) -> dict[str, Any]:
+    return obj("Pool", "general", version, spec={}, metadata={"uid": "uid-reborn"})
+
+
+def test_a_newer_object_of_the_name_replaces_and_an_old_page_brings_the_former_not_back() -> None:
     cache = Cache()
-    cache.put(pool(9))
-    reborn = pool(3)
-    reborn["metadata"]["uid"] = "other"
-    assert cache.put(reborn) == {POOL}
+    cache.put(pool(3))
+    assert cache.put(reborn(9)) == {POOL}
+    assert cache.put(pool(3)) == set()
+    assert cache.drop(POOL, 8) == set(), "that was the former object's end"
+    held = cache.get(POOL)
+    assert held is not None
+    assert held["metadata"]["uid"] == "uid-reborn"
+
+
+def test_an_old_page_brings_nothing_back_that_has_gone_since() -> None:
+    cache = Cache()
+    cache.put(pool(3))
+    before = cache.before_listing()
+    assert cache.drop(POOL, 5) == {POOL}
+    assert cache.put(pool(3)) == set()
+    assert cache.get(POOL) is None
+    assert not cache.is_unlisted(POOL, before[POOL])
+    assert cache.put(reborn(6)) == {POOL}
+    assert not cache.is_unlisted(POOL, before[POOL]), "it came while the list was read"
+
+
+def test_what_a_list_does_not_show_is_told_from_what_changed_meanwhile() -> None:
+    cache = Cache()
+    cache.put(pool(3))
+    assert cache.is_unlisted(POOL, cache.before_listing()[POOL])
+    cache.put(pool(4))
+    assert not cache.is_unlisted(POOL, 3)
+
+
+def test_a_child_that_loses_its_owner_and_goes_leaves_nothing_behind() -> None:
+    cache = Cache()
+    cache.put(pool())
+    cache.put(deployment())
+    assert cache.put(obj("Deployment", "workers", 2)) == {POOL}, "its owner has to look"
+    assert cache.children(POOL) == ()
+    assert cache.drop(Key("Deployment", "default", "workers"), 3) == set()
+    assert cache.children(POOL) == ()
 
 
 def test_a_child_is_a_reason_to_look_at_its_owner() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import kopf
@@ -13,8 +13,14 @@ from kopf._cogs.clients.watching import Bookmark
 from kopf._cogs.structs.references import Resource
 from kopf._core.reactor import orchestration
 
+from seedbed.cli.embedded.cluster import MemoryCluster
+from seedbed.controllers.plan import Defaults, Key
 from seedbed.crds.base import API_VERSION, GROUP, VERSION
+from seedbed.crds.errors import NotFoundError
 from seedbed.operator import watch
+from seedbed.operator.reconciler import Reconciler
+from seedbed.runtime.bus.memory import MemoryBus
+from seedbed.runtime.coordination.memory import MemoryCoordinator
 from tests.conftest import run_async
 
 NAMED = {"metadata": {"name": "general", "namespace": "default"}}
@@ -68,3 +74,62 @@ def test_kopf_hands_on_each_event_in_order_and_nothing_else(
     expected = {**NAMED, "apiVersion": API_VERSION, "kind": "Pool"}
     assert seen == [(expected, False), (expected, False), (expected, True)]
     assert vars(orchestration)["queueing"].__name__ == "kopf._core.reactor.queueing"
+
+
+class Pages:
+    """A cluster whose lists are those of before: what happens while they are read is in none."""
+
+    def __init__(self, pools: list[Any], meanwhile: Callable[[], None] = lambda: None) -> None:
+        self._pools = pools
+        self._meanwhile = meanwhile
+
+    async def objects(
+        self, kind: str, namespace: str = "", selector: str = ""
+    ) -> AsyncIterator[dict[str, Any]]:
+        if kind == "SeedLayer":
+            raise NotFoundError("object", "404 page not found")
+        if kind == "Pool":
+            self._meanwhile()
+        for obj in self._pools if kind == "Pool" else ():
+            yield obj
+
+
+def pool(name: str, version: int) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": "default", "uid": f"uid-{name}-{version}"}
+    known = {"apiVersion": API_VERSION, "kind": "Pool", "spec": {"replicas": 0}}
+    return {**known, "metadata": {**metadata, "resourceVersion": str(version)}}
+
+
+async def reconciler() -> Reconciler:
+    coordinator = MemoryCoordinator()
+    async with coordinator.lease() as lease:
+        ownership = await coordinator.campaign("operator", "me", lease)
+    return Reconciler(MemoryCluster(), MemoryBus(), coordinator, ownership, Defaults())
+
+
+def test_a_listing_finds_what_went_unseen_and_leaves_what_came_meanwhile() -> None:
+    async def body() -> None:
+        judge = await reconciler()
+        for name in ("gone", "reborn", "stays"):
+            judge.notice(pool(name, 1))
+
+        def meanwhile() -> None:
+            judge.notice(pool("reborn", 4), deleted=True)
+            judge.notice(pool("reborn", 5))
+            judge.notice(pool("stays", 6), deleted=True)
+
+        pages: Any = Pages([pool("stays", 1)], meanwhile)
+        before = judge.cache.before_listing()
+        judge.listed(before, await watch.list_everything(pages, judge))
+        assert {key.name for key in judge.cache.own_keys()} == {"reborn"}
+
+    run_async(body())
+
+
+def test_a_kind_that_is_not_installed_stops_no_other() -> None:
+    async def body() -> None:
+        judge = await reconciler()
+        pages: Any = Pages([pool("general", 1)])
+        assert await watch.list_everything(pages, judge) == {Key("Pool", "default", "general")}
+
+    run_async(body())
