@@ -94,7 +94,7 @@ def delete(
 
 def _checked(file: Path) -> tuple[Step, ...]:
     from seedbed.crds.errors import InvalidError  # likewise
-    from seedbed.crds.graph import Graph
+    from seedbed.crds.graph_builder import graph_problems
     from seedbed.crds.steps_document import read_steps
     from seedbed.crds.workflow import WorkflowSpec
 
@@ -103,7 +103,7 @@ def _checked(file: Path) -> tuple[Step, ...]:
     except OSError as error:
         raise InvalidError(str(file), error.strerror or str(error)) from error
     steps = read_steps(data, str(file))
-    problems = Graph.problems(WorkflowSpec(steps=()).model_copy(update={"steps": steps}))
+    problems = graph_problems(WorkflowSpec(steps=()).model_copy(update={"steps": steps}))
     if problems:
         raise InvalidError(str(file), problems[0].message)
     return steps

@@ -18,7 +18,7 @@ from seedbed.crds.base import API_VERSION, NAME_PATTERN, Model, seconds
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.expressions import Expression, suggestion
 from seedbed.crds.feature_flag import FeatureFlagSpec
-from seedbed.crds.graph import Graph
+from seedbed.crds.graph_builder import graph_problems
 from seedbed.crds.graph_checks import check_retry
 from seedbed.crds.kinds import BY_NAME, Kind
 from seedbed.crds.pool import PoolSpec
@@ -151,7 +151,7 @@ def _check_steps(spec: WorkflowSpec) -> list[InvalidError]:
     if bool(spec.steps) == (source is not None):
         return [InvalidError("spec.steps", "a Workflow has exactly one of steps and stepsFrom")]
     if source is None:
-        return Graph.problems(spec)
+        return graph_problems(spec)
     if spec.template and source.config_map is not None:
         expected = "the steps of a template stand in the spec or in an artifact"
         return [InvalidError("spec.stepsFrom.configMap", expected)]

@@ -46,6 +46,7 @@ from seedbed.crds.formulas import (
     step_formula,
 )
 from seedbed.crds.graph import Graph
+from seedbed.crds.graph_builder import build_graph
 from seedbed.crds.workflow import BODIES, Step, WorkflowSpec
 
 __all__ = [
@@ -226,8 +227,8 @@ class Plan:
 
     @property
     def graph(self) -> Graph:
-        """The graph, as an engine would run it; errors as `spec` and `Graph.build` have them."""
-        return Graph.build(self.spec)
+        """The graph, as an engine would run it; errors as `spec` and `build_graph` have them."""
+        return build_graph(self.spec)
 
     def check(self) -> None:
         """Judge the plan as the admission does.

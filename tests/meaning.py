@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from seedbed.crds.graph import Graph
+from seedbed.crds.graph_builder import build_graph
 from seedbed.crds.messages import RunRequest, StepTask
 from seedbed.crds.workflow import WorkflowSpec
 from tests.runs import play
@@ -53,7 +53,7 @@ def assert_same_meaning(
 
 
 def _ancestors(spec: WorkflowSpec) -> dict[str, set[str]]:
-    graph = Graph.build(spec)
+    graph = build_graph(spec)
     found: dict[str, set[str]] = {}
     for level in graph.levels:
         for name in level:

@@ -33,7 +33,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from seedbed.crds.graph import Graph
+from seedbed.crds.graph_builder import build_graph
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.workflow.planning.critical_path import critical_path
 from seedbed.runtime.workflow.planning.draft import Draft
@@ -99,7 +99,7 @@ def benchmark_plan(shards: int, parallelism: int, seed: int) -> WorkflowSpec:
 
 def simulated(spec: WorkflowSpec, parallelism: int | None = None) -> float:
     """Seconds of a plan."""
-    graph = Graph.build(spec)
+    graph = build_graph(spec)
     jobs = [Job(work.seconds, work.units) for work in works(graph, {})]
     return simulate(Plan.of(graph), jobs, parallelism or spec.parallelism).seconds
 
@@ -109,7 +109,7 @@ def alone(spec: WorkflowSpec) -> dict[str, float]:
     before = simulated(spec)
     found = {}
     for name, rewrite in (("widened", widen), ("merged", merge), ("reduced", reduce_needs)):
-        draft = Draft(Graph.build(spec), spec)
+        draft = Draft(build_graph(spec), spec)
         rewrite(draft)
         found[name] = round(1 - simulated(draft.written()) / before, 4)
     return found
@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--unchecked", action="store_true", help="do not compare the meaning")
     asked = parser.parse_args()
     spec = benchmark_plan(asked.shards, asked.parallelism, asked.seed)
-    graph = Graph.build(spec)
+    graph = build_graph(spec)
     wall, process = time.perf_counter(), time.process_time()
     found = optimise(spec)
     wall, process = time.perf_counter() - wall, time.process_time() - process
@@ -139,7 +139,7 @@ def main() -> None:
                 "steps": len(spec.steps),
                 "needs": Plan.of(graph).edges,
                 "steps_after": len(found.spec.steps),
-                "needs_after": Plan.of(Graph.build(found.spec)).edges,
+                "needs_after": Plan.of(build_graph(found.spec)).edges,
                 "parallelism": asked.parallelism,
                 "seconds_before": round(found.before, 1),
                 "seconds_after": round(found.after, 1),

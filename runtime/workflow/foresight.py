@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from seedbed.crds.engine_requests import Submit
 from seedbed.crds.errors import InvalidError
-from seedbed.crds.graph import Graph
+from seedbed.crds.graph_builder import build_graph
 from seedbed.crds.graph_checks import may_start_early
 from seedbed.crds.workflow import Step
 from seedbed.runtime.store.port import Store
@@ -52,7 +52,7 @@ def foretold(plan: RunPlan, outcomes: Outcomes) -> RunPlan:
     told = tuple(_told(step, steps, outcomes) for step in plan.spec.steps)
     spec = plan.spec.model_copy(update={"steps": told})
     try:
-        return RunPlan(spec, Graph.build(spec)) if told != plan.spec.steps else plan
+        return RunPlan(spec, build_graph(spec)) if told != plan.spec.steps else plan
     except InvalidError:
         # What would start early reads which arm was chosen, so it cannot.
         return plan

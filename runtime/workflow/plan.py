@@ -18,7 +18,8 @@ import orjson
 from pydantic import ValidationError
 
 from seedbed.crds.errors import InvalidError
-from seedbed.crds.graph import Graph, refuse_containers
+from seedbed.crds.graph import Graph
+from seedbed.crds.graph_builder import build_graph, refuse_containers
 from seedbed.crds.messages import INLINE_LIMIT, RunRequest
 from seedbed.crds.steps_document import steps_from_json, steps_to_json
 from seedbed.crds.sub_workflow import check_params
@@ -73,7 +74,7 @@ def plan_of(request: RunRequest, steps: tuple[Step, ...] | None = None) -> RunPl
     if not spec.steps:
         raise InvalidError("spec.steps", "a run needs steps")
     with uncollected():
-        return RunPlan(spec, Graph.build(spec))
+        return RunPlan(spec, build_graph(spec))
 
 
 def started(request: RunRequest, steps: tuple[Step, ...] | None = None) -> Start:
@@ -113,7 +114,7 @@ def _shorter(
     if found.spec is plan.spec:
         return request, plan, steps
     spec = {**request.spec, "result": found.spec.result}
-    shorter = RunPlan(found.spec, Graph.build(found.spec))
+    shorter = RunPlan(found.spec, build_graph(found.spec))
     return replace(request, spec=spec), shorter, found.spec.steps
 
 

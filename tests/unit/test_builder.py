@@ -28,6 +28,7 @@ from seedbed.crds.builder import (
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.formulas import Formula, cel
 from seedbed.crds.graph import Graph
+from seedbed.crds.graph_builder import build_graph
 from seedbed.crds.workflow import BODIES, Step, WorkflowSpec
 
 SEEDBED = str(Path(sys.executable).parent / "seedbed")
@@ -35,7 +36,7 @@ CALL = {"entry": "m:f"}
 
 
 def graph(text: str) -> Graph:
-    return Graph.build(WorkflowSpec.model_validate(yaml.safe_load(text)))
+    return build_graph(WorkflowSpec.model_validate(yaml.safe_load(text)))
 
 
 def of_data(plan: Plan) -> None:
@@ -154,7 +155,7 @@ def test_both_forms_give_an_equal_graph(
     assert plan.graph == graph(text)
     assert plan.spec == WorkflowSpec.model_validate(yaml.safe_load(text))
     rendered = yaml.safe_load(plan.yaml())
-    assert Graph.build(WorkflowSpec.model_validate(rendered["spec"])) == graph(text)
+    assert build_graph(WorkflowSpec.model_validate(rendered["spec"])) == graph(text)
 
 
 def example(model: type[Model], name: str) -> Any:

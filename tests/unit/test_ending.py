@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from seedbed.crds.engine_requests import Adjust, Cancel
-from seedbed.crds.graph import Graph
+from seedbed.crds.graph_builder import graph_problems
 from seedbed.crds.messages import StepError, StepKey, StepTask
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.workflow.decide import asked
@@ -292,5 +292,5 @@ def test_exit_steps_have_a_time_limit() -> None:
     ],
 )
 def test_an_end_that_cannot_be_is_refused(spec: dict[str, Any], field: str, says: str) -> None:
-    problems = Graph.problems(WorkflowSpec.model_validate(spec))
+    problems = graph_problems(WorkflowSpec.model_validate(spec))
     assert [(problem.field, says in problem.expected) for problem in problems] == [(field, True)]

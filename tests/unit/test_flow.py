@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from seedbed.crds.failure import class_of
-from seedbed.crds.graph import Graph
+from seedbed.crds.graph_builder import graph_problems
 from seedbed.crds.messages import StepError, StepKey, StepTask
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.workflow.records import StepFailed, StepSkipped, StepSucceeded
@@ -219,7 +219,7 @@ def test_a_join_behind_arms_counts_the_arm_that_was_taken() -> None:
 def test_what_cannot_flow_is_refused_with_its_field(
     steps: list[Any], field: str, says: str
 ) -> None:
-    problems = Graph.problems(WorkflowSpec.model_validate({"steps": steps}))
+    problems = graph_problems(WorkflowSpec.model_validate({"steps": steps}))
     assert [(problem.field, says in problem.expected) for problem in problems] == [(field, True)]
 
 
@@ -417,7 +417,7 @@ def test_every_error_has_one_class(code: str, kind: str, expected: str) -> None:
 def test_a_policy_that_cannot_be_followed_is_refused(
     steps: list[Any], field: str, says: str
 ) -> None:
-    problems = Graph.problems(WorkflowSpec.model_validate({"steps": steps}))
+    problems = graph_problems(WorkflowSpec.model_validate({"steps": steps}))
     assert [(problem.field, says in problem.expected) for problem in problems] == [(field, True)]
 
 
@@ -529,5 +529,5 @@ def test_a_guess_that_could_start_nothing_is_refused(fields: dict[str, Any]) -> 
     chooses = branch("b", "params.u", ["x"], [])
     chooses["branch"] |= guess("then")
     spec = {"steps": [chooses, call("x", **{"pure": True, **fields})], "params": {"u": True}}
-    (problem,) = Graph.problems(WorkflowSpec.model_validate(spec))
+    (problem,) = graph_problems(WorkflowSpec.model_validate(spec))
     assert problem.field == "spec.steps[0].branch.speculate"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from seedbed.crds.engine_requests import Submit
 from seedbed.crds.errors import InvalidError
-from seedbed.crds.graph import Graph
+from seedbed.crds.graph_builder import build_graph
 from seedbed.crds.messages import RunRequest, StepError, StepKey, StepResult
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.bus.item_stream import ItemSource
@@ -229,7 +229,7 @@ def test_a_step_that_cannot_follow_is_refused(fields: dict[str, Any], field: str
     steps = [call("source"), many, call("each", **each)]
     spec = WorkflowSpec.model_validate({"steps": steps})
     with pytest.raises(InvalidError) as refused:
-        Graph.build(spec)
+        build_graph(spec)
     assert refused.value.field == f"spec.steps[2].{field}"
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seedbed.crds.engine_requests import Submit
-from seedbed.crds.graph import Graph
+from seedbed.crds.graph_builder import graph_problems
 from seedbed.crds.messages import RunRequest
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.workflow.foresight import Foresight, foretold, guess
@@ -91,7 +91,7 @@ def test_an_arm_and_its_confidence_come_together(
     tmp_path: Path, given: dict[str, Any], missing: str
 ) -> None:
     spec = WorkflowSpec.model_validate(plan("a", tmp_path, **given).spec)
-    (problem,) = Graph.problems(spec)
+    (problem,) = graph_problems(spec)
     assert problem.field == f"spec.steps[1].branch.speculate.{missing}"
 
 

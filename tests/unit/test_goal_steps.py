@@ -11,7 +11,7 @@ import pytest
 
 from seedbed.crds.engine_requests import Submit
 from seedbed.crds.errors import InvalidError
-from seedbed.crds.graph import Graph
+from seedbed.crds.graph_builder import graph_problems
 from seedbed.crds.messages import Parent, RunRequest, StepKey, StepResult, StepTask
 from seedbed.crds.sub_workflow import MAX_DEPTH
 from seedbed.crds.workflow import WorkflowSpec
@@ -68,7 +68,7 @@ def task(program: dict[str, Any], **inputs: Any) -> StepTask:
 )
 def test_a_goal_step_that_cannot_work_is_refused(goal: dict, field: str) -> None:
     spec = WorkflowSpec.model_validate({"steps": [plan(**goal)]})
-    assert [problem.field for problem in Graph.problems(spec)] == [field]
+    assert [problem.field for problem in graph_problems(spec)] == [field]
 
 
 @pytest.mark.req("COG-4.1.1")
@@ -253,10 +253,10 @@ def test_executed_goals_are_nested_as_deep_as_workflows() -> None:
 )
 def test_work_that_cannot_be_done_is_refused(execute: dict[str, Any], field: str) -> None:
     spec = WorkflowSpec.model_validate({"steps": [plan(rules=RULES, execute=execute)]})
-    assert [problem.field for problem in Graph.problems(spec)] == [f"spec.steps[0].goal.{field}"]
+    assert [problem.field for problem in graph_problems(spec)] == [f"spec.steps[0].goal.{field}"]
     repeated = plan(rules=RULES, execute=work()) | {"repeat": {"until": "true", "max": 2}}
     spec = WorkflowSpec.model_validate({"steps": [repeated]})
-    assert [problem.field for problem in Graph.problems(spec)] == ["spec.steps[0].repeat"]
+    assert [problem.field for problem in graph_problems(spec)] == ["spec.steps[0].repeat"]
 
 
 def test_a_run_with_an_executed_goal_in_the_engine(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seedbed.crds.errors import InvalidError
-from seedbed.crds.graph import Graph
+from seedbed.crds.graph_builder import build_graph, graph_problems
 from seedbed.crds.workflow import EntryCall, Step, WorkflowSpec
 
 CALL = {"entry": "m:f"}
@@ -23,7 +23,7 @@ def spec(*steps: dict[str, Any], **more: Any) -> WorkflowSpec:
 
 
 def test_needs_are_those_named_and_those_read() -> None:
-    graph = Graph.build(
+    graph = build_graph(
         spec(
             {"name": "a"},
             {"name": "b-c", "needs": ["a"]},
@@ -62,7 +62,7 @@ def test_needs_are_those_named_and_those_read() -> None:
 @pytest.mark.req("DSX-20")
 def test_a_cycle_is_refused_with_its_path() -> None:
     with pytest.raises(InvalidError) as refused:
-        Graph.build(
+        build_graph(
             spec(
                 {"name": "start"},
                 {"name": "a", "needs": ["start", "b"]},
@@ -83,7 +83,7 @@ def test_everything_wrong_is_told_at_once() -> None:
         {"name": "c", "agent": {"name": "x"}, "call": CALL},
         result="steps.y.output + item",
     )
-    assert [error.field for error in Graph.problems(broken)] == [
+    assert [error.field for error in graph_problems(broken)] == [
         "spec.steps[1].name",
         "spec.steps[0].needs[0]",
         "spec.steps[1].when",
@@ -95,9 +95,9 @@ def test_everything_wrong_is_told_at_once() -> None:
 
 
 def test_a_when_reads_the_item_only_with_for_each() -> None:
-    Graph.build(spec({"name": "a", "forEach": "[1]", "when": "item == 1"}))
+    build_graph(spec({"name": "a", "forEach": "[1]", "when": "item == 1"}))
     with pytest.raises(InvalidError, match="add forEach"):
-        Graph.build(spec({"name": "a", "when": "item == 1"}))
+        build_graph(spec({"name": "a", "when": "item == 1"}))
 
 
 def of_edges(count: int, edges: set[tuple[int, int]]) -> WorkflowSpec:
@@ -122,7 +122,7 @@ def test_levels_respect_needs(found: set[tuple[int, int]], order: list[int]) -> 
     # Edges run along a random order, so that there is no cycle.
     rank = {step: at for at, step in enumerate(order)}
     edges = {(a, b) if rank[a] < rank[b] else (b, a) for a, b in found if a != b}
-    graph = Graph.build(of_edges(12, edges))
+    graph = build_graph(of_edges(12, edges))
     level = {name: at for at, names in enumerate(graph.levels) for name in names}
     assert sorted(level) == sorted(graph.nodes)
     for node in graph.nodes.values():
@@ -140,7 +140,7 @@ def test_a_random_cycle_is_refused_with_a_real_one(
 ) -> None:
     edges = {(a, b) for a, b in found if a != b}
     edges |= {(a, b) for a, b in zip(ring, [*ring[1:], ring[0]], strict=True)}
-    problems = Graph.problems(of_edges(12, edges))
+    problems = graph_problems(of_edges(12, edges))
     assert len(problems) == 1
     path = problems[0].expected.removeprefix("the steps wait for each other: ").split(" → ")
     assert path[0] == path[-1]
@@ -159,5 +159,5 @@ def test_a_large_graph_is_built() -> None:
         )
         for at in range(count)
     )
-    graph = Graph.build(WorkflowSpec.model_construct(steps=steps, result=None))
+    graph = build_graph(WorkflowSpec.model_construct(steps=steps, result=None))
     assert sum(len(names) for names in graph.levels) == count

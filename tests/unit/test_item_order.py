@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seedbed.crds.errors import InvalidError
-from seedbed.crds.graph import Graph
+from seedbed.crds.graph_builder import graph_problems
 from seedbed.crds.messages import StepError, StepResult, StepTask
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.workflow import item_order
@@ -168,4 +168,4 @@ def test_items_in_a_wrong_order_fail_the_step_before_one_starts() -> None:
 )
 def test_order_only_where_there_are_items(step: dict[str, Any], field: str) -> None:
     spec = WorkflowSpec.model_validate({"steps": [step]})
-    assert [problem.field for problem in Graph.problems(spec)] == [field]
+    assert [problem.field for problem in graph_problems(spec)] == [field]

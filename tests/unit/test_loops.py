@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from seedbed.crds.graph import Graph
+from seedbed.crds.graph_builder import graph_problems
 from seedbed.crds.messages import StepError, StepTask
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.workflow.records import StepFailed, StepRepeated
@@ -120,5 +120,5 @@ def test_a_condition_that_fails_fails_the_step_and_names_the_field() -> None:
     ],
 )
 def test_a_loop_that_cannot_be_is_refused(step: dict[str, Any], field: str, says: str) -> None:
-    problems = Graph.problems(WorkflowSpec.model_validate({"steps": [step]}))
+    problems = graph_problems(WorkflowSpec.model_validate({"steps": [step]}))
     assert [(problem.field, says in problem.expected) for problem in problems] == [(field, True)]

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.graph import Graph
+from seedbed.crds.graph_builder import build_graph
 from seedbed.crds.messages import StepError, StepKey
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.workflow.planning.critical_path import (
@@ -126,7 +127,7 @@ def test_what_is_left_of_a_run_is_scheduled_from_now() -> None:
 
 
 def graph(*steps: dict) -> Graph:
-    return Graph.build(WorkflowSpec.model_validate({"steps": list(steps)}))
+    return build_graph(WorkflowSpec.model_validate({"steps": list(steps)}))
 
 
 def went(step: str, seconds: float, index: int = -1, began: float = 0.0) -> list[Record]:
@@ -241,7 +242,7 @@ def test_the_time_of_a_mixed_pipeline_is_split_by_kind_and_stage() -> None:
         *went("scan", 10.0),
         *went("table", 1.0),
     ]
-    found = Graph.build(spec)
+    found = build_graph(spec)
     times = observe(records)
     told = profile_told(Analysis(spec, found, works(found, times), 30.0, times=times))
     assert told["workerSeconds"] == 20.0

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from seedbed.crds.graph import Graph
+from seedbed.crds.graph_builder import build_graph
 from seedbed.crds.messages import RunRequest
 from seedbed.crds.workflow import WorkflowSpec
 from tests.runs import a_world
@@ -37,7 +37,7 @@ def test_the_plan_in_python_is_the_object_beside_it(tmp_path: Path) -> None:
     file.write_text(source)
     plan = runpy.run_path(str(file))["plan"]
     (spec,) = workflows("python-builder.md").values()
-    assert plan.graph == Graph.build(WorkflowSpec.model_validate(spec))
+    assert plan.graph == build_graph(WorkflowSpec.model_validate(spec))
     assert plan.spec == WorkflowSpec.model_validate(spec)
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seedbed.crds.graph import Graph
+from seedbed.crds.graph_builder import build_graph
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.workflow.planning.optimise import optimise
 from seedbed.runtime.workflow.planning.plan import Plan
@@ -23,7 +23,7 @@ def workflow(*steps: dict[str, Any], **fields: Any) -> WorkflowSpec:
 
 
 def needs(spec: WorkflowSpec) -> dict[str, set[str]]:
-    return {name: {*node.needs} for name, node in Graph.build(spec).nodes.items()}
+    return {name: {*node.needs} for name, node in build_graph(spec).nodes.items()}
 
 
 @st.composite
@@ -217,7 +217,7 @@ def test_what_on_exit_steps_read_stays_and_they_end_the_plan() -> None:
     )
     found = optimise(spec)
     assert found.merged == {}
-    plan = Plan.of(Graph.build(spec))
+    plan = Plan.of(build_graph(spec))
     assert plan.needs[3] == (2,)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 from seedbed.crds.errors import InvalidError
-from seedbed.crds.graph import Graph
+from seedbed.crds.graph_builder import build_graph
 from seedbed.crds.messages import StepError, StepKey
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.workflow.planning.insight import Analysis, of_plan, spoken
@@ -129,7 +129,7 @@ def went_wrong() -> Analysis:
         }
     )
 
-    graph = Graph.build(spec)
+    graph = build_graph(spec)
 
     def scheduled(name: str) -> StepScheduled:
         return StepScheduled(StepKey(name), 1, 1000.0, "call", "general", 60.0, {}, {})

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from seedbed.crds.engine_requests import Submit
 from seedbed.crds.errors import InvalidError
-from seedbed.crds.graph import Graph
+from seedbed.crds.graph_builder import build_graph
 from seedbed.crds.messages import StepKey
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.workflow.decide import advance
@@ -88,7 +88,7 @@ def test_items_that_only_wait_for_a_worker_are_no_stragglers(
 def test_only_items_of_agents_and_calls_may_have_stragglers(step: dict[str, Any]) -> None:
     spec = WorkflowSpec.model_validate({"steps": [step]})
     with pytest.raises(InvalidError) as refused:
-        Graph.build(spec)
+        build_graph(spec)
     assert refused.value.field == "spec.steps[0].stragglers"
 
 

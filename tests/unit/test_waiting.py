@@ -8,7 +8,7 @@ import pytest
 
 from seedbed.crds.engine_requests import Adjust, Approve, Signal
 from seedbed.crds.errors import ConflictError, InvalidError, NotFoundError, QueueFullError
-from seedbed.crds.graph import Graph
+from seedbed.crds.graph_builder import graph_problems
 from seedbed.crds.messages import Decision
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.workflow.decide import asked
@@ -269,5 +269,5 @@ def test_a_step_that_waits_is_journalled_once() -> None:
     ],
 )
 def test_a_wait_that_cannot_be_is_refused(spec: dict[str, Any], field: str, says: str) -> None:
-    problems = Graph.problems(WorkflowSpec.model_validate(spec))
+    problems = graph_problems(WorkflowSpec.model_validate(spec))
     assert [(problem.field, says in problem.expected) for problem in problems] == [(field, True)]

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from seedbed.crds.graph import Graph
+from seedbed.crds.graph_builder import build_graph
 from seedbed.crds.messages import RunRequest, RunSummary
 from seedbed.crds.wire import decode
 from seedbed.crds.workflow import WorkflowSpec
@@ -104,7 +105,7 @@ def of_plan(spec: WorkflowSpec, earlier: Sequence[Times] = ()) -> Analysis:
     Raises:
         InvalidError: where it cannot run.
     """
-    graph = Graph.build(spec)
+    graph = build_graph(spec)
     return Analysis(spec, graph, works(graph, {}, earlier), 0.0, earlier)
 
 

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from seedbed.crds.graph import Graph
+from seedbed.crds.graph_builder import build_graph
 from seedbed.crds.messages import Advice
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.workflow.planning.critical_path import critical_path
@@ -69,7 +69,7 @@ def optimise(spec: WorkflowSpec, earlier: Sequence[Times] = ()) -> Optimisation:
     Raises:
         InvalidError: the plan cannot run.
     """
-    graph = Graph.build(spec)
+    graph = build_graph(spec)
     estimates = works(graph, {}, earlier)
     before = _simulated(Plan.of(graph, exits_last=False), estimates, spec.parallelism)
     if len(spec.steps) > MOST_STEPS:
