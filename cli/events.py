@@ -104,7 +104,7 @@ async def _all(source: Source) -> list[dict[str, Any]]:
 
 async def _api(source: Source, tail: str, method: str = "GET") -> Any:
     cluster = cast("ClusterSource", source)
-    return json.loads(await cluster.text_from_api(f"/api/v3/dead-letters{tail}", method))
+    return json.loads(await cluster.api.text(f"/api/v3/dead-letters{tail}", method))
 
 
 def _row(letter: dict[str, Any]) -> tuple[str, ...]:

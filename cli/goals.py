@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from typing import Any
 from rich.tree import Tree as Branch
 
 from seedbed.cli import output
-from seedbed.cli.cluster import Api, connected
+from seedbed.cli.cluster import connected
+from seedbed.cli.seedbed_api import Api
 from seedbed.crds.errors import InvalidError
 from seedbed.runtime.workflow.planning.goals.planner import Bounds, decompose
 from seedbed.runtime.workflow.planning.goals.template import TemplatePlanner, read_template
@@ -63,8 +63,7 @@ async def decompose_there(
             "maxDepth": wanted.max_depth,
             "maxCalls": wanted.max_calls,
         }
-        data = json.dumps(asked).encode()
-        told = json.loads(await source.text_from_api("/api/v3/tasks/decompose", "POST", data))
+        told = await source.api.send("/api/v3/tasks/decompose", asked)
     print(f"{told['id']}")
     print(f"{told['tasks']:,} tasks on {told['depth']:,} levels, {told['leaves']:,} without parts")
     if told["cut"]:
@@ -77,10 +76,10 @@ async def tree_there(name: str, file: Path | None, context: str | None, api: Api
     async with connected(context, api) as source:
         path = f"/api/v3/tasks/{name if '/' in name else f'{source.namespace}/{name}'}/hierarchy"
         if file is not None and file.suffix in (".html", ".htm"):
-            return _written(file, await source.text_from_api(f"{path}?form=html"))
+            return _written(file, await source.api.text(f"{path}?form=html"))
         if file is not None:
-            return _written(file, await source.text_from_api(path))
-        told = json.loads(await source.text_from_api(f"{path}?levels={_SHOWN_LEVELS}"))
+            return _written(file, await source.api.text(path))
+        told = await source.api.read(path, levels=_SHOWN_LEVELS)
     print(f"{told['total']:,} tasks on {told['depth']:,} levels")
     _print(told["root"])
     return 0

@@ -46,9 +46,11 @@ class Place:
         """Open it for reading."""
         if self.local is not None:
             return import_module("seedbed.cli.embedded.state").opened(self.local)  # type: ignore[no-any-return]  # a context manager of a Source
-        module = import_module("seedbed.cli.cluster")
-        api = module.Api(self.api, self.api_service, self.token, self.account)
-        return module.connected(self.context, api)  # type: ignore[no-any-return]  # likewise
+        cluster, seedbed_api = map(
+            import_module, ("seedbed.cli.cluster", "seedbed.cli.seedbed_api")
+        )
+        api = seedbed_api.Api(self.api, self.api_service, self.token, self.account)
+        return cluster.connected(self.context, api)  # type: ignore[no-any-return]  # likewise
 
 
 Namespace = Annotated[

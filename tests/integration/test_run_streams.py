@@ -13,9 +13,10 @@ import aiohttp
 import pytest
 from kubernetes.aio import client
 
-from seedbed.cli.cluster import Api, ClusterSource
+from seedbed.cli.cluster import ClusterSource
 from seedbed.cli.events import acted, listed
 from seedbed.cli.following import reconnecting, step_of
+from seedbed.cli.seedbed_api import Api
 from seedbed.crds.addresses import partition_of
 from seedbed.runtime.api.access import Access, Action, Caller, ForbiddenError
 from seedbed.runtime.api.app import serve

@@ -13,7 +13,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from seedbed.cli.cluster import Api, ClusterSource
+from seedbed.cli.cluster import ClusterSource
+from seedbed.cli.seedbed_api import Api
 from seedbed.crds.addresses import engine_address, flag_setting, partition_of
 from seedbed.crds.engine_requests import Approve, Signal, decode_request
 from seedbed.crds.errors import NotFoundError, UnavailableError

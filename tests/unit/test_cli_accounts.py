@@ -13,8 +13,10 @@ from aiohttp.test_utils import TestServer
 from kubernetes.aio import client
 from typer.main import get_command
 
-from seedbed.cli.cluster import Api, ClusterSource, DeniedError
+from seedbed.cli.api_server import DeniedError
+from seedbed.cli.cluster import ClusterSource
 from seedbed.cli.main import app
+from seedbed.cli.seedbed_api import Api
 from tests.conftest import run_async
 
 SERVICE = "seedbed-system/seedbed-api:http"
