@@ -14,8 +14,8 @@ from seedbed.crds.seed_layer import (
     SEED_IMMUTABLE,
     SeedLayer,
     SeedLayerSpec,
-    SeedLayerStatus,
 )
+from seedbed.crds.seed_status import SeedLayerStatus
 from seedbed.crds.workflow import BODIES, Workflow, WorkflowSpec, listed
 from seedbed.crds.workflow_status import WorkflowStatus
 
