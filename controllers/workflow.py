@@ -34,7 +34,7 @@ from seedbed.controllers.workflow_status import FINISHED, as_before, fields_of, 
 from seedbed.crds.admission import validate
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.messages import Decision, RunRequest, RunSummary
-from seedbed.crds.run_ids import run_id
+from seedbed.crds.run_ids import run_id, trace_of
 from seedbed.crds.workflow import WorkflowSpec
 
 
@@ -241,7 +241,7 @@ def _missing_pool_of_agents(observed: Observed, workflow: Raw) -> tuple[str, str
 def _submit(workflow: Raw, spec: WorkflowSpec, run: str, source: Document) -> SubmitRun:
     metadata = workflow["metadata"]
     plan = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-    request = RunRequest(run, metadata["namespace"], metadata["name"], plan)
+    request = RunRequest(run, metadata["namespace"], metadata["name"], plan, trace_of(run))
     return SubmitRun(request, source.text, source.packed)
 
 

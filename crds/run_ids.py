@@ -54,3 +54,13 @@ def child_id(parent: str, key: StepKey, attempt: int) -> str:
 def attempt_id(run: str, key: StepKey, attempt: int) -> str:
     """Names one attempt of one execution unit."""
     return f"{run}/{key}/{attempt}"
+
+
+def trace_of(run: str) -> str:
+    """The W3C trace context, as a `traceparent` header, of everything that is done for a run.
+
+    It follows from the id, so that all hops agree without asking. Runs that do the work of a step
+    carry the context of the outermost one.
+    """
+    digits = hashlib.sha256(run.encode()).hexdigest()
+    return f"00-{digits[:32]}-{digits[32:48]}-01"

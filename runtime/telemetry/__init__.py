@@ -1,1 +1,1 @@
-"""Structured logs, metrics and trace context."""
+"""Structured logs, and the pages that tell health and metrics."""

@@ -1,4 +1,4 @@
-"""Logs that programs can read and that give no secret away; trace context; health pages."""
+"""Logs that programs can read and that give no secret away; health pages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from prometheus_client import CollectorRegistry, Counter
 from seedbed.crds.errors import InvalidError, UnavailableError
 from seedbed.runtime.telemetry.health import serving_health
 from seedbed.runtime.telemetry.logs import REDACTED, JsonFormatter, configure, redacted
-from seedbed.runtime.telemetry.trace import TraceContext
 from tests.conftest import run_async
 
 
@@ -149,38 +148,6 @@ def test_what_is_no_secret_stays() -> None:
 def test_anything_can_be_logged(value: object) -> None:
     record = logging.makeLogRecord({"msg": "said %s", "args": (value,), "value": value})
     assert json.loads(JsonFormatter("s").format(record))["service"] == "s"
-
-
-def test_a_trace_goes_on_over_hops() -> None:
-    first = TraceContext.new()
-    second = TraceContext.following(str(first))
-    assert second.trace == first.trace
-    assert second.span != first.span
-    assert TraceContext.parse(str(second)) == second
-    unsampled = "00-" + "a" * 32 + "-" + "b" * 16 + "-00"
-    assert str(TraceContext.parse(unsampled)) == unsampled
-
-
-@pytest.mark.parametrize(
-    "header",
-    [
-        "",
-        "nonsense",
-        "ff-" + "a" * 32 + "-" + "b" * 16 + "-01",
-        "00-" + "0" * 32 + "-" + "b" * 16 + "-01",
-        "00-" + "a" * 32 + "-" + "0" * 16 + "-01",
-        "00-" + "A" * 32 + "-" + "b" * 16 + "-01",
-        "00-" + "a" * 32 + "-" + "b" * 16 + "-01-more",
-    ],
-)
-def test_an_invalid_trace_starts_anew(header: str) -> None:
-    assert TraceContext.parse(header) is None
-    assert TraceContext.parse(str(TraceContext.following(header))) is not None
-
-
-def test_a_later_version_of_the_header_is_understood() -> None:
-    header = "01-" + "a" * 32 + "-" + "b" * 16 + "-01-more"
-    assert TraceContext.parse(header) == TraceContext("a" * 32, "b" * 16)
 
 
 def test_health_pages() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -93,6 +94,7 @@ def test_a_plan_is_submitted_under_an_id_made_of_uid_and_plan() -> None:
     assert isinstance(effect, SubmitRun)
     assert effect.request.run == id_of(obj)
     assert effect.request.spec["steps"][0]["name"] == "collect"
+    assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-01", effect.request.traceparent)
     assert plan.status is not None
     assert plan.status["runId"] == id_of(obj)
     assert plan.status["phase"] == "Pending"
