@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from seedbed.controllers.conditions import Verdict, ready, waiting
+from seedbed.controllers.conditions import Verdict, condition, ready, stalled, waiting
 from seedbed.controllers.deployment import selector_of, worker_deployment
 from seedbed.controllers.plan import Defaults, Observed, Plan, Raw
-from seedbed.controllers.reading import publish, read_spec, refused, told, withdraw
+from seedbed.controllers.reading import publish, read_spec, refused, status_of, told, withdraw
 from seedbed.crds.addresses import pool_setting
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.pool import PoolSpec
@@ -24,11 +24,12 @@ def reconcile(observed: Observed, now: datetime, defaults: Defaults) -> Plan:
     except InvalidError as error:
         return refused(pool, error, now)
     deployment = worker_deployment(pool, spec, defaults)
-    there = _status_of(observed.children, deployment["metadata"]["name"])
+    child = _child(observed.children, deployment["metadata"]["name"])
+    there = status_of(child)
     selector = ",".join(f"{name}={value}" for name, value in selector_of(observed.key.name).items())
     return told(
         pool,
-        _verdicts(spec, there, observed.workers),
+        _verdicts(spec, child, observed.workers),
         now,
         fields={
             "replicas": there.get("replicas", 0),
@@ -41,14 +42,14 @@ def reconcile(observed: Observed, now: datetime, defaults: Defaults) -> Plan:
     )
 
 
-def _status_of(children: tuple[Raw, ...], name: str) -> Raw:
+def _child(children: tuple[Raw, ...], name: str) -> Raw:
     for child in children:
         if child["kind"] == "Deployment" and child["metadata"]["name"] == name:
-            return child.get("status") or {}
-    return {}
+            return child
+    return {"metadata": {}}
 
 
-def _verdicts(spec: PoolSpec, there: Raw, workers: int) -> dict[str, Verdict]:
+def _verdicts(spec: PoolSpec, child: Raw, workers: int) -> dict[str, Verdict]:
     suspended = Verdict(
         "True" if spec.suspend else "False",
         "Suspended" if spec.suspend else "Active",
@@ -59,15 +60,30 @@ def _verdicts(spec: PoolSpec, there: Raw, workers: int) -> dict[str, Verdict]:
     elif spec.replicas == 0:
         verdicts = ready("ScaledToZero", "no worker pods are wanted")
     else:
-        verdicts = _progress(spec, there, workers)
+        verdicts = _progress(spec, child, workers)
     return {**verdicts, "Suspended": suspended}
 
 
-def _progress(spec: PoolSpec, there: Raw, workers: int) -> dict[str, Verdict]:
+def _progress(spec: PoolSpec, child: Raw, workers: int) -> dict[str, Verdict]:
+    there = status_of(child)
     pods, wanted = there.get("readyReplicas", 0), spec.replicas
     expected = wanted * spec.workers_per_replica
+    failure, progress = condition(child, "ReplicaFailure"), condition(child, "Progressing")
+    if pods < wanted and failure.get("status") == "True":
+        return waiting("PodsRefused", f"{pods} of {wanted} pods ready: {failure.get('message')}")
+    if progress.get("reason") == "ProgressDeadlineExceeded" and _seen(child):
+        return stalled("PodsStuck", f"{pods} of {wanted} pods ready: {progress.get('message')}")
     if pods < wanted:
         return waiting("PodsNotReady", f"{pods} of {wanted} pods ready")
+    current = there.get("updatedReplicas", 0) if _seen(child) else 0
+    if current < wanted or there.get("replicas", 0) > current:
+        return waiting("RollingOut", f"{current} of {wanted} pods are as the Pool says now")
     if workers < expected:
         return waiting("WorkersNotRegistered", f"{workers} of {expected} workers registered")
     return ready("Available", f"{wanted} of {wanted} pods ready, {workers} workers registered")
+
+
+def _seen(child: Raw) -> bool:
+    """Whether Kubernetes' status of a child speaks of what is wanted of it now."""
+    newest: int = child["metadata"].get("generation", 0)
+    return bool(status_of(child).get("observedGeneration", 0) >= newest)

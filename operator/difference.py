@@ -29,15 +29,16 @@ def covers(desired: Any, observed: Any) -> bool:
         if not isinstance(observed, Sequence) or len(desired) != len(observed):
             return False
         return all(map(covers, desired, observed))
-    if desired == observed and type(desired) is type(observed):
-        return True
-    # The server keeps quantities as text: a user's `1` becomes "1".
-    return not isinstance(desired, bool) and str(desired) == str(observed)
+    if isinstance(desired, bool) or isinstance(observed, bool):
+        return desired is observed
+    # The server keeps quantities as text, a user's `1` becomes "1", and a float without a fraction as `1`.
+    return bool(desired == observed or str(desired) == str(observed))
 
 
 def same_status(desired: Raw, observed: Raw | None) -> bool:
-    """Whether a status would change nothing; the fencing token alone is no change."""
+    """Whether a status would change nothing; the fencing token alone is no change.
+
+    A status is the operator's alone, so what stands there and is not desired should go, at any depth.
+    """
     known = {name: value for name, value in (observed or {}).items() if name != TOKEN}
-    if set(known) - {name for name, value in desired.items() if value is not None}:
-        return False
-    return covers(desired, known)
+    return covers(desired, known) and covers(known, desired)

@@ -1,11 +1,13 @@
 """Executes a Plan: all I/O of the operator, and no decision but whether a write is needed.
 
 Order: live settings, the end of earlier runs, children, a new run, status, other requests to the engine,
-events. Earlier runs end first: once the new one is known, nothing tells any more that they should. A run is
-given to the engine before the status names it: its id follows from the object, so whoever comes after a
-crash gives it again. Where the engine tells at once how the run stands, the next pass writes that, and a
-run that is over by then costs one write. Right before each write the leadership is checked by the clock;
-the status carries the fencing token, so the API server refuses what slips through.
+events. Where children were written, the decision is asked for anew before what follows: what the status
+says of them has to be of what the server made of them. Earlier runs end first: once the new one is known,
+nothing tells any more that they should. A run is given to the engine before the status names it: its id
+follows from the object, so whoever comes after a crash gives it again. Where the engine tells at once how
+the run stands, the next pass writes that, and a run that is over by then costs one write. Right before each
+write the leadership is checked by the clock; the status carries the fencing token, so the API server refuses
+what slips through.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from seedbed.controllers.plan import (
 from seedbed.controllers.pods import key_of
 from seedbed.controllers.reading import awaiting, declined, refused
 from seedbed.crds.addresses import engine_address, partition_of
-from seedbed.crds.base import API_VERSION
+from seedbed.crds.base import API_VERSION, GROUP
 from seedbed.crds.engine_requests import Adjust, Cancel, Report, Submit
 from seedbed.crds.errors import (
     FencedError,
@@ -50,6 +52,8 @@ from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.coordination.port import Coordinator, Ownership
 
 ENGINE_WAIT = 5.0
+STAMP = f"{GROUP}/made-from"
+"""Annotation of a child: a digest of what the operator last asked of it."""
 _FIRST = (Publish, Withdraw, CancelRun)
 
 
@@ -61,6 +65,7 @@ class Executor:
 
     Args:
         writing: what each write of an object is done in; see `Echoes`.
+        setting: what each write of a live setting is done in; see `LiveSettings`.
         changed: told each object as the server stored it.
         summarised: told each RunSummary that the engine answers.
     """
@@ -73,6 +78,7 @@ class Executor:
         ownership: Ownership,
         *,
         writing: Callable[[Key], AbstractContextManager[None]],
+        setting: Callable[[str, bytes | None], AbstractContextManager[None]],
         changed: Callable[[Raw], None],
         summarised: Callable[[RunSummary], None],
     ) -> None:
@@ -82,25 +88,28 @@ class Executor:
         self._ownership = ownership
         self.token = ownership.token
         self._writing = writing
+        self._setting = setting
         self._changed = changed
         self._summarised = summarised
         self._applied: dict[Key, tuple[str, int]] = {}
 
-    async def execute(self, observed: Observed, plan: Plan) -> None:
-        """Bring the world to the plan.
+    async def execute(self, observed: Observed, plan: Plan) -> bool:
+        """Bring the world to the plan; returns whether to decide anew and go on from here.
 
         Raises:
             FencedError: this process leads no more and must stop.
             RetryableError, ConflictError: try the whole key again.
+            InvalidError: a child was refused, which the status says; all else is done.
         """
         for effect in plan.effects:
             if isinstance(effect, _FIRST):
                 await self.effect(effect)
         status = plan.status
-        try:
-            await self._children(observed, plan)
-        except InvalidError as error:
-            status = self._refused(observed, plan, error)
+        written, refusal = await self._children(observed, plan)
+        if refusal is not None:
+            status = self._refused(observed, plan, refusal)
+        elif written:
+            return True
         submitted = [effect for effect in plan.effects if isinstance(effect, SubmitRun)]
         told = [await self._submit(observed, plan, effect) for effect in submitted]
         if observed.object is not None and status is not None and not any(told):
@@ -112,38 +121,60 @@ class Executor:
             for event in plan.events:
                 self._check()
                 await self._cluster.record(observed.object, event)
+        if refusal is not None:
+            raise refusal  # a quota or a policy may change, and no watch tells
+        return False
+
+    def forget(self, child: Key) -> None:
+        """A child is gone."""
+        self._applied.pop(child, None)
 
     def _check(self) -> None:
         if not self._ownership.held:
             raise FencedError(self._ownership.name, self._ownership.token)
 
-    async def _children(self, observed: Observed, plan: Plan) -> None:
+    async def _children(self, observed: Observed, plan: Plan) -> tuple[bool, InvalidError | None]:
+        """Make and delete children.
+
+        Returns:
+            Whether any was made or changed, and the first refusal, which holds up no other child.
+        """
         there = {key_of(child): child for child in observed.children}
+        written, refusal = False, None
         for wanted in plan.apply:
-            desired = _without_empty(wanted)
+            desired = _stamped(_without_empty(wanted))
             key = key_of(desired)
-            if not self._is_there(key, desired, there.get(key)):
-                self._check()
+            if self._is_there(key, desired, there.get(key)):
+                continue
+            self._check()
+            try:
                 with self._writing(key):
                     stored = await self._cluster.apply(desired)
                     generation = int(stored["metadata"].get("generation", 0))
-                    self._applied[key] = (_digest(desired), generation)
+                    self._applied[key] = (_stamp(desired), generation)
                     self._changed(stored)
+                written = True
+            except InvalidError as error:
+                refusal = refusal or error
         for key in plan.delete:
             child = there.get(key)
             if child is not None and not child["metadata"].get("deletionTimestamp"):
                 self._check()
                 await self._cluster.delete(key, child["metadata"]["uid"])
-                self._applied.pop(key, None)
+        return written, refusal
 
     def _is_there(self, key: Key, desired: Raw, child: Raw | None) -> bool:
-        """Whether a child is as desired, or is what the server made of just this desire."""
+        """Whether a child is as desired, or is what the server made of just this desire.
+
+        The stamp tells also what is desired no more, which a comparison cannot tell from what the server
+        or others have added.
+        """
         if child is None:
             return False
-        if covers(desired, child):
+        asked = _stamp(desired)
+        if self._applied.get(key) == (asked, int(child["metadata"].get("generation", 0))):
             return True
-        known = self._applied.get(key)
-        return known == (_digest(desired), int(child["metadata"].get("generation", 0)))
+        return _stamp(child) == asked and covers(desired, child)
 
     def _refused(self, observed: Observed, plan: Plan, error: InvalidError) -> Raw | None:
         """The status of an object whose child the API server refuses."""
@@ -206,9 +237,11 @@ class Executor:
         self._check()
         match effect:
             case Publish(key, value):
-                await self._coordinator.put(key, value, under=self._ownership)
+                with self._setting(key, value):
+                    await self._coordinator.put(key, value, under=self._ownership)
             case Withdraw(key):
-                await self._coordinator.delete(key, under=self._ownership)
+                with self._setting(key, None):
+                    await self._coordinator.delete(key, under=self._ownership)
             case AdjustRun(run, suspend, parallelism, approvals, priority):
                 change = Adjust(run, suspend, parallelism, dict(approvals), priority)
                 await self._ask(run, change)
@@ -249,5 +282,14 @@ def _without_empty(desired: Any) -> Any:
     return desired
 
 
-def _digest(desired: Raw) -> str:
-    return hashlib.sha256(orjson.dumps(desired, option=orjson.OPT_SORT_KEYS)).hexdigest()
+def _stamped(desired: dict[str, Any]) -> dict[str, Any]:
+    """The desire with an annotation that tells it from any other."""
+    digest = hashlib.sha256(orjson.dumps(desired, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    metadata = desired["metadata"]
+    annotations = {**(metadata.get("annotations") or {}), STAMP: digest[:16]}
+    return {**desired, "metadata": {**metadata, "annotations": annotations}}
+
+
+def _stamp(obj: Raw) -> str:
+    """The stamp of what an object was made from; empty where it has none."""
+    return str((obj["metadata"].get("annotations") or {}).get(STAMP, ""))

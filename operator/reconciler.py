@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 import orjson
 from prometheus_client import CollectorRegistry
 
-from seedbed.controllers.plan import CancelRun, Defaults, Key, Observed, Raw, Withdraw
+from seedbed.controllers.plan import CancelRun, Defaults, Key, Observed, Plan, Raw, Withdraw
 from seedbed.controllers.pods import key_of
 from seedbed.controllers.workflow_status import FINISHED
 from seedbed.crds.addresses import PARTITIONS, SETTING_PREFIXES, engine_address
@@ -43,6 +43,7 @@ from seedbed.operator.cluster import Cluster
 from seedbed.operator.echoes import Echoes, own_doing
 from seedbed.operator.executor import ENGINE_WAIT, Executor
 from seedbed.operator.fencing import largest_token, status_token
+from seedbed.operator.live_settings import OWNERS, LiveSettings
 from seedbed.operator.metrics import Metrics
 from seedbed.operator.queue import WorkQueue
 from seedbed.operator.registration import REGISTRATIONS
@@ -52,14 +53,6 @@ from seedbed.runtime.coordination.port import Change, Coordinator, Ownership
 
 log = logging.getLogger(__name__)
 
-_OWNERS = {
-    "agents": "Agent",
-    "flags": "FeatureFlag",
-    "pools": "Pool",
-    "seedlayers": "SeedLayer",
-    "templates": "Workflow",
-    "workflows": "Workflow",
-}
 _SPENDERS = ("Agent", "Workflow")
 WORKERS_PREFIX = "services/worker/"
 TERMINAL_RETRY = 60.0
@@ -100,7 +93,7 @@ class Reconciler:
         self._metrics = metrics or Metrics(CollectorRegistry())
         self._resync = resync
         self._concurrency = concurrency
-        self._settings: dict[str, bytes] = {}
+        self._settings = LiveSettings(self.queue.add)
         self._spending: dict[str, Spending] = {}
         self._workers: dict[str, tuple[str, str]] = {}
         self._runs: dict[tuple[str, str], RunSummary] = {}
@@ -114,6 +107,7 @@ class Reconciler:
             coordinator,
             ownership,
             writing=self._echoes.writing,
+            setting=self._settings.writing,
             changed=self._stored,
             summarised=self.summarised,
         )
@@ -132,7 +126,7 @@ class Reconciler:
         if self._echoes.keep(obj, deleted=deleted):
             return
         if deleted:
-            self._look_at(self.cache.drop(key_of(obj), version_of(obj)))
+            self._gone(key_of(obj), version_of(obj))
         else:
             self._look_at(self.cache.put(obj))
 
@@ -145,7 +139,11 @@ class Reconciler:
         """
         for key, version in before.items():
             if key not in listed and self.cache.is_unlisted(key, version):
-                self._look_at(self.cache.drop(key))
+                self._gone(key)
+
+    def _gone(self, key: Key, version: int | None = None) -> None:
+        self._executor.forget(key)
+        self._look_at(self.cache.drop(key, version))
 
     def _look_at(self, keys: Iterable[Key]) -> None:
         for key in keys:
@@ -185,13 +183,8 @@ class Reconciler:
             self._bus.hear("runs.*") as summaries,
             self._bus.hear(SEEDS_TOPICS) as reports,
         ):
-            self._settings.update(
-                {
-                    key: value
-                    for prefix in SETTING_PREFIXES
-                    for key, value in (await self._coordinator.settings(prefix)).items()
-                }
-            )
+            for prefix in SETTING_PREFIXES:
+                self._settings.load(await self._coordinator.settings(prefix))
             for name, value in (await self._coordinator.settings(SPENDING_PREFIX)).items():
                 self._spent(name, value)
             try:
@@ -223,21 +216,20 @@ class Reconciler:
     def _setting_changed(self, change: Change) -> None:
         if change.key.startswith(WORKERS_PREFIX):
             self._worker_changed(change)
+        elif change.key.startswith(SETTING_PREFIXES):
+            self._settings.told(change.key, change.value)
         elif change.value is None:
-            self._settings.pop(change.key, None)
             self._spending.pop(change.key, None)
         elif change.key.startswith(SPENDING_PREFIX):
             self._spent(change.key, change.value)
-        elif change.key.startswith(SETTING_PREFIXES):
-            self._settings[change.key] = change.value
 
     def _spent(self, setting: str, value: bytes) -> None:
         """The model service has told what an account has spent."""
         self._spending[setting] = Spending.read(value)
         kind, namespace, name = setting.removeprefix(SPENDING_PREFIX).split("/", 2)
-        if kind in _OWNERS:
+        if kind in OWNERS:
             # Spending moves with every call: a status that is a moment old spares writes.
-            self.queue.add_after(Key(_OWNERS[kind], namespace, name), PROGRESS_SECONDS)
+            self.queue.add_after(Key(OWNERS[kind], namespace, name), PROGRESS_SECONDS)
 
     def _worker_changed(self, change: Change) -> None:
         before = self._workers.pop(change.key, None)
@@ -267,10 +259,8 @@ class Reconciler:
 
     async def _clean_up(self) -> None:
         """Withdraw settings and cancel runs whose object is gone, seen or unseen."""
-        for setting in list(self._settings):
-            kind, namespace, name = setting.split("/", 2)
-            owner = _OWNERS[kind]
-            if self.cache.get(Key(owner, namespace, name)) is None:
+        for setting, owner in self._settings.owned():
+            if self.cache.get(owner) is None:
                 await self._executor.effect(Withdraw(setting))
         for partition in range(PARTITIONS):
             address = engine_address(partition)
@@ -325,15 +315,21 @@ class Reconciler:
         self._metrics.reconcile_seconds.labels(key.kind).observe(time.perf_counter() - began)
 
     async def _pass(self, key: Key) -> float | None:
-        observed = self._observe(key)
-        registration = REGISTRATIONS[key.kind]
-        plan = registration.reconcile(observed, datetime.now(UTC), self._defaults)
-        await self._executor.execute(observed, plan)
+        observed, plan = self._decide(key)
+        if await self._executor.execute(observed, plan):
+            observed, plan = self._decide(key)
+            if await self._executor.execute(observed, plan):
+                self.queue.add(key)
         if observed.object is None and key.kind == "Workflow":
             self._runs.pop((key.namespace, key.name), None)
         if observed.object is None and key.kind == "SeedLayer":
             self._seeds.forget(key)
         return plan.requeue_after
+
+    def _decide(self, key: Key) -> tuple[Observed, Plan]:
+        observed = self._observe(key)
+        decide = REGISTRATIONS[key.kind].reconcile
+        return observed, decide(observed, datetime.now(UTC), self._defaults)
 
     def _observe(self, key: Key) -> Observed:
         obj = self.cache.get(key)
@@ -341,13 +337,12 @@ class Reconciler:
             obj = None
         registration = REGISTRATIONS[key.kind]
         published = [name(key.namespace, key.name) for name in registration.settings]
-        settings = {name: self._settings[name] for name in published if name in self._settings}
         return Observed(
             key,
             obj,
             children=self.cache.children(key),
             references=self.cache.references(key),
-            settings=settings,
+            settings=self._settings.of(published),
             run=self._runs.get((key.namespace, key.name)) if key.kind == "Workflow" else None,
             workers=self._workers_for(key, obj),
             spending=self._spending.get(_account(key), Spending()),

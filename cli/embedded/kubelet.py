@@ -41,6 +41,7 @@ class Replica:
 
 
 _SETS = ("Deployment", "StatefulSet")
+_COUNTS = ("replicas", "updatedReplicas", "readyReplicas", "availableReplicas")
 Start = Callable[[Replica], Awaitable[None]]
 
 
@@ -116,7 +117,7 @@ class Kubelet:
     async def _report(self, obj: Raw) -> None:
         count = len(self._running.get(key_of(obj), {}))
         status = {"observedGeneration": obj["metadata"]["generation"]}
-        counts = dict.fromkeys(("replicas", "readyReplicas", "availableReplicas"), count)
+        counts = dict.fromkeys(_COUNTS, count)
         await self._cluster.apply_status({**obj, "status": {**status, **counts}})
 
 

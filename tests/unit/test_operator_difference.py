@@ -31,6 +31,8 @@ JSON = st.recursive(
         ({"a": []}, {"a": [1]}, False),
         ({"a": None}, {}, True),
         ({"cpu": 1}, {"cpu": "1"}, True),
+        ({"loss": 1.0}, {"loss": 1}, True),
+        ({"on": 1}, {"on": True}, False),
         ({"on": True}, {"on": "True"}, False),
         ({"on": False}, {}, False),
     ],
@@ -55,3 +57,7 @@ def test_a_status_is_the_same_whatever_its_token(status: dict[str, int], token: 
 
 def test_a_field_that_should_go_is_a_difference() -> None:
     assert not same_status({"phase": "Running"}, {"phase": "Running", "result": 1})
+    stands = {"steps": [{"name": "a", "message": "of before"}], "next": {"name": "b", "at": 1}}
+    assert not same_status({**stands, "steps": [{"name": "a"}]}, stands)
+    assert not same_status({**stands, "next": {"name": "b"}}, stands)
+    assert same_status({**stands, "steps": [{"name": "a", "message": "of before"}]}, stands)

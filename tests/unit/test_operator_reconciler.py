@@ -302,6 +302,108 @@ def test_what_failed_is_tried_again() -> None:
     run_async(body())
 
 
+def test_what_a_pool_says_no_more_goes_from_its_deployment() -> None:
+    async def body() -> None:
+        async with world() as w:
+            template = {"nodeSelector": {"zone": "a"}, "tolerations": [{"operator": "Exists"}]}
+            await w.apply("Pool", "general", replicas=0, template=template)
+            await until(lambda: w.ready("Pool", "general") == "ScaledToZero")
+            await w.apply("Pool", "general", replicas=0)
+
+            def pod() -> Raw:
+                child = w.cluster.get(Key("Deployment", "default", "general-workers"))
+                assert child is not None
+                found: Raw = child["spec"]["template"]["spec"]
+                return found
+
+            await until(lambda: "nodeSelector" not in pod())
+            assert "tolerations" not in pod()
+            await w.quiet()
+            writes = len(w.cluster.writes)
+            w.reconciler.queue.add(Key("Pool", "default", "general"))
+            await w.quiet()
+            assert len(w.cluster.writes) == writes
+
+    run_async(body())
+
+
+def test_the_status_never_speaks_of_a_deployment_as_it_was_before_the_write() -> None:
+    async def body() -> None:
+        async with world() as w:
+            pool, said = Key("Pool", "default", "general"), []
+
+            def listen(*_: Any) -> None:
+                status = (w.cluster.get(pool) or {}).get("status") or {}
+                said.append((w.ready("Pool", "general"), status.get("observedGeneration")))
+
+            worker = {"metadata": {"namespace": "default", "pool": "general"}}
+            await w.coordinator.put("services/worker/one", orjson.dumps(worker))
+            await w.apply("Pool", "general", workersPerReplica=1)
+            await until(lambda: w.ready("Pool", "general") == "PodsNotReady")
+            child = w.cluster.get(Key("Deployment", "default", "general-workers"))
+            counts = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas"), 1)
+            status = {"observedGeneration": 1, **counts}
+            await MemoryCluster.apply_status(w.cluster, {**(child or {}), "status": status})
+            await until(lambda: w.ready("Pool", "general") == "Available")
+            w.cluster.listen(listen)
+            image = {"image": "example.org/mine:2"}
+            await w.apply("Pool", "general", workersPerReplica=1, template=image)
+            await until(lambda: w.ready("Pool", "general") == "RollingOut")
+            assert set(said) == {("Available", 1), ("RollingOut", 2)}
+
+    run_async(body())
+
+
+def test_a_refused_child_is_told_holds_up_no_other_and_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def body() -> None:
+        monkeypatch.setattr("seedbed.operator.reconciler.TERMINAL_RETRY", 0.01)
+        async with world() as w:
+            refused = True
+
+            async def policed(obj: Raw) -> Raw:
+                if refused and obj["kind"] == "Service":
+                    raise InvalidError("object", "exceeded quota: small")
+                return await Cluster.apply(w.cluster, obj)
+
+            w.cluster.apply = policed  # type: ignore[method-assign]  # a quota
+            spec = {"model": {"entry": "team.models:encoder"}, "layers": ["encoder.*.mlp"]}
+            await w.apply("SeedLayer", "digits", **spec)
+            await until(lambda: w.ready("SeedLayer", "digits") == "ChildRefused")
+            assert [child["kind"] for child in w.cluster.listed("StatefulSet")] == ["StatefulSet"]
+            refused = False
+            await until(lambda: w.ready("SeedLayer", "digits") == "PodsNotReady")
+            assert len(w.cluster.listed("Service")) == 1
+
+    run_async(body())
+
+
+def test_a_setting_that_is_not_as_the_object_says_is_put_right() -> None:
+    async def body() -> None:
+        async with world() as w:
+            flag = "flags/default/brief"
+            await w.apply("FeatureFlag", "brief", enabled=False)
+            await until(lambda: w.ready("FeatureFlag", "brief") == "Published")
+            right = (await w.coordinator.settings(flag))[flag]
+            await w.quiet()
+            await w.coordinator.put(flag, b'{"enabled":true}')
+            await w.coordinator.put("flags/default/nobodys", right)
+
+            async def is_right() -> bool:
+                return await w.coordinator.settings("flags/") == {flag: right}
+
+            async with asyncio.timeout(20):
+                while not await is_right():
+                    await asyncio.sleep(0.005)
+            await w.coordinator.delete(flag)
+            async with asyncio.timeout(20):
+                while not await is_right():
+                    await asyncio.sleep(0.005)
+
+    run_async(body())
+
+
 def test_an_engine_that_is_away_is_asked_again_and_the_status_says_so() -> None:
     async def body() -> None:
         async with world(engine=False) as w:
@@ -417,9 +519,11 @@ def test_what_kubernetes_reports_while_a_child_is_written_is_seen() -> None:
 
             async def meanwhile(obj: Raw) -> Raw:
                 w.cluster.apply = Cluster.apply.__get__(w.cluster)  # type: ignore[method-assign]  # once
-                told = {"replicas": 1, "readyReplicas": 1}
+                told = {"replicas": 1, "updatedReplicas": 1, "readyReplicas": 1}
+                stored = await w.cluster.apply(obj)
+                told["observedGeneration"] = stored["metadata"]["generation"]
                 await MemoryCluster.apply_status(w.cluster, {**obj, "status": told})
-                return await w.cluster.apply(obj)
+                return stored
 
             w.cluster.apply = meanwhile  # type: ignore[method-assign]  # once
             await w.apply("Pool", "general", replicas=1, drain="9s")

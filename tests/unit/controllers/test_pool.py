@@ -24,13 +24,50 @@ from tests.unit.controllers.objects import (
 )
 
 
-def deployment(ready: int) -> dict[str, Any]:
+def deployment(ready: int, generation: int = 1, **told: Any) -> dict[str, Any]:
+    counts = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas"), ready)
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": {"name": "general-workers", "namespace": "team", "uid": "d"},
-        "status": {"replicas": ready, "readyReplicas": ready},
+        "metadata": {
+            "name": "general-workers",
+            "namespace": "team",
+            "uid": "d",
+            "generation": generation,
+        },
+        "status": {"observedGeneration": 1, **counts, **told},
     }
+
+
+def told(kind: str, status: str, reason: str, message: str) -> dict[str, Any]:
+    said = {"type": kind, "status": status, "reason": reason, "message": message}
+    return {"conditions": [said]}
+
+
+QUOTA = told("ReplicaFailure", "True", "FailedCreate", "pods are forbidden: exceeded quota: small")
+LATE = told("Progressing", "False", "ProgressDeadlineExceeded", "ReplicaSet x has timed out")
+
+
+@pytest.mark.parametrize(
+    ("child", "condition", "reason", "says"),
+    [
+        (deployment(2, generation=2), "Reconciling", "RollingOut", "0 of 2"),
+        (deployment(2, updatedReplicas=1, replicas=3), "Reconciling", "RollingOut", "1 of 2"),
+        (deployment(2, replicas=3), "Reconciling", "RollingOut", "2 of 2"),
+        (deployment(1, **QUOTA), "Reconciling", "PodsRefused", "exceeded quota: small"),
+        (deployment(2, **QUOTA), "Ready", "Available", "2 of 2"),
+        (deployment(1, **LATE), "Stalled", "PodsStuck", "timed out"),
+        (deployment(2, updatedReplicas=1, replicas=3, **LATE), "Stalled", "PodsStuck", "timed out"),
+        (deployment(2, generation=2, **LATE), "Reconciling", "RollingOut", "0 of 2"),
+    ],
+)
+def test_what_kubernetes_says_of_the_pods_is_told_and_a_rollout_is_not_over_before_its_end(
+    child: dict[str, Any], condition: str, reason: str, says: str
+) -> None:
+    seen = look(made("Pool", "general", {"replicas": 2}), children=(child,), workers=8)
+    plan = reconcile(seen, NOW, DEFAULTS)
+    assert verdict(plan, condition) == ("True", reason)
+    assert says in message(plan)
 
 
 @pytest.mark.parametrize(
