@@ -37,6 +37,7 @@ NO_REASON = {
     *("Agent", "Pool", "Workflow", "ConfigMap", "Deployment", "StatefulSet", "Event", "Warning"),
     *("True", "False", "Unknown", "Normal", "Loading", "Wait"),
     "ShedLow",  # a queue's policy
+    *("ReplicaFailure", "Progressing", "ProgressDeadlineExceeded"),  # what a Deployment says
 }
 
 
