@@ -38,7 +38,7 @@ class ModelSource(Model):
         description="`package.module:function`; called with `arguments`, it gives the torch module.",
         pattern=ENTRY_POINT,
         max_length=256,
-        examples=["examples.digits:model"],
+        examples=["seedbed.examples.seeds.digits:model"],
     )
     arguments: dict[str, Any] = Field(
         default_factory=dict,
@@ -116,7 +116,7 @@ class DataSource(Model):
         ),
         pattern=ENTRY_POINT,
         max_length=256,
-        examples=["examples.digits:data"],
+        examples=["seedbed.examples.seeds.digits:data"],
     )
     arguments: dict[str, Any] = Field(
         default_factory=dict,
@@ -249,7 +249,7 @@ class SeedLayerSpec(Model):
 
     model: ModelSource = Field(
         description="The frozen model; it cannot be changed.",
-        examples=[{"entry": "examples.digits:model"}],
+        examples=[{"entry": "seedbed.examples.seeds.digits:model"}],
     )
     layers: tuple[LayerPattern, ...] = Field(
         description=(
@@ -309,7 +309,7 @@ class SeedLayerSpec(Model):
     data: DataSource | None = Field(
         default=None,
         description="What seeds are trained on; without it only on what callers send to `/v1/train`.",
-        examples=[{"entry": "examples.digits:data"}],
+        examples=[{"entry": "seedbed.examples.seeds.digits:data"}],
     )
     features: Features = Field(
         default_factory=Features,

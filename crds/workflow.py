@@ -71,7 +71,7 @@ class EntryCall(Model):
         description="Entry point: `package.module:function`.",
         pattern=ENTRY_POINT,
         max_length=256,
-        examples=["seedbed.runtime.worker.licences:collect"],
+        examples=["seedbed.examples.quickstart.licences:collect"],
     )
     args: dict[str, Any] = Field(
         default_factory=dict,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from seedbed.runtime.seeds import digits
+from seedbed.examples.seeds import digits
 from tests.e2e.digits import NAME, POD, RECOVERED, Digits, applied
 from tests.e2e.node import Node, eventually
 

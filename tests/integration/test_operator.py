@@ -122,7 +122,7 @@ def test_a_seed_layer_gets_its_pods_and_its_status_from_what_they_report(
         "SeedLayer",
         namespace,
         "digits",
-        model={"entry": "seedbed.runtime.seeds.digits:model"},
+        model={"entry": "seedbed.examples.seeds.digits:model"},
         layers=["0", "2"],
         checkpoint={"volume": {"size": "1Gi"}},
     )

@@ -9,8 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seedbed.crds.errors import InvalidError
-from seedbed.runtime.worker import licences
-from seedbed.runtime.worker.licence_kinds import KINDS, kind_of, kind_of_classifiers, licence_name
+from seedbed.examples.quickstart import licences
+from seedbed.examples.quickstart.licence_kinds import (
+    KINDS,
+    kind_of,
+    kind_of_classifiers,
+    licence_name,
+)
 
 
 @pytest.mark.parametrize(

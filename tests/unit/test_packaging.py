@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("operator", "crds", "controllers", "runtime", "kernels", "cli")
+FOLDERS = ("operator", "crds", "controllers", "runtime", "kernels", "cli", "examples")
 
 
 def test_operator_folder_never_becomes_a_regular_package() -> None:

@@ -8,9 +8,9 @@ from xml.etree import ElementTree as ET
 import pytest
 import torch
 
-from examples.seeds.picture import drawn
-from examples.seeds.recover import Story, recover
-from seedbed.runtime.seeds import digits
+from seedbed.examples.seeds import digits
+from seedbed.examples.seeds.picture import drawn
+from seedbed.examples.seeds.recover import Story, recover
 from seedbed.runtime.seeds.stages import EXTENDED, Stage
 
 

@@ -122,7 +122,7 @@ def _one(tokens: list[str]) -> tuple[Kind, list[str]]:
     if not tokens or tokens[0] == ")" or tokens[0] in _SPDX_WORDS:
         return "unknown", tokens or [""]
     kind = _kind_of_words(tokens[0])
-    if tokens[1:2] == ["WITH"] and len(tokens) > 2:  # noqa: PLR2004 - id, WITH, exception
+    if tokens[1:2] == ["WITH"] and len(tokens) > 2:
         # An exception for linking is what makes the GPL a weak copyleft.
         return ("weak copyleft" if kind == "copyleft" else kind), tokens[3:]
     return kind, tokens[1:]

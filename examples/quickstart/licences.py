@@ -16,7 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from seedbed.crds.errors import InvalidError, NotFoundError
-from seedbed.runtime.worker.licence_kinds import KINDS, kind_of, kind_of_classifiers, licence_name
+from seedbed.examples.quickstart.licence_kinds import (
+    KINDS,
+    kind_of,
+    kind_of_classifiers,
+    licence_name,
+)
 
 Row = dict[str, Any]
 
