@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -31,18 +31,26 @@ def said(text: str, finish: str = "stop") -> Json:
 
 
 @asynccontextmanager
-async def answering(answer: Answer) -> AsyncIterator[str]:
-    """A server on loopback; `answer(body, request)` gives JSON, a response, or something to await."""
+async def answering(answer: Answer, outcome: Answer | None = None) -> AsyncIterator[str]:
+    """A server on loopback; `answer(body, request)` gives JSON, a response, or something to await.
 
-    async def chat(request: web.Request) -> web.StreamResponse:
-        found = answer(await request.json(), request)
-        if hasattr(found, "__await__"):
-            found = await found
-        return found if isinstance(found, web.StreamResponse) else web.json_response(found)
+    `outcome` likewise takes what an Agent tells of an answer.
+    """
+
+    def page(gives: Answer) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def reply(request: web.Request) -> web.StreamResponse:
+            found = gives(await request.json(), request)
+            if hasattr(found, "__await__"):
+                found = await found
+            return found if isinstance(found, web.StreamResponse) else web.json_response(found)
+
+        return reply
 
     app = web.Application()
-    app.router.add_post("/v1/chat/completions", chat)
-    app.router.add_post("/v1/messages", chat)
+    app.router.add_post("/v1/chat/completions", page(answer))
+    app.router.add_post("/v1/messages", page(answer))
+    if outcome is not None:
+        app.router.add_post("/api/v3/outcomes", page(outcome))
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:

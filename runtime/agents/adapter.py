@@ -15,6 +15,7 @@ from dspy.lm15 import Config, Message, Request, Response
 
 from seedbed.crds.signature import Signature
 from seedbed.runtime.agents.answer_form import Json, described, read, schema
+from seedbed.runtime.agents.program import inside
 
 
 class JsonAnswerAdapter(dspy.Adapter):  # type: ignore[misc]  # dspy ships no types
@@ -49,7 +50,8 @@ class JsonAnswerAdapter(dspy.Adapter):  # type: ignore[misc]  # dspy ships no ty
                 "schema": schema(self._signature.outputs, self._max_tokens),
             },
         )
-        system, *messages = self.format(signature, demos, inputs)
+        given = {each.name: inputs[inside(each.name)] for each in self._signature.inputs}
+        system, *messages = self.format(signature, demos, given)
         request = Request(
             model=lm.model,
             system=system["content"],

@@ -20,7 +20,7 @@ from seedbed.crds.errors import SeedbedError, TerminalError
 from seedbed.runtime.agents.adapter import JsonAnswerAdapter
 from seedbed.runtime.agents.errors import AnswerMalformedError, AnswerTimeoutError
 from seedbed.runtime.agents.lm import ModelServiceEngine, language_model
-from seedbed.runtime.agents.program import AgentProgram, build, fingerprint
+from seedbed.runtime.agents.program import AgentProgram, build, fingerprint, inside
 from seedbed.runtime.llm.token import bearer
 
 _PROGRAMS_KEPT = 256
@@ -131,15 +131,14 @@ class AgentHost:
         engine = ModelServiceEngine(self._session, {k: v for k, v in headers.items() if v})
         try:
             async with asyncio.timeout(timeout):
-                try:
-                    found = await _ask(agent, engine, inputs)
-                except AnswerMalformedError:
-                    await engine.tell_outcome(good=False)
-                    raise
-                await engine.tell_outcome(good=True)
-                return found
+                found = await _ask(agent, engine, inputs)
+        except AnswerMalformedError:
+            await engine.tell_outcome(good=False)
+            raise
         except TimeoutError as error:
             raise AnswerTimeoutError(agent.name, timeout) from error
+        await engine.tell_outcome(good=True)
+        return found
 
     def _program(self, program: Mapping[str, Any]) -> AgentProgram:
         key = fingerprint(program)
@@ -159,7 +158,8 @@ async def _ask(
     adapter = JsonAnswerAdapter(agent.signature, model.max_tokens)
     try:
         with dspy.context(lm=lm, adapter=adapter, disable_history=True, trace=None):
-            found = await agent.module.acall(**inputs)
+            given = {inside(name): value for name, value in inputs.items()}
+            found = await agent.module.acall(**given)
     except dspy.LMError as error:
         # DSPy wraps what an engine raises; the error that says what happened is behind it.
         if isinstance(error.__cause__, SeedbedError):

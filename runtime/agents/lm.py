@@ -6,6 +6,7 @@ model service does once for all.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,9 @@ log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 _CACHE = "cache"
+_TELL_SECONDS = 1.0
+_BETWEEN = 502
+"""Without a code it comes from a proxy on the way, which finds nobody behind it for a moment."""
 _MALFORMED = ("provider_malformed", "answer_malformed")
 _FINISH = {"length": "length", "content_filter": "content_filter"}
 
@@ -90,7 +94,7 @@ class ModelServiceEngine:
     async def tell_outcome(self, *, good: bool) -> None:
         """Tell the service whether the last answer fitted, where it chose the model by itself.
 
-        Nobody depends on it: where the service does not take it, nothing is learnt.
+        Nobody depends on it: where the service does not take it soon, nothing is learnt.
         """
         last = self.told[-1] if self.told else {}
         # What the cache gives again was told when a model gave it.
@@ -104,12 +108,15 @@ class ModelServiceEngine:
             "marks": last.get("marks"),
         }
         try:
-            async with self.session.post(
-                "/api/v3/outcomes", data=orjson.dumps(outcome), headers=self.headers
-            ) as http:
+            async with (
+                asyncio.timeout(_TELL_SECONDS),
+                self.session.post(
+                    "/api/v3/outcomes", data=orjson.dumps(outcome), headers=self.headers
+                ) as http,
+            ):
                 if not http.ok:
                     log.info("an outcome was not taken: HTTP %d", http.status)
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
             log.info("an outcome was not taken: %s", error)
 
 
@@ -186,6 +193,10 @@ def _refusal(status: int, wait: str | None, body: bytes, model: str) -> SeedbedE
         return NotFoundError("model", model)
     if reason == BudgetExceededError.code:
         return BudgetExceededError(message)
-    if status in (429, 500, 503, 504) or reason in _MALFORMED:
+    if (
+        status in (429, 500, 503, 504)
+        or reason in _MALFORMED
+        or (status == _BETWEEN and not reason)
+    ):
         return UnavailableError(message, float(wait) if wait and wait.isdigit() else None)
     return ModelRefusedError(status, reason, message)

@@ -1,7 +1,9 @@
 """Builds DSPy programs from Agents, as an interpreter reads a table of strategies.
 
 A strategy is one line in `STRATEGIES`. The signature is read by the same grammar that admission
-uses, never by DSPy's own, which looks names up in the frames of whoever calls it.
+uses, never by DSPy's own, which looks names up in the frames of whoever calls it. DSPy knows the fields
+under names of ours: under the user's own, `lm`, `config` or `signature` would be orders to DSPy, and
+`fields` or `copy` would hide a part of its classes.
 """
 
 from __future__ import annotations
@@ -84,13 +86,25 @@ def _spec(fields: Json) -> AgentSpec:
         raise InvalidError(where, first["msg"]) from error
 
 
+def inside(name: str) -> str:
+    """The name under which DSPy knows a field of the user's."""
+    return f"field_{name}"
+
+
 def _dspy_signature(signature: Signature, instructions: str) -> Any:
     fields: dict[str, Any] = {
-        each.name: (_python_type(each.type), dspy.InputField()) for each in signature.inputs
+        inside(each.name): (_python_type(each.type), dspy.InputField()) for each in signature.inputs
     }
     for each in signature.outputs:
-        fields[each.name] = (_python_type(each.type), dspy.OutputField())
-    return dspy.Signature(fields, instructions or None)
+        fields[inside(each.name)] = (_python_type(each.type), dspy.OutputField())
+    return dspy.Signature(fields, instructions or _instructions(signature))
+
+
+def _instructions(signature: Signature) -> str:
+    """What to do where the user says nothing: the sentence that DSPy would make."""
+    given = ", ".join(f"`{each.name}`" for each in signature.inputs)
+    wanted = ", ".join(f"`{each.name}`" for each in signature.outputs)
+    return f"Given the fields {given}, produce the fields {wanted}."
 
 
 def _python_type(form: FieldType) -> Any:

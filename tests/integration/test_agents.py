@@ -265,6 +265,67 @@ def test_what_the_service_refuses_is_typed(status: int, code: str, form: type[Ex
     run_async(body())
 
 
+def test_a_proxy_that_finds_nobody_behind_it_may_be_asked_again() -> None:
+    def answer(*_: Any) -> web.Response:
+        return web.Response(status=502, text="<html>Bad Gateway</html>")
+
+    async def body() -> None:
+        async with fake_host(answer) as host:
+            with pytest.raises(UnavailableError, match="502"):
+                await ask(host, READER, document="x")
+
+    run_async(body())
+
+
+HOSTILE = ("signature", "demos", "config", "lm", "self", "new_signature", "prediction")
+HOSTILE_TO_CLASSES = ("fields", "instructions", "copy", "input_fields", "model_config")
+
+
+@pytest.mark.parametrize("strategy", ["Predict", "ChainOfThought"])
+@pytest.mark.parametrize("name", [*HOSTILE, *HOSTILE_TO_CLASSES])
+def test_a_field_may_have_any_name_and_is_never_an_order_to_the_framework(
+    name: str, strategy: str
+) -> None:
+    heard: list[str] = []
+
+    def answer(body: Json, _: web.Request) -> Json:
+        heard.extend(each["content"] for each in body["messages"])
+        answers = body["response_format"]["json_schema"]["schema"]["required"]
+        return said(orjson.dumps(dict.fromkeys(answers, "out")).decode())
+
+    async def body() -> None:
+        async with fake_host(answer) as host:
+            agent = program(f"{name}: str, n: int -> out", strategy=strategy)
+            values = {name: "in", "n": 1}
+            assert (await host.answer(agent, values, timeout=10.0))["out"] == "out"
+            assert heard[-1] == f"{name}: in\n\nn: 1"
+            heard.clear()
+            found = await ask(host, program(f"q -> {name}", strategy=strategy), q="what")
+            assert found[name] == "out"
+            assert heard[0].startswith(f"Given the fields `q`, produce the fields `{name}`.")
+
+    run_async(body())
+
+
+def test_who_learns_from_answers_cannot_hold_one_up() -> None:
+    told = {"route": "cheap", "task": "t", "model": "small", "hardness": 1}
+    asked: list[Json] = []
+
+    async def outcome(body: Json, _: web.Request) -> Json:
+        asked.append(body)
+        await asyncio.Event().wait()
+        return {}
+
+    async def body() -> None:
+        answer = {**said('{"kind": "copyleft", "demands": "much"}'), "seedbed": told}
+        async with answering(lambda *_: answer, outcome) as url, AgentHost(url) as host:
+            found = await ask(host, READER, within=1.0, document="x")
+            assert found["kind"] == "copyleft"
+        assert [each["good"] for each in asked] == [1.0]
+
+    run_async(body())
+
+
 def test_a_service_that_is_not_there_is_unavailable() -> None:
     async def body() -> None:
         async with AgentHost("http://127.0.0.1:1") as host:
