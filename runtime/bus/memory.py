@@ -253,14 +253,6 @@ class MemoryBus:
         """See the port."""
         yield _Pull(self._queues, queue, redeliver_after)
 
-    async def purge_work(self, queue: str) -> None:
-        """See the port."""
-        items = self._queues.get(queue)
-        if items is None:
-            return
-        items.waiting.clear()
-        items.held.clear()
-
     async def request(self, address: str, payload: bytes, *, wait: float = 5.0) -> bytes:
         """See the port."""
         servers = self._served.get(address)

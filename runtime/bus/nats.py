@@ -128,10 +128,6 @@ class NatsBus:
         finally:
             await puller.close()
 
-    async def purge_work(self, queue: str) -> None:
-        """See the port."""
-        await self._work.purge(queue)
-
     async def request(self, address: str, payload: bytes, *, wait: float = 5.0) -> bytes:
         """See the port."""
         subject = subject_of("serve", address)

@@ -141,15 +141,6 @@ class WorkStream:
                         _log.info("queue %s: no acknowledgement yet; sending again", queue)
                     left = outcome.left
 
-    async def purge(self, queue: str) -> None:
-        """Drop a queue; see the port."""
-        subject = subject_of("work", queue)
-        with answering(f"queue {queue}"):
-            with suppress(StreamNotFoundError):
-                await self._stream.delete_consumer(STREAM, _consumer(queue))
-            with suppress(StreamNotFoundError):
-                await self._stream.purge_stream(STREAM, subject=subject)
-
     def restored(self) -> None:
         """The connection is back: what was asked over the old one will not be answered."""
         for puller in self._pullers:

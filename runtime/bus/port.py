@@ -96,9 +96,6 @@ class Bus(Protocol):
         another one when it is neither acknowledged nor `working` for `redeliver_after` seconds.
         """
 
-    async def purge_work(self, queue: str) -> None:
-        """Drop every item of a queue and the queue itself; no error where it does not exist."""
-
     async def request(self, address: str, payload: bytes, *, wait: float = 5.0) -> bytes:
         """Ask whoever serves the address.
 

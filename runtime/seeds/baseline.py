@@ -25,7 +25,7 @@ from seedbed.crds.errors import InvalidError
 
 BATCH_SIZES = (1, 16, 32, 64)
 WARM_UP, MEASURED = 10, 100
-TOLERANCE, CI_TOLERANCE = 0.05, 0.10
+TOLERANCE = 0.05
 CONFIDENCE = 0.95
 _RESAMPLES, _BLOCK = 2000, 5
 """Neighbouring times are alike, so blocks of five are drawn and not single ones."""

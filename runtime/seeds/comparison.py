@@ -24,7 +24,6 @@ from seedbed.runtime.seeds.baseline import WARM_UP, timed
 
 SIGNIFICANCE = 0.05
 SIMILARITY = 0.99
-SAMPLES = 1000
 LEAST_EFFECT = 0.01
 """A difference of time below one percent makes no winner, however sure it is."""
 ACCURACY_LOSS = 0.01

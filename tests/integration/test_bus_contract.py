@@ -308,25 +308,6 @@ def test_pullers_share_a_queue_fairly(opened: Open) -> None:
     run_async(body())
 
 
-def test_a_purged_queue_is_empty_and_usable(opened: Open) -> None:
-    async def body() -> None:
-        queue = a_queue()
-        async with opened() as bus:
-            await bus.purge_work(queue)
-            await bus.put_work(queue, "1", b"old")
-            async with bus.pull_work(queue) as pull:
-                await bus.put_work(queue, "2", b"old")
-                await bus.purge_work(queue)
-                assert await pull(0.2) is None
-                await bus.put_work(queue, "3", b"new")
-                delivery = await pull(5.0)
-                assert delivery is not None
-                assert delivery.payload == b"new"
-                await delivery.ack()
-
-    run_async(body())
-
-
 ERRORS = [
     InvalidError("spec.steps[2].when", "expected an expression"),
     NotFoundError("Run", "run-1"),
