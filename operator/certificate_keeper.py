@@ -12,13 +12,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlencode
 
-from seedbed.crds.errors import ConflictError, NotFoundError, RetryableError
+from seedbed.crds.errors import NotFoundError, SeedbedError
 from seedbed.operator.certificates import Certificates, renewed
 from seedbed.operator.kubernetes import KubernetesCluster
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY = 600.0
+LOOK_EVERY = 60.0
 RETRY_AFTER = 2.0
 _MANAGER = urlencode({"fieldManager": "seedbed-webhook", "force": "true"})
 _APPLY = {"Content-Type": "application/apply-patch+yaml"}
@@ -60,7 +60,7 @@ class CertificateKeeper:
         """Bring Secret, context and configuration to what they should be.
 
         Raises:
-            RetryableError, ConflictError: try again.
+            SeedbedError, OSError: try again; what was loaded serves meanwhile.
         """
         if self._place.files is not None:
             await asyncio.to_thread(self._load_files, self._place.files)
@@ -80,7 +80,7 @@ class CertificateKeeper:
             await asyncio.sleep(LOOK_EVERY)
             try:
                 await self.look()
-            except (RetryableError, ConflictError) as error:
+            except (SeedbedError, OSError) as error:
                 log.warning("the webhook's certificate waits: %s", error)
 
     async def first(self) -> None:
@@ -88,8 +88,8 @@ class CertificateKeeper:
         while True:
             try:
                 await self.look()
-            except (RetryableError, ConflictError, OSError) as error:
-                log.info("the webhook's certificate waits: %s", error)
+            except (SeedbedError, OSError) as error:
+                log.warning("the webhook's certificate waits: %s", error)
                 await asyncio.sleep(RETRY_AFTER)
             else:
                 return
@@ -121,7 +121,12 @@ class CertificateKeeper:
     async def _trust(self, authorities: bytes) -> None:
         base = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
         path = f"{base}/{self._place.configuration}"
-        found = await self._cluster.request("GET", path)
+        try:
+            found = await self._cluster.request("GET", path)
+        except NotFoundError:
+            # As the runbook has it done in an emergency: then nobody is asked, and work goes on.
+            log.warning("there is no ValidatingWebhookConfiguration %s", self._place.configuration)
+            return
         bundle = base64.b64encode(authorities).decode()
         hooks = found.get("webhooks") or ()
         if all(hook["clientConfig"].get("caBundle") == bundle for hook in hooks):
@@ -139,7 +144,7 @@ class CertificateKeeper:
     def _load_files(self, folder: Path) -> None:
         certificate = (folder / "tls.crt").read_bytes()
         if certificate != self._loaded:
-            self.context.load_cert_chain(folder / "tls.crt", folder / "tls.key")
+            self._use(folder / "tls.crt", folder / "tls.key")
             self._loaded = certificate
 
     def _load(self, certificate: bytes, key: bytes) -> None:
@@ -149,5 +154,10 @@ class CertificateKeeper:
             crt.write_bytes(certificate)
             own.touch(mode=0o600)
             own.write_bytes(key)
-            self.context.load_cert_chain(crt, own)
+            self._use(crt, own)
         self._loaded = certificate
+
+    def _use(self, certificate: Path, key: Path) -> None:
+        """Load a pair; one that does not fit leaves what is loaded."""
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+        self.context.load_cert_chain(certificate, key)

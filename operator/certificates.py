@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -47,11 +48,16 @@ class Certificates:
 
     @classmethod
     def from_data(cls, data: Mapping[str, bytes]) -> Certificates | None:
-        """From the Secret's keys; None where it is incomplete."""
+        """From the Secret's keys; None where it is incomplete, or was changed and fits no more."""
         try:
-            return cls(data["tls.crt"], data["tls.key"], data["ca.crt"], data["ca.key"])
-        except KeyError:
+            found = cls(data["tls.crt"], data["tls.key"], data["ca.crt"], data["ca.key"])
+            serving, key = _certificate(found.serving), _key(found.serving_key)
+            authority, signer = _certificate(found.authorities), _key(found.authority_key)
+            serving.verify_directly_issued_by(authority)
+        except (KeyError, ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature):
             return None
+        fits = serving.public_key() == key.public_key()
+        return found if fits and authority.public_key() == signer.public_key() else None
 
 
 def renewed(known: Certificates | None, host: str, now: datetime) -> Certificates:
@@ -63,10 +69,8 @@ def renewed(known: Certificates | None, host: str, now: datetime) -> Certificate
     else:
         if _lasts(known.serving, SERVING_RENEWAL, now) and _names(known.serving, host):
             return known
-        authority = x509.load_pem_x509_certificate(known.authorities)
-        loaded = serialization.load_pem_private_key(known.authority_key, None)
-        assert isinstance(loaded, ec.EllipticCurvePrivateKey)
-        key, authorities = loaded, known.authorities
+        authority, key = _certificate(known.authorities), _key(known.authority_key)
+        authorities = known.authorities
     serving, serving_key = _serving(authority, key, host, now)
     return Certificates(_pem(serving), _key_pem(serving_key), authorities, _key_pem(key))
 
@@ -131,18 +135,28 @@ def _builder(
 
 
 def _lasts(pem: bytes, margin: timedelta, now: datetime) -> bool:
-    return x509.load_pem_x509_certificate(pem).not_valid_after_utc > now + margin
+    return _certificate(pem).not_valid_after_utc > now + margin
 
 
 def _names(pem: bytes, host: str) -> bool:
-    found = x509.load_pem_x509_certificate(pem).extensions.get_extension_for_class(
-        x509.SubjectAlternativeName
-    )
+    found = _certificate(pem).extensions.get_extension_for_class(x509.SubjectAlternativeName)
     return host in found.value.get_values_for_type(x509.DNSName)
 
 
 def _first(pem: bytes) -> bytes:
-    return _pem(x509.load_pem_x509_certificate(pem))
+    return _pem(_certificate(pem))
+
+
+def _certificate(pem: bytes) -> x509.Certificate:
+    """The first of a bundle."""
+    return x509.load_pem_x509_certificate(pem)
+
+
+def _key(pem: bytes) -> ec.EllipticCurvePrivateKey:
+    loaded = serialization.load_pem_private_key(pem, None)
+    if not isinstance(loaded, ec.EllipticCurvePrivateKey):
+        raise TypeError("expected a key on an elliptic curve, as this module makes them")
+    return loaded
 
 
 def _pem(certificate: x509.Certificate) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from cryptography import x509
 
 from seedbed.operator.certificates import (
@@ -45,6 +46,14 @@ def test_good_ones_stay_and_the_secret_gives_them_back() -> None:
     assert renewed(made, HOST, NOW + timedelta(days=1)) == made
     assert Certificates.from_data(made.as_data()) == made
     assert Certificates.from_data({"tls.crt": b""}) is None
+
+
+@pytest.mark.parametrize("part", ["tls.crt", "tls.key", "ca.crt", "ca.key"])
+def test_a_part_that_fits_no_more_is_as_good_as_none(part: str) -> None:
+    data = renewed(None, HOST, NOW).as_data()
+    other = renewed(None, HOST, NOW).as_data()
+    for wrong in (b"", b"nonsense", other[part], data["ca.key"] if part == "tls.crt" else b"x"):
+        assert Certificates.from_data({**data, part: wrong}) is None
 
 
 def test_the_serving_one_is_renewed_before_it_ends_under_the_same_authority() -> None:
