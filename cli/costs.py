@@ -39,11 +39,9 @@ def costs(
     async def show(source: Source) -> int:
         space = "" if all_namespaces else namespace or source.namespace
         found = await source.costs(by, namespace=space, **asked)
-        if output is not Form.table:
-            print(printed.serialised(found, output))
-            return 0
-        printed.console().print(printed.plain_table((by.upper(), *_COLUMNS), _rows(by, found)))
-        print(f"total ${found['dollars']}")
+        printed.print_as(output, found, (by.upper(), *_COLUMNS), _rows(by, found))
+        if output is Form.table:
+            print(f"total ${found['dollars']}")
         return 0
 
     read(show, place)
@@ -61,23 +59,26 @@ def models_report(
 
     async def show(source: Source) -> int:
         found = await source.routing_report(namespace or source.namespace)
-        if output is not Form.table:
-            print(printed.serialised(found, output))
-            return 0
-        console = printed.console()
         heads = ("MODEL", "OUTCOMES", "GOOD", "$/1000")
-        rows = [
+        rows = (
             (one["model"], f"{one['outcomes']:g}", _share(one["good"]), _per(one))
             for one in found["models"]
-        ]
-        console.print(printed.plain_table(heads, rows))
-        for task, curve in found["curves"].items():
-            console.print(f"\n{task}")
-            points = [(_share(p["floor"]), _share(p["quality"]), _per(p)) for p in curve]
-            console.print(printed.plain_table(("FLOOR", "QUALITY", "$/1000"), points))
+        )
+        printed.print_as(output, found, heads, rows)
+        if output is Form.table:
+            _print_curves(found["curves"])
         return 0
 
     read(show, place)
+
+
+def _print_curves(curves: Mapping[str, Any]) -> None:
+    """What a quality costs, by task."""
+    console = printed.console()
+    for task, curve in curves.items():
+        console.print(f"\n{task}")
+        points = [(_share(p["floor"]), _share(p["quality"]), _per(p)) for p in curve]
+        console.print(printed.plain_table(("FLOOR", "QUALITY", "$/1000"), points))
 
 
 def _rows(by: str, found: Mapping[str, Any]) -> list[tuple[str, ...]]:

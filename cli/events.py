@@ -62,13 +62,11 @@ def discard(
 async def listed(source: Source, form: str) -> int:
     """Prints all dead letters."""
     found = await _all(source)
-    shown = import_module("seedbed.cli.output")
-    if form in ("json", "yaml"):
-        print(shown.serialised({"deadLetters": found}, form))
-    elif not found:
+    if not found and form == Form.table:
         print("no dead letters")
-    else:
-        shown.console().print(shown.plain_table(_COLUMNS, [_row(one) for one in found]))
+        return 0
+    shown = import_module("seedbed.cli.output")
+    shown.print_as(form, {"deadLetters": found}, _COLUMNS, map(_row, found))
     return 0
 
 

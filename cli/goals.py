@@ -7,18 +7,20 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.tree import Tree as Branch
 
 from seedbed.cli import output
-from seedbed.cli.cluster import connected
-from seedbed.cli.seedbed_api import Api
+from seedbed.cli.source import Source
 from seedbed.crds.errors import InvalidError
 from seedbed.runtime.workflow.planning.goals.planner import Bounds, decompose
 from seedbed.runtime.workflow.planning.goals.template import TemplatePlanner, read_template
 from seedbed.runtime.workflow.planning.goals.tree import GoalTree, read_tree
 from seedbed.runtime.workflow.planning.goals.view import page
+
+if TYPE_CHECKING:
+    from seedbed.cli.cluster import ClusterSource
 
 _SHOWN_LEVELS = 3
 _SHOWN_PARTS = 12
@@ -46,24 +48,21 @@ async def decompose_here(wanted: Wanted, file: Path | None) -> int:
     return _shown(tree, file)
 
 
-async def decompose_there(
-    wanted: Wanted, namespace: str | None, context: str | None, api: Api
-) -> int:
+async def decompose_there(source: Source, wanted: Wanted, namespace: str | None) -> int:
     """Has Seedbed's API take a goal apart and keep the tree."""
     template = None
     if wanted.template is not None:
         template = read_template(wanted.template).model_dump(mode="json", by_alias=True)
-    async with connected(context, api) as source:
-        asked = {
-            "namespace": namespace or source.namespace,
-            "goal": wanted.goal,
-            "template": template,
-            "model": wanted.model,
-            "maxTasks": wanted.max_tasks,
-            "maxDepth": wanted.max_depth,
-            "maxCalls": wanted.max_calls,
-        }
-        told = await source.api.send("/api/v3/tasks/decompose", asked)
+    asked = {
+        "namespace": namespace or source.namespace,
+        "goal": wanted.goal,
+        "template": template,
+        "model": wanted.model,
+        "maxTasks": wanted.max_tasks,
+        "maxDepth": wanted.max_depth,
+        "maxCalls": wanted.max_calls,
+    }
+    told = await cast("ClusterSource", source).api.send("/api/v3/tasks/decompose", asked)
     print(f"{told['id']}")
     print(f"{told['tasks']:,} tasks on {told['depth']:,} levels, {told['leaves']:,} without parts")
     if told["cut"]:
@@ -71,15 +70,15 @@ async def decompose_there(
     return 0
 
 
-async def tree_there(name: str, file: Path | None, context: str | None, api: Api) -> int:
+async def tree_there(source: Source, name: str, file: Path | None) -> int:
     """Shows a tree that Seedbed's API keeps."""
-    async with connected(context, api) as source:
-        path = f"/api/v3/tasks/{name if '/' in name else f'{source.namespace}/{name}'}/hierarchy"
-        if file is not None and file.suffix in (".html", ".htm"):
-            return _written(file, await source.api.text(f"{path}?form=html"))
-        if file is not None:
-            return _written(file, await source.api.text(path))
-        told = await source.api.read(path, levels=_SHOWN_LEVELS)
+    api = cast("ClusterSource", source).api
+    path = f"/api/v3/tasks/{name if '/' in name else f'{source.namespace}/{name}'}/hierarchy"
+    if file is not None and file.suffix in (".html", ".htm"):
+        return _written(file, await api.text(f"{path}?form=html"))
+    if file is not None:
+        return _written(file, await api.text(path))
+    told = await api.read(path, levels=_SHOWN_LEVELS)
     print(f"{told['total']:,} tasks on {told['depth']:,} levels")
     _print(told["root"])
     return 0

@@ -10,18 +10,13 @@ from typing import Annotated
 import typer
 
 from seedbed.cli.options import (
-    API_SERVICE,
-    Account,
-    Api,
-    ApiService,
-    Context,
     Form,
     Name,
     Namespace,
     Place,
-    Token,
     anywhere,
     finish,
+    in_cluster,
     read,
 )
 
@@ -114,6 +109,7 @@ def optimise(
 
 
 @app.command()
+@in_cluster
 def decompose(
     *,
     goal: Annotated[str, typer.Argument(help="What is to be reached.")],
@@ -131,11 +127,7 @@ def decompose(
     max_depth: Annotated[int, typer.Option(help="Levels below the goal.")] = 120,
     max_calls: Annotated[int, typer.Option(help="Calls of the model.")] = 100,
     namespace: Namespace = None,
-    context: Context = None,
-    api: Api = None,
-    api_service: ApiService = API_SERVICE,
-    token: Token = None,
-    account: Account = None,
+    place: Place,
 ) -> None:
     """Take a goal apart into a tree of tasks."""
     commands = import_module("seedbed.cli.goals")
@@ -143,26 +135,22 @@ def decompose(
     if here:
         finish(commands.decompose_here(wanted, file))
         return
-    service = commands.Api(api, api_service, token, account)
-    finish(commands.decompose_there(wanted, namespace, context, service))
+    read(lambda source: commands.decompose_there(source, wanted, namespace), place)
 
 
 @app.command()
+@in_cluster
 def tree(
     *,
     name: Annotated[str, typer.Argument(help="Id of a tree, or the file of one.")],
     file: Annotated[
         Path | None, typer.Option("--output", "-o", help="FILE.html to look at, or FILE.json.")
     ] = None,
-    context: Context = None,
-    api: Api = None,
-    api_service: ApiService = API_SERVICE,
-    token: Token = None,
-    account: Account = None,
+    place: Place,
 ) -> None:
     """Show a goal's tree of tasks."""
     commands = import_module("seedbed.cli.goals")
     if Path(name).is_file():
         finish(commands.tree_of_file(Path(name), file))
         return
-    finish(commands.tree_there(name, file, context, commands.Api(api, api_service, token, account)))
+    read(lambda source: commands.tree_there(source, name, file), place)

@@ -194,21 +194,13 @@ class Executor:
         try:
             self._check()
             return await self._ask(request.run, submit)
-        except InvalidError as error:
+        except (InvalidError, UnavailableError) as error:
             if obj is None:
                 raise
-            said = _said(obj, plan)
-            refusal = declined(said, "PlanRefused", error.message, datetime.now(UTC))
-            await self._show(obj, refusal)
+            await self._show(obj, _not_begun(obj, plan, error))
+            if isinstance(error, UnavailableError):
+                raise
             return True
-        except UnavailableError as error:
-            if obj is not None:
-                shown = plan
-                if error.code == PlanUnavailableError.code:
-                    said = _said(obj, plan)
-                    shown = awaiting(said, "PlanUnavailable", error.message, datetime.now(UTC))
-                await self._show(obj, shown)
-            raise
 
     async def _show(self, obj: Raw, plan: Plan) -> None:
         """Write the status and the events of a plan."""
@@ -266,6 +258,16 @@ class Executor:
 def _said(obj: Raw, plan: Plan) -> dict[str, Any]:
     """The object as the plan's status makes it."""
     return {**obj, "status": {**(obj.get("status") or {}), **(plan.status or {})}}
+
+
+def _not_begun(obj: Raw, plan: Plan, error: InvalidError | UnavailableError) -> Plan:
+    """What to show of a plan that the engine refuses, or cannot take now."""
+    said, now = _said(obj, plan), datetime.now(UTC)
+    if isinstance(error, InvalidError):
+        return declined(said, "PlanRefused", error.message, now)
+    if error.code == PlanUnavailableError.code:
+        return awaiting(said, "PlanUnavailable", error.message, now)
+    return plan
 
 
 def _without_empty(desired: Any) -> Any:
