@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
+from prometheus_client import CollectorRegistry
 
 from seedbed.crds.errors import RetryableError, SeedbedError
 from seedbed.runtime.api.access import (
@@ -150,11 +151,13 @@ async def serving_models(
     tell: Tell | None = None,
     bus: Callable[[], Bus | None] = lambda: None,
     lease: float = 10.0,
+    registry: CollectorRegistry | None = None,
 ) -> AsyncIterator[int]:
     """The model service while the context is open, with budgets where there is a store for them.
 
     `lease` is the seconds after which another replica takes over the offline work of one that died;
     `tell` hears its notices; `bus` leads to the workers that answer for Agents, once it is there.
+    `registry` takes in its metrics, which then are not shown on the service's own port.
     """
     gateway = Gateway(models)
     if coordinator is not None:
@@ -162,6 +165,9 @@ async def serving_models(
     if tell is not None:
         gateway.notices.also(tell)
     async with AsyncExitStack() as stack:
+        if registry is not None:
+            registry.register(gateway.metrics.registry)
+            stack.callback(registry.unregister, gateway.metrics.registry)
         if store is not None and coordinator is not None:
             # A replica that starts anew is another holder: what the old one held ends by itself.
             name = f"{holder}-{secrets.token_hex(4)}"
@@ -189,7 +195,15 @@ async def serving_models(
             )
         routes = lane.routes() if lane is not None else ()
         bound = await stack.enter_async_context(
-            serving(models, host, port, gateway=gateway, identify=identify, routes=routes)
+            serving(
+                models,
+                host,
+                port,
+                gateway=gateway,
+                identify=identify,
+                routes=routes,
+                metrics=registry is None,
+            )
         )
         if lane is not None:
             await stack.enter_async_context(lane.running())

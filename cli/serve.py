@@ -196,6 +196,8 @@ async def _engine(process: Process) -> None:
 
 
 async def _gateway(process: Process) -> None:
+    from prometheus_client import REGISTRY
+
     from seedbed.cli.gateway import EventLogNotices, identities, serving_models
     from seedbed.runtime.llm.models import load
 
@@ -218,6 +220,7 @@ async def _gateway(process: Process) -> None:
                 tell=notices,
                 bus=lambda: notices.bus,
                 lease=settings.lease_seconds,
+                registry=REGISTRY,
             )
         )
         process.started()

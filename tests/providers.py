@@ -217,13 +217,18 @@ class FakeProvider:
             {"object": "embedding", "index": at, "embedding": [float(len(text)), 1.0]}
             for at, text in enumerate(body["input"])
         ]
-        tokens = sum(len(text.split()) for text in body["input"])
+        tokens = sum(_size(each) for each in body["input"])
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return web.json_response({"object": "list", "data": data, "model": "e", "usage": usage})
 
 
 def _event(body: Json) -> bytes:
     return b"data: " + json.dumps(body).encode() + b"\n\n"
+
+
+def _size(given: str | list[int]) -> int:
+    """Tokens of a text, or of token ids."""
+    return len(given.split() if isinstance(given, str) else given)
 
 
 def _words(content: str | list[Json] | None) -> int:

@@ -162,15 +162,15 @@ async def budgets(folder: Path) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def service(upstream: str, kind: str, folder: Path) -> AsyncIterator[tuple[str, int]]:
-    """The service before a provider; gives its URL and its process id."""
+async def service(upstream: str, kind: str, folder: Path) -> AsyncIterator[tuple[str, str, int]]:
+    """The service before a provider; gives its URL, that of its metrics, and its process id."""
     models = {
         "default": "m",
         "models": [{**MODEL, "apiBase": f"{upstream}/v1"}],
         "cache": {"mode": "on"},
     }
     (folder / "models.yaml").write_text(yaml.safe_dump(models))
-    port = free_port()
+    port, health = free_port(), free_port()
     async with api_server(folder) as account, budgets(folder) as endpoint:
         with (
             database(kind, folder) as url,
@@ -180,14 +180,14 @@ async def service(upstream: str, kind: str, folder: Path) -> AsyncIterator[tuple
                 SEEDBED_DATABASE_URL=url,
                 SEEDBED_ETCD_ENDPOINT=endpoint,
                 SEEDBED_PORT=str(port),
-                SEEDBED_HEALTH_PORT=str(free_port()),
+                SEEDBED_HEALTH_PORT=str(health),
                 SEEDBED_LOG_LEVEL="warning",
                 **account,
             ) as started,
         ):
             found = f"http://127.0.0.1:{port}"
             await _answers(f"{found}/readyz", started)
-            yield found, started.pid
+            yield found, f"http://127.0.0.1:{health}/metrics", started.pid
 
 
 async def _answers(url: str, started: subprocess.Popen[str]) -> None:
@@ -301,10 +301,10 @@ def added(through: Heard, alone: Heard) -> dict[str, float]:
     }
 
 
-def checks(url: str) -> dict[float, float]:
+def checks(page: str) -> dict[float, float]:
     """How many budget checks took at most so many seconds, so far."""
     name = "seedbed_model_budget_check_seconds"
-    lines = [line for line in fetch(f"{url}/metrics").splitlines() if line.startswith(name)]
+    lines = [line for line in fetch(page).splitlines() if line.startswith(name)]
     buckets = [line for line in lines if line.startswith(f"{name}_bucket")]
     return {float(line.split('"')[1]): float(line.split()[-1]) for line in buckets}
 
@@ -329,15 +329,15 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
                 "provider_p50_ms": round(each.percentile(50), 3),
                 "provider_requests_per_second": round(each.rate, 1),
             }
-        async with service(upstream, options.database, folder) as (url, pid):
+        async with service(upstream, options.database, folder) as (url, page, pid):
             # The first calls draw the first advances and compile the statements.
             await heard(url, Load(TOP, 1.0), HEADERS)
-            first = checks(url)
+            first = checks(page)
             for load in loads:
                 figures = added(await heard(url, load, HEADERS, pid), alone[load.name])
                 print(load.name, figures, file=sys.stderr, flush=True)
                 rows[load.name] |= figures
-            counts = {le: count - first[le] for le, count in checks(url).items()}
+            counts = {le: count - first[le] for le, count in checks(page).items()}
             for name, share in (("p50", 0.5), ("p99", 0.99)):
                 found[f"budget_check_{name}_ms_at_most"] = bound(counts, share)
         if not options.alone:

@@ -79,6 +79,8 @@ async def errors_as_answers(request: web.Request, handler: _Page) -> web.StreamR
         return await handler(request)
     except SeedbedError as error:
         return failure(error)
+    except web.RequestPayloadError:
+        return failure(InvalidError("body", "cannot be read as its headers say"))
     except web.HTTPException as error:
         told = {"code": error.reason.lower().replace(" ", "_"), "message": error.reason}
         return answer({"error": told}, status=error.status)

@@ -66,6 +66,9 @@ async def in_openai_form(
         status, body = told(error)
         wait = error.retry_after if isinstance(error, RetryableError) else None
         return _answer(status, body, {"Retry-After": f"{wait:.0f}"} if wait else {})
+    except web.RequestPayloadError:
+        status, body = told(InvalidError("body", "cannot be read as its headers say"))
+        return _answer(status, body, {})
     except web.HTTPException as error:
         if error.status < _FIRST_ERROR:
             raise

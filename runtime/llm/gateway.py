@@ -138,10 +138,14 @@ class Gateway:
                 await started.enter_async_context(self._embedder)
             yield
 
-    @property
-    def names(self) -> list[str]:
-        """The names that callers may ask for."""
-        return sorted({*self.targets, DEFAULT, *([AUTO] if len(self.targets) > 1 else [])})
+    def names(self, namespace: str) -> list[str]:
+        """The names that a namespace's callers may ask for."""
+        found = [entry.name for entry in self.open(namespace)]
+        return sorted({*found, *([DEFAULT] if found else []), *([AUTO] if len(found) > 1 else [])})
+
+    def open(self, namespace: str) -> list[ModelEntry]:
+        """The models that are there for a namespace's callers."""
+        return [entry for entry in self.models.models if entry.serves(namespace)]
 
     def now(self) -> float:
         """The clock that deadlines are told in."""
@@ -151,20 +155,21 @@ class Gateway:
         """Whether a model would be asked now: its breaker lets it be."""
         return self.targets[name].breaker.wait(self._clock.now()) <= 0
 
-    def named(self, asked: str) -> str:
-        """The model that a caller means.
+    def named(self, asked: str, namespace: str) -> str:
+        """The model that a namespace's caller means.
 
         Raises:
             UnknownModelError: where there is none.
         """
         if self.programs is not None and asked.startswith(PREFIX):
             return asked
+        known = [entry.name for entry in self.open(namespace)]
         name = asked
-        if asked == DEFAULT or self._routed(asked):
+        if known and (asked == DEFAULT or self._routed(asked)):
             # Its place in the file says who stands in for whom; the router sets the order.
-            name = self.models.first
-        if name not in self.targets:
-            raise UnknownModelError(asked, self.names)
+            name = self.models.first if self.models.first in known else known[0]
+        if name not in known:
+            raise UnknownModelError(asked, self.names(namespace))
         return name
 
     def _routed(self, asked: str) -> bool:
@@ -178,7 +183,7 @@ class Gateway:
 
     async def _planned(self, call: Call, rest: Rest) -> Reply:
         """The stage that says which models may answer."""
-        name = self.named(call.request.model)
+        name = self.named(call.request.model, call.identity.namespace)
         if self.programs is not None and name.startswith(PREFIX):
             return await self.programs.answer(call)
         self.plan(call)
@@ -190,10 +195,12 @@ class Gateway:
         Raises:
             InvalidError: where no model can do it, naming the field that asks for it.
         """
-        name = self.named(call.request.model)
+        name = self.named(call.request.model, call.identity.namespace)
         if name not in self.targets:
             return
-        choice = choose(self.models.models, self._facts, name, need_of(call.request))
+        choice = choose(
+            self.open(call.identity.namespace), self._facts, name, need_of(call.request)
+        )
         call.candidates = choice.candidates
         if self._routed(call.request.model):
             self._router.plan(call)

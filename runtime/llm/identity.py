@@ -87,7 +87,11 @@ def reviewed(review: Review) -> Identify:
 
 def _identity(headers: Mapping[str, str], namespace: str, user: str) -> Identity:
     agent, workflow = headers.get(AGENT, ""), headers.get(WORKFLOW, "")
-    return _checked(namespace, agent, workflow, headers.get(RUN, "")[:_LONGEST_RUN], user)
+    run = headers.get(RUN, "")[:_LONGEST_RUN]
+    if not run.isprintable():
+        # Bytes that are no UTF-8 among them: no ledger could keep it.
+        raise InvalidError(RUN, "must be text")
+    return _checked(namespace, agent, workflow, run, user)
 
 
 @lru_cache(maxsize=4096)

@@ -44,12 +44,14 @@ class MiniLmModel:
         """See `Provider`."""
         if request.dimensions not in (None, DIMENSIONS):
             raise InvalidError("dimensions", f"model {self.name!r} gives {DIMENSIONS}")
+        if request.tokens is not None:
+            raise InvalidError("input", f"model {self.name!r} takes texts, not token ids")
         if self.waiting >= self._entry.queue_limit:
             raise QueueFullError(f"model/{self.name}", self._entry.queue_limit, _RETRY_AFTER)
         assert self._service is not None
         self.waiting += 1
         try:
-            found = await self._service.embed(request.input)
+            found = await self._service.embed(request.texts)
         finally:
             self.waiting -= 1
         data = [

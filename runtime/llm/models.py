@@ -23,7 +23,7 @@ from typing import Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from seedbed.crds.base import Model
+from seedbed.crds.base import Model, Name
 from seedbed.crds.budget import Budget
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.money import AMOUNT_PATTERN
@@ -199,6 +199,11 @@ class ModelEntry(Model):
     failover: bool = Field(
         default=True, description="Whether others answer where it cannot, and it for others."
     )
+    namespaces: tuple[Name, ...] | None = Field(
+        default=None,
+        max_length=1000,
+        description="Whose callers it is there for; everybody's where not given.",
+    )
 
     @model_validator(mode="after")
     def _can_batch(self) -> ModelEntry:
@@ -210,6 +215,10 @@ class ModelEntry(Model):
         if fits[self.prompt_cache] != self.provider:
             raise ValueError(f"promptCache: {self.prompt_cache} is not for {self.provider}")
         return self
+
+    def serves(self, namespace: str) -> bool:
+        """Whether it is there for a namespace's callers."""
+        return self.namespaces is None or namespace in self.namespaces
 
     def facts(self) -> ModelFacts:
         """What holds of it, from this entry and else from the table."""

@@ -36,6 +36,8 @@ _TEMPLATE_BYTES = 32
 _NOT_ASKED = {"model", "stream", "stream_options", "n", "user", "max_completion_tokens"}
 _UNCOMMON = ("logprobs", "top_logprobs", "logit_bias")
 _LONGEST_PLACE = 200
+_BYTES_OF_A_TOKEN = 4
+_MOST_TOKENS = 2**31
 
 
 def _sendable(value: Any) -> Any:
@@ -57,6 +59,30 @@ def _form_of_answer(value: Json) -> Json:
     return value
 
 
+def _inputs(value: Any) -> Any:
+    """One or several texts, or the token ids of one or several, as several."""
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, list) and value and not isinstance(value[0], str | list):
+        value = [value]
+    if not isinstance(value, list | tuple) or len({type(each) for each in value}) > 1:
+        raise ValueError("must be a text, the token ids of one, or a list of either")
+    if not all(isinstance(each, str) or _is_tokens(each) for each in value):
+        raise ValueError("token ids are whole numbers from 0, one at least")
+    return value
+
+
+def _is_tokens(value: Any) -> bool:
+    return bool(value) and all(type(each) is int and 0 <= each < _MOST_TOKENS for each in value)
+
+
+def _else(default: object) -> BeforeValidator:
+    """Some clients send null for what they do not set."""
+    return BeforeValidator(lambda value: default if value is None else value)
+
+
+Stream = Annotated[bool, _else(default=False)]
+Answers = Annotated[int, Field(ge=1, le=128), _else(default=1)]
 Sent = Annotated[Json, AfterValidator(_sendable)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Tokens = Annotated[int, Field(ge=1, le=16_000_000)]
@@ -156,7 +182,7 @@ class StreamOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    include_usage: bool = False
+    include_usage: Annotated[bool, _else(default=False)] = False
 
 
 class ChatRequest(BaseModel):
@@ -182,9 +208,9 @@ class ChatRequest(BaseModel):
     tools: tuple[Sent, ...] | None = Field(default=None, min_length=1)
     tool_choice: str | Sent | None = None
     parallel_tool_calls: bool | None = None
-    stream: bool = False
+    stream: Stream = False
     stream_options: StreamOptions | None = None
-    n: int = Field(default=1, ge=1, le=128)
+    n: Answers = 1
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
@@ -256,33 +282,49 @@ class CompletionRequest(BaseModel):
     stop: str | tuple[str, ...] | None = None
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
-    stream: bool = False
+    stream: Stream = False
     stream_options: StreamOptions | None = None
-    n: int = Field(default=1, ge=1, le=128)
+    n: Answers = 1
     user: str | None = None
+    # What clients send to say that they do not want it.
+    best_of: Literal[1] | None = None
+    echo: Literal[False] | None = None
+    logprobs: None = None
+    suffix: None = None
 
     def as_chat(self) -> ChatRequest:
         """The same as a chat of one message, which every model here understands."""
-        fields = self.model_dump(exclude={"prompt"}, exclude_none=True)
+        fields = self.model_dump(exclude={"prompt", "best_of", "echo"}, exclude_none=True)
         return ChatRequest(messages=(ChatMessage(role="user", content=self.prompt),), **fields)
 
 
 class EmbeddingRequest(BaseModel):
-    """Asks for the vectors of texts."""
+    """Asks for the vectors of texts, also of those that the caller has cut into token ids."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
-    input: Annotated[
-        tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)
-    ] = Field(min_length=1, max_length=2048)
+    input: Annotated[tuple[str, ...] | tuple[tuple[int, ...], ...], BeforeValidator(_inputs)] = (
+        Field(min_length=1, max_length=2048)
+    )
     dimensions: int | None = Field(default=None, ge=1, le=1_000_000)
     encoding_format: Literal["float", "base64"] | None = None
     user: str | None = None
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The inputs that are texts: all or none."""
+        return tuple(each for each in self.input if isinstance(each, str))
+
+    @property
+    def tokens(self) -> int | None:
+        """How many token ids there are; None where the inputs are texts."""
+        return None if self.texts else sum(len(each) for each in self.input)
+
     def prompt_bytes(self) -> int:
-        """Bytes of all texts."""
-        return sum(len(text.encode()) + 1 for text in self.input)
+        """Bytes of all texts; those that token ids stand for, about."""
+        usual = _BYTES_OF_A_TOKEN * (self.tokens or 0)
+        return usual + sum(len(text.encode()) + 1 for text in self.texts)
 
 
 class Outcome(BaseModel):
@@ -316,7 +358,8 @@ def parse(form: type[_Form], body: bytes) -> _Form:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]).replace(PARTS, "content") or "body"
-        raise InvalidError(where[:_LONGEST_PLACE], first["msg"]) from error
+        wrong = first["msg"].removeprefix("Value error, ")
+        raise InvalidError(where[:_LONGEST_PLACE], wrong) from error
 
 
 class Provider(Protocol):

@@ -102,6 +102,10 @@ def choose(
     missing = {entry.name: lacks(facts[entry.name], need) for entry in order}
     able = tuple(name for name, reason in missing.items() if not reason)
     passed_over = tuple(Attempt(name, why) for name, why in missing.items() if why)
+    if able and not need.chats:
+        # Vectors of different models cannot be compared: only the same one stands in.
+        same = {entry.name: entry.model.rpartition("/")[2] for entry in order}
+        able = tuple(name for name in able if same[name] == same[able[0]])
     if able:
         before = tuple(each for each in passed_over if _before(each.model, able[0], missing))
         return Choice(able, before)

@@ -6,7 +6,8 @@
     GET  /v1/models    and /v1/models/NAME
     POST /api/v3/outcomes        whether an answer to `auto` was good
     GET  /api/v3/prompts/patterns    what the namespace's prompts have in common
-    GET  /healthz /readyz /metrics
+    GET  /healthz /readyz
+    GET  /metrics                for anybody, where the process has no other port for it
 
 Errors have OpenAI's form, `{"error": {"message", "type", "param", "code"}}`. A caller that goes away
 ends the work done for it. Every answer tells its cost and who gave it: in `X-Seedbed-*` headers, and
@@ -47,7 +48,11 @@ _log = logging.getLogger(__name__)
 
 
 def create_app(
-    gateway: Gateway, identify: Identify = anybody, routes: Sequence[web.RouteDef] = ()
+    gateway: Gateway,
+    identify: Identify = anybody,
+    routes: Sequence[web.RouteDef] = (),
+    *,
+    metrics: bool = True,
 ) -> web.Application:
     """The service over a gateway, whose models it starts and ends.
 
@@ -55,6 +60,7 @@ def create_app(
         gateway: answers.
         identify: says on whose behalf a request comes, or refuses it.
         routes: further pages.
+        metrics: whether they are shown here. They ask for no token and tell of all namespaces.
     """
     app = web.Application(client_max_size=_LARGEST_BODY, middlewares=[in_openai_form])
     service = _Service(gateway, identify)
@@ -70,7 +76,7 @@ def create_app(
             web.get("/api/v3/prompts/patterns", service.patterns),
             web.get("/healthz", service.alive),
             web.get("/readyz", service.ready),
-            web.get("/metrics", service.metrics),
+            *([web.get("/metrics", service.metrics)] if metrics else ()),
             *routes,
         ]
     )
@@ -86,9 +92,10 @@ async def serving(
     gateway: Gateway | None = None,
     identify: Identify = anybody,
     routes: Sequence[web.RouteDef] = (),
+    metrics: bool = True,
 ) -> AsyncIterator[int]:
     """Serve while the context is open; gives the port, which is chosen where `port` is 0."""
-    app = create_app(gateway or Gateway(models), identify, routes)
+    app = create_app(gateway or Gateway(models), identify, routes, metrics=metrics)
     # Without handler_cancellation a request goes on after its caller has left.
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=5.0)
     await runner.setup()
@@ -133,7 +140,7 @@ class _Service:
         try:
             identity = await self._identify(http)
             request, held = _held(asked.read(await http.read()), http)
-            named = self._gateway.named(request.model)
+            named = self._gateway.named(request.model, identity.namespace)
             # Callers may make up Agents' names: they are counted by name once they have answered.
             name = named if named in self._gateway.targets else "agent"
             limit = _limit(http)
@@ -182,20 +189,21 @@ class _Service:
         return await _streamed(http, call, reply, form, begun)
 
     async def models(self, http: web.Request) -> web.Response:
-        await self._identify(http)
-        return _json({"object": "list", "data": [_told(name) for name in self._gateway.names]})
+        identity = await self._identify(http)
+        names = self._gateway.names(identity.namespace)
+        return _json({"object": "list", "data": [_told(name) for name in names]})
 
     async def model(self, http: web.Request) -> web.Response:
-        await self._identify(http)
+        identity = await self._identify(http)
         name = http.match_info["name"]
-        self._gateway.named(name)
+        self._gateway.named(name, identity.namespace)
         return _json(_told(name))
 
     async def outcome(self, http: web.Request) -> web.Response:
         """Learns whether an answer that routing chose a model for was good."""
         identity = await self._identify(http)
         told = parse(Outcome, await http.read())
-        model = self._gateway.named(told.model)
+        model = self._gateway.named(told.model, identity.namespace)
         row = OutcomeRow(identity.namespace, told.task, model, told.hardness, 1.0, told.good)
         shown = b"" if told.marks is None else sent(told.marks)
         await self._gateway.learning.add(row, shown)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, delete, exists, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from seedbed.runtime.store.batches import (
@@ -116,6 +116,14 @@ _SOME_GONE = delete(batch_lines).where(
     batch_lines.c.batch == bindparam("of"),
     batch_lines.c.number.in_(
         select(batch_lines.c.number).where(batch_lines.c.batch == bindparam("of")).limit(1000)
+    ),
+)
+_NEVER_BEGUN = delete(batch_lines).where(
+    batch_lines.c.batch == bindparam("of"),
+    exists().where(
+        batches.c.id == batch_lines.c.batch,
+        batches.c.status == "failed",
+        batches.c.in_progress_at.is_(None),
     ),
 )
 
@@ -286,7 +294,20 @@ class SqlBatchWork:
             if ended.rowcount and rows:
                 await connection.execute(insert(batch_files), rows)
             if status == "failed":
-                await connection.execute(delete(batch_lines).where(batch_lines.c.batch == batch))
+                await connection.execute(_NEVER_BEGUN, {"of": batch})
+
+    async def fail(self, batch: str, errors: str, now: float) -> None:
+        """The batch cannot go on: it fails at once where it has not begun, else what is under way ends.
+
+        `errors`: why, as JSON.
+        """
+        failed = {"status": "failed", "ended_at": now, "reason": "", "errors": errors}
+        ending = {"status": "cancelling", "cancelling_at": now, "errors": errors}
+        this = update(batches).where(batches.c.id == batch, batches.c.status.in_(OPEN))
+        async with self._writing() as connection:
+            await connection.execute(this.where(batches.c.in_progress_at.is_(None)).values(failed))
+            await connection.execute(this.values(ending))
+            await connection.execute(_NEVER_BEGUN, {"of": batch})
 
     async def trim(self, before: float) -> int:
         """Forget batches that ended before a Unix time, with all that is theirs; how many."""

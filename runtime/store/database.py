@@ -19,8 +19,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from seedbed.crds.errors import ConflictError, InvalidError, UnavailableError
+from seedbed.runtime.store.port import StoreRefusedError
 
 STATEMENT_SECONDS = 10
+COMMAND_SECONDS = 12.0
+"""After that the driver gives up on a server that says nothing at all."""
 IDLE_SECONDS = 5
 CONNECT_SECONDS = 5
 READ_ONLY = "seedbed_read_only"
@@ -31,8 +34,10 @@ READ_ONLY = "seedbed_read_only"
 _PASSING = ("08", "25P03", "40", "53", "55P03", "57")
 
 
-def connect(url: str, connections: int) -> AsyncEngine:
+def connect(url: str, connections: int, limit: float | None = None) -> AsyncEngine:
     """An engine for `sqlite:///PATH` or `postgresql://...` (with every option that libpq's URLs take).
+
+    `limit`: seconds for one command, where it is not that of ordinary work.
 
     Raises:
         InvalidError: where the URL is neither.
@@ -45,7 +50,7 @@ def connect(url: str, connections: int) -> AsyncEngine:
     if backend == "sqlite" and parsed.database not in (None, "", ":memory:"):
         return _sqlite(parsed, connections)
     if backend == "postgresql":
-        return _postgresql(parsed, connections)
+        return _postgresql(parsed, connections, limit or COMMAND_SECONDS)
     raise InvalidError("store url", "expected sqlite:///PATH or postgresql://...")
 
 
@@ -75,14 +80,14 @@ def _sqlite(url: URL, connections: int) -> AsyncEngine:
     return engine
 
 
-def _postgresql(url: URL, connections: int) -> AsyncEngine:
+def _postgresql(url: URL, connections: int, limit: float) -> AsyncEngine:
     dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
 
     async def create() -> Any:
         return await asyncpg.connect(
             dsn,
             timeout=CONNECT_SECONDS,
-            command_timeout=STATEMENT_SECONDS + 2,
+            command_timeout=limit,
             server_settings={
                 "application_name": "seedbed",
                 "statement_timeout": f"{STATEMENT_SECONDS}s",
@@ -122,7 +127,7 @@ def connect_sqlite(path: str) -> sqlite3.Connection:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn what the drivers raise into UnavailableError and ConflictError; mistakes stay as they are."""
+    """Turn what drivers raise into UnavailableError, ConflictError and StoreRefusedError."""
     try:
         yield
     except exc.IntegrityError as error:
@@ -130,15 +135,23 @@ def translated() -> Iterator[None]:
     except exc.DBAPIError as error:
         if error.connection_invalidated or passes(error.orig):
             raise UnavailableError(f"the database refused: {error.orig}") from error
-        raise
+        raise StoreRefusedError(f"the database refused for good: {_told(error.orig)}") from error
     except asyncpg.PostgresError as error:
         # Raised while connecting, where SQLAlchemy does not translate.
         if passes(error):
             raise UnavailableError(f"the database refused: {error}") from error
-        raise
+        raise StoreRefusedError(f"the database refused for good: {_told(error)}") from error
+    except (OverflowError, UnicodeEncodeError) as error:
+        # SQLite's driver says so where a value cannot be written at all.
+        raise StoreRefusedError(f"the database refused for good: {error}") from error
     except (OSError, TimeoutError, exc.TimeoutError, asyncpg.InterfaceError) as error:
         reason = str(error) or type(error).__name__
         raise UnavailableError(f"the database does not answer: {reason}") from error
+
+
+def _told(error: BaseException | None) -> str:
+    """What a driver said, without the names of its classes; at most a line."""
+    return str(error).rpartition("'>: ")[2].partition("\n")[0][:300]
 
 
 def passes(error: BaseException | None) -> bool:

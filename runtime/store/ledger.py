@@ -148,6 +148,9 @@ class Ledger(Protocol):
     async def accounts(self, names: Sequence[str]) -> Mapping[str, Account]:
         """The accounts as they stand; those that were never used are left out."""
 
+    async def tidy(self, before: float) -> None:
+        """Forget money that gateways of the past held until then: it is long free."""
+
     async def costs(
         self,
         by: Dimension,
@@ -294,6 +297,11 @@ class SqlLedger:
             drawn.append(Drawn(found.granted, spent[name]))
         await self._hold_all(connection, turn, holding)
         return drawn
+
+    async def tidy(self, before: float) -> None:
+        """See `Ledger`."""
+        async with self._store.transaction() as connection:
+            await connection.execute(delete(advances).where(advances.c.until < before))
 
     async def forget_holder(self, connection: AsyncConnection, holder: str) -> None:
         """A holder is gone for good: what it held is free, and nothing of it is kept."""

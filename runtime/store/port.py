@@ -12,6 +12,17 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from seedbed.crds.errors import SeedbedError
+
+
+class StoreRefusedError(SeedbedError):
+    """The database refused what trying again does not change.
+
+    Something is wrong with it (a table, a right, its files), or with what was to be written.
+    """
+
+    code = "database_refused"
+
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
@@ -71,7 +82,11 @@ class Commit(Struct, frozen=True):
 
 
 class Store(Protocol):
-    """Durable state. Every method may raise UnavailableError when the database does not answer."""
+    """Durable state.
+
+    Every method may raise UnavailableError when the database does not answer, and StoreRefusedError
+    where trying again does not help.
+    """
 
     async def migrate(self) -> None:
         """Bring the schema to this version; safe to call from several processes at once."""

@@ -151,6 +151,7 @@ advances = Table(
     Column("amount", BigInteger, nullable=False),
     Column("until", Double, nullable=False),
 )
+Index("advances_by_holder", advances.c.holder)
 
 # Every model call that cost something, or might have.
 ledger = Table(
@@ -237,6 +238,7 @@ cached_answers = Table(
 )
 Index("cached_answers_newest", cached_answers.c.namespace, cached_answers.c.created_at)
 Index("cached_answers_by_scope", cached_answers.c.namespace, cached_answers.c.scope)
+Index("cached_answers_by_hash", cached_answers.c.prompt_hash)
 Index("cached_answers_expiring", cached_answers.c.expires_at)
 
 # What the cache has counted, in sums by namespace and day.
@@ -262,6 +264,7 @@ batch_files = Table(
     Column("batch", Text, nullable=False),
 )
 Index("batch_files_newest", batch_files.c.namespace, batch_files.c.created_at, batch_files.c.id)
+Index("batch_files_by_batch", batch_files.c.batch, batch_files.c.created_at)
 
 # What is in them. Chunks without a file are of an upload that broke off, or is under way.
 batch_chunks = Table(
@@ -309,6 +312,7 @@ batches = Table(
     Column("saved", BigInteger, nullable=False),
 )
 Index("batches_newest", batches.c.namespace, batches.c.created_at, batches.c.id)
+Index("batches_by_input_file", batches.c.input_file)
 Index("batches_by_status", batches.c.status, batches.c.created_at)
 
 # The requests of a batch by their line, and their answers.

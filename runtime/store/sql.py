@@ -144,8 +144,10 @@ class SqlStore:
     with `journal`, or it is sent again and a ConflictError says that it was written.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, migrating: AsyncEngine | None = None) -> None:
+        """`migrating`: an engine whose commands may take long."""
         self._engine = engine
+        self._migrating = migrating or engine
         self._reading = engine.execution_options(**{READ_ONLY: True}).execution_options(
             **({} if engine.dialect.name == "sqlite" else {"isolation_level": "AUTOCOMMIT"})
         )
@@ -168,17 +170,19 @@ class SqlStore:
         Raises:
             InvalidError: where the URL is neither.
         """
-        return cls(connect(url, connections))
+        return cls(connect(url, connections), connect(url, 1, MIGRATION_SECONDS))
 
     async def migrate(self) -> None:
         """Bring the schema to this version; see `Store.migrate`."""
-        async with self.transaction(MIGRATION_SECONDS) as connection:
+        async with self._begun(self._migrating, MIGRATION_SECONDS) as connection:
             if connection.dialect.name == "postgresql":
                 for setting in ("statement_timeout", "idle_in_transaction_session_timeout"):
                     await connection.execute(text(f"SET LOCAL {setting} = 0"))
                 lock = text("SELECT pg_advisory_xact_lock(:key)")
                 await connection.execute(lock, {"key": _MIGRATION_LOCK})
             await connection.run_sync(_upgrade)
+        if self._migrating is not self._engine:
+            await self._migrating.dispose()
 
     async def claim(self, partition: int, token: int) -> None:
         """Take a partition over; see `Store.claim`."""
@@ -301,11 +305,16 @@ class SqlStore:
     @asynccontextmanager
     async def transaction(self, limit: float = OPERATION_SECONDS) -> AsyncIterator[AsyncConnection]:
         """A transaction without a fence, for what no partition owns."""
+        async with self._begun(self._engine, limit) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _begun(self, engine: AsyncEngine, limit: float) -> AsyncIterator[AsyncConnection]:
         with translated():
             async with asyncio.timeout(limit), AsyncExitStack() as stack:
                 if self._writer is not None:
                     await stack.enter_async_context(self._writer)
-                yield await stack.enter_async_context(self._engine.begin())
+                yield await stack.enter_async_context(engine.begin())
 
     async def rows(self, statement: Any, **values: Any) -> list[tuple[Any, ...]]:
         """What a SELECT gives, outside of any transaction."""

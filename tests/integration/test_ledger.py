@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import select
 
 from seedbed.crds.errors import UnavailableError
 from seedbed.runtime.llm.budget.teller import BudgetExceededError, Teller
@@ -29,18 +30,11 @@ from seedbed.runtime.store.ledger import (
     SqlLedger,
     Turn,
 )
+from seedbed.runtime.store.schema import advances
 from seedbed.runtime.store.sql import SqlStore
 from tests.conftest import run_async
 
 ACCOUNT = "agents/team/reader"
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/store.db"
-    found: str = request.getfixturevalue("postgres_url")
-    return found
 
 
 @asynccontextmanager
@@ -81,9 +75,9 @@ async def draw(ledger: SqlLedger, holder: str, need: int, ceiling: int, now: flo
     return found[0].granted
 
 
-def test_what_others_hold_is_not_granted_until_it_is_given_back_or_ends(url: str) -> None:
+def test_what_others_hold_is_not_granted_until_it_is_given_back_or_ends(store_url: str) -> None:
     async def body() -> None:
-        async with opened(url) as ledger:
+        async with opened(store_url) as ledger:
             assert await draw(ledger, "a", 60, 100) == 60
             assert await draw(ledger, "b", 50, 100) == 0
             assert await draw(ledger, "b", 40, 100) == 40
@@ -94,14 +88,17 @@ def test_what_others_hold_is_not_granted_until_it_is_given_back_or_ends(url: str
             await ledger.take(turn("a", 62, holding={ACCOUNT: 60}))
             assert await draw(ledger, "d", 31, 100, now=62) == 0
             assert await draw(ledger, "d", 30, 100, now=62) == 30, "telling it brings none back"
+            await ledger.tidy(61)
+            rows = await ledger._store.rows(select(advances.c.holder))
+            assert {row[0] for row in rows} == {"b", "c", "d"}, "a is long gone"
 
     run_async(body())
 
 
 @pytest.mark.req("COG-3.4.1")
-def test_costs_are_told_by_every_dimension(url: str) -> None:
+def test_costs_are_told_by_every_dimension(store_url: str) -> None:
     async def body() -> None:
-        async with opened(url) as ledger:
+        async with opened(store_url) as ledger:
             rows = [
                 entry("1", 10),
                 entry("2", 20, model="big", at=2 * 86_400.0),
@@ -128,9 +125,9 @@ def test_costs_are_told_by_every_dimension(url: str) -> None:
     run_async(body())
 
 
-def test_a_turn_that_is_told_twice_counts_once(url: str) -> None:
+def test_a_turn_that_is_told_twice_counts_once(store_url: str) -> None:
     async def body() -> None:
-        async with opened(url) as ledger:
+        async with opened(store_url) as ledger:
             told = turn("a", entries=[entry("1"), entry("2")], costs={ACCOUNT: 10})
             for _ in range(2):
                 await ledger.take(told)
@@ -150,6 +147,7 @@ class Moody:
         self._chance = random.Random(seed)
         self.accounts = ledger.accounts
         self.costs = ledger.costs
+        self.tidy = ledger.tidy
 
     async def take(self, turn: Turn) -> list[Drawn]:
         mood = self._chance.random()
@@ -211,13 +209,13 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     seed=st.integers(0, 1000),
 )
 def test_whoever_asks_at_once_no_more_is_spent_than_there_is(
-    url: str, calls: list[tuple[int, float]], ceiling: int, gateways: int, seed: int
+    store_url: str, calls: list[tuple[int, float]], ceiling: int, gateways: int, seed: int
 ) -> None:
     account = f"{ACCOUNT}-{time.monotonic_ns()}"
 
     async def body() -> None:
         world = World(account, ceiling)
-        async with opened(url) as ledger:
+        async with opened(store_url) as ledger:
             tellers = [Teller(Moody(ledger, seed + n), f"{account}-{n}") for n in range(gateways)]
             async with working(tellers), asyncio.TaskGroup() as tasks:
                 for number, (worst, share) in enumerate(calls):
@@ -273,16 +271,18 @@ asyncio.run(main())
 
 
 @pytest.mark.req("COG-3.4.2")
-def test_a_killed_gateway_loses_nothing_that_was_answered_and_gives_back_the_rest(url: str) -> None:
+def test_a_killed_gateway_loses_nothing_that_was_answered_and_gives_back_the_rest(
+    store_url: str,
+) -> None:
     async def prepared() -> None:
-        async with opened(url):
+        async with opened(store_url):
             pass
 
     run_async(prepared())
     script = textwrap.dedent(KILLED)
     acknowledged = []
     with subprocess.Popen(
-        [sys.executable, "-c", script, url],
+        [sys.executable, "-c", script, store_url],
         stdout=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parents[2],
@@ -296,7 +296,7 @@ def test_a_killed_gateway_loses_nothing_that_was_answered_and_gives_back_the_res
         acknowledged += [line.strip() for line in process.stdout if line.endswith("\n")]
 
     async def body() -> None:
-        async with opened(url) as ledger:
+        async with opened(store_url) as ledger:
             stand = (await ledger.accounts([ACCOUNT]))[ACCOUNT]
             written = sum(cost.calls for cost in await ledger.costs("agent"))
             assert written >= len(acknowledged) >= 200

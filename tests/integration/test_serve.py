@@ -10,6 +10,7 @@ import sys
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -87,6 +88,24 @@ def worker(nats: str, etcd: str, namespace: str) -> dict[str, str]:
         "SEEDBED_WORKERS": "2",
         "SEEDBED_DRAIN": "20s",
     }
+
+
+def test_metrics_of_models_are_at_the_health_port_alone(tmp_path: Path) -> None:
+    async def body() -> None:
+        port, models = free_port(), tmp_path / "models.yaml"
+        entry = {"name": "m", "provider": "openai", "apiBase": "http://127.0.0.1:9/v1"}
+        models.write_text(json.dumps({"default": "m", "models": [entry]}))
+        settings = {"SEEDBED_MODELS": str(models), "SEEDBED_PORT": str(port)}
+        async with a_role("gateway", **settings) as role:
+            await role.until("/readyz", 200)
+            told = (await role.page("/metrics"))[1]
+            assert 'seedbed_model_breaker_state{model="m"} 0.0' in told
+            assert "python_info" in told
+            agents = Role(role.process, port)
+            assert (await agents.page("/readyz"))[0] == 200
+            assert (await agents.page("/metrics"))[0] == 404
+
+    run_async(body())
 
 
 @pytest.mark.req("COG-S7.3")

@@ -11,29 +11,21 @@ import textwrap
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from seedbed.crds.errors import ConflictError, FencedError, InvalidError, UnavailableError
+from seedbed.runtime.store import database
 from seedbed.runtime.store.port import Commit, Entry, RunRow, Store
 from seedbed.runtime.store.schema import metadata
 from seedbed.runtime.store.sql import _FENCE, SqlStore
 from tests.conftest import run_async
 from tests.servers import PostgresServer
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/store.db"
-    found: str = request.getfixturevalue("postgres_url")
-    return found
 
 
 @asynccontextmanager
@@ -51,9 +43,9 @@ def row(run: str, partition: int = 0, workflow: str = "audit", *, finished: bool
 
 
 @pytest.mark.req("COG-S5.2")
-def test_a_commit_is_read_back_as_written(url: str) -> None:
+def test_a_commit_is_read_back_as_written(store_url: str) -> None:
     async def body() -> None:
-        async with opened(url) as store:
+        async with opened(store_url) as store:
             typed: Store = store
             await typed.claim(3, 10)
             await typed.commit(
@@ -92,9 +84,9 @@ def test_a_commit_is_read_back_as_written(url: str) -> None:
     run_async(body())
 
 
-def test_what_exists_is_left_as_it_is_and_newer_snapshots_win(url: str) -> None:
+def test_what_exists_is_left_as_it_is_and_newer_snapshots_win(store_url: str) -> None:
     async def body() -> None:
-        async with opened(url) as store:
+        async with opened(store_url) as store:
             await store.claim(0, 1)
             await store.commit(
                 0, 1, Commit(runs=[row("a")], values={"d": b"1"}, snapshots=[Entry("a", 5, b"5")])
@@ -117,9 +109,9 @@ def test_what_exists_is_left_as_it_is_and_newer_snapshots_win(url: str) -> None:
     run_async(body())
 
 
-def test_a_taken_position_is_a_conflict_and_writes_nothing(url: str) -> None:
+def test_a_taken_position_is_a_conflict_and_writes_nothing(store_url: str) -> None:
     async def body() -> None:
-        async with opened(url) as store:
+        async with opened(store_url) as store:
             await store.claim(0, 1)
             await store.commit(0, 1, Commit(runs=[row("a")], entries=[Entry("a", 1, b"first")]))
             group = Commit(runs=[row("b")], entries=[Entry("a", 2, b"x"), Entry("a", 1, b"again")])
@@ -131,9 +123,9 @@ def test_a_taken_position_is_a_conflict_and_writes_nothing(url: str) -> None:
     run_async(body())
 
 
-def test_a_smaller_token_is_refused_and_writes_nothing(url: str) -> None:
+def test_a_smaller_token_is_refused_and_writes_nothing(store_url: str) -> None:
     async def body() -> None:
-        async with opened(url) as store:
+        async with opened(store_url) as store:
             await store.claim(2, 5)
             await store.claim(2, 5)
             await store.claim(2, 8)
@@ -149,9 +141,9 @@ def test_a_smaller_token_is_refused_and_writes_nothing(url: str) -> None:
     run_async(body())
 
 
-def test_a_partition_that_nobody_claimed_cannot_be_written(url: str) -> None:
+def test_a_partition_that_nobody_claimed_cannot_be_written(store_url: str) -> None:
     async def body() -> None:
-        async with opened(url) as store:
+        async with opened(store_url) as store:
             with pytest.raises(FencedError) as refusal:
                 await store.commit(9, 1, Commit(runs=[row("a", 9)]))
             assert refusal.value.newest is None
@@ -159,7 +151,7 @@ def test_a_partition_that_nobody_claimed_cannot_be_written(url: str) -> None:
     run_async(body())
 
 
-def test_claims_and_commits_at_once_never_mix_owners(url: str) -> None:
+def test_claims_and_commits_at_once_never_mix_owners(store_url: str) -> None:
     """Owners with growing tokens write at the same time: what is written never goes back to an older one."""
 
     async def owner(store: SqlStore, token: int) -> None:
@@ -174,7 +166,7 @@ def test_claims_and_commits_at_once_never_mix_owners(url: str) -> None:
             return
 
     async def body() -> None:
-        async with opened(url) as store:
+        async with opened(store_url) as store:
             await asyncio.gather(*(owner(store, token) for token in range(1, 6)))
             entries = await store.journal("a")
             assert [entry.seq for entry in entries] == list(range(1, len(entries) + 1))
@@ -185,9 +177,9 @@ def test_claims_and_commits_at_once_never_mix_owners(url: str) -> None:
     run_async(body())
 
 
-def test_a_deleted_run_is_forgotten_with_its_journal(url: str) -> None:
+def test_a_deleted_run_is_forgotten_with_its_journal(store_url: str) -> None:
     async def body() -> None:
-        async with opened(url) as store:
+        async with opened(store_url) as store:
             await store.claim(0, 1)
             await store.commit(
                 0,
@@ -208,9 +200,9 @@ def test_a_deleted_run_is_forgotten_with_its_journal(url: str) -> None:
     run_async(body())
 
 
-def test_listing_ends_at_a_thousand(url: str) -> None:
+def test_listing_ends_at_a_thousand(store_url: str) -> None:
     async def body() -> None:
-        async with opened(url) as store:
+        async with opened(store_url) as store:
             await store.claim(0, 1)
             await store.commit(0, 1, Commit(runs=[row(f"r{i}") for i in range(1005)]))
             found = await store.runs("team")
@@ -233,9 +225,9 @@ asyncio.run(main())
 """
 
 
-def test_several_processes_migrate_at_once(url: str) -> None:
+def test_several_processes_migrate_at_once(store_url: str) -> None:
     processes = [
-        subprocess.Popen([sys.executable, "-c", MIGRATE, url, str(i)], stderr=subprocess.PIPE)
+        subprocess.Popen([sys.executable, "-c", MIGRATE, store_url, str(i)], stderr=subprocess.PIPE)
         for i in range(4)
     ]
     for process in processes:
@@ -243,14 +235,14 @@ def test_several_processes_migrate_at_once(url: str) -> None:
         assert process.returncode == 0, errors.decode()
 
     async def body() -> None:
-        async with opened(url) as store:
+        async with opened(store_url) as store:
             for i in range(4):
                 await store.claim(i, 1)
 
     run_async(body())
 
 
-def test_the_revisions_make_exactly_the_schema(url: str) -> None:
+def test_the_revisions_make_exactly_the_schema(store_url: str) -> None:
     def compare(connection: Connection) -> list:
         # An index on vectors is made only where the server knows them.
         opts = {
@@ -261,8 +253,50 @@ def test_the_revisions_make_exactly_the_schema(url: str) -> None:
         return list(compare_metadata(context, metadata))
 
     async def body() -> None:
-        async with opened(url) as store, store._engine.connect() as connection:
+        async with opened(store_url) as store, store._engine.connect() as connection:
             assert await connection.run_sync(compare) == []
+
+    run_async(body())
+
+
+SOUGHT = {
+    "batches_by_input_file": "SELECT id FROM batches WHERE input_file = 'x'",
+    "batch_files_by_batch": "SELECT id FROM batch_files WHERE batch = '' AND created_at < 1",
+    "advances_by_holder": "DELETE FROM advances WHERE holder = 'x'",
+    "cached_answers_by_hash": ("SELECT id FROM cached_answers WHERE prompt_hash IN ('x', 'y')"),
+    "batches_by_status": "SELECT id FROM batches WHERE status IN ('validating', 'in_progress')",
+    "ledger_by_namespace": "SELECT sum(nanos) FROM ledger WHERE namespace = 'x' AND at > 1",
+}
+
+
+@pytest.mark.parametrize("index", SOUGHT)
+def test_what_is_looked_for_has_an_index(postgres_url: str, index: str) -> None:
+    async def body() -> None:
+        async with opened(postgres_url) as store, store.transaction() as connection:
+            await connection.execute(text("SET LOCAL enable_seqscan = off"))
+            lines = await connection.execute(text(f"EXPLAIN {SOUGHT[index]}"))
+            assert any(index in line for (line,) in lines)
+
+    run_async(body())
+
+
+def test_a_revision_may_take_longer_than_other_work(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "COMMAND_SECONDS", 0.2)
+
+    async def body() -> None:
+        engine = database.connect(postgres_url, 1)
+        store = SqlStore.open(postgres_url)
+        async with engine.begin() as other:
+            # As another replica does that is at it.
+            await other.execute(text("SELECT pg_advisory_xact_lock(7362541902)"))
+            migrating = asyncio.create_task(store.migrate())
+            for _ in range(4):
+                await other.execute(text("SELECT pg_sleep(0.1)"))
+        await migrating
+        await store.close()
+        await engine.dispose()
 
     run_async(body())
 
@@ -290,9 +324,9 @@ OWNER = textwrap.dedent("""
 """)
 
 
-def test_a_paused_owner_cannot_write_once_the_partition_is_claimed(url: str) -> None:
+def test_a_paused_owner_cannot_write_once_the_partition_is_claimed(store_url: str) -> None:
     async def take_over() -> int:
-        async with opened(url) as store:
+        async with opened(store_url) as store:
             # The pause may hit it inside a transaction: the database ends that one first.
             deadline = time.monotonic() + 30
             while True:
@@ -305,11 +339,11 @@ def test_a_paused_owner_cannot_write_once_the_partition_is_claimed(url: str) -> 
             return len(await store.journal("old"))
 
     async def count() -> int:
-        async with opened(url) as store:
+        async with opened(store_url) as store:
             return len(await store.journal("old"))
 
     run_async(count())
-    argv = [sys.executable, "-c", OWNER, url]
+    argv = [sys.executable, "-c", OWNER, store_url]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as owner:
         try:
             assert owner.stdout is not None
@@ -424,9 +458,9 @@ GROUPS = st.lists(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-def test_random_commits_are_read_back_as_written(url: str, groups: list[dict]) -> None:
+def test_random_commits_are_read_back_as_written(store_url: str, groups: list[dict]) -> None:
     async def body() -> None:
-        async with opened(url) as store:
+        async with opened(store_url) as store:
             for run in "abc":
                 await store.delete_run(run)
             for digest in "xyz":

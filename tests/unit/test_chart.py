@@ -201,6 +201,27 @@ def test_everything_of_the_product_is_denied_but_the_named_arrows() -> None:
     assert "seedbed-operator-to-postgres" not in policies
 
 
+def test_metrics_are_for_whom_the_values_name(tmp_path: Path) -> None:
+    def who(*more: str) -> Any:
+        objects = render(*more)
+        found = next(o for o in objects if o["metadata"]["name"] == "seedbed-to-metrics")
+        [rule] = found["spec"]["ingress"]
+        assert rule["ports"] == [{"port": 8080}]
+        return rule.get("from")
+
+    space = {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}
+    assert who() == [{"namespaceSelector": space}]
+    theirs = [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "vmagent"}}}]
+    path = tmp_path / "values.yaml"
+    path.write_text(yaml.safe_dump({"networkPolicies": {"metricsFrom": theirs}}))
+    assert who("--values", str(path)) == theirs
+    path.write_text(yaml.safe_dump({"networkPolicies": {"metricsFrom": []}}))
+    assert who("--values", str(path)) is None
+    services = [o for o in render() if o["kind"] == "Service"]
+    ports = [port["port"] for o in services for port in o["spec"]["ports"]]
+    assert 8080 not in ports, "no Service leads to it"
+
+
 def egress_ports(policies: dict[str, Any], name: str) -> list[int]:
     return [one["port"] for one in policies[f"seedbed-{name}"]["egress"][0]["ports"]]
 

@@ -100,7 +100,7 @@ class BatchedModel:
 
     async def embed(self, request: EmbeddingRequest) -> Json:
         """See `Provider`."""
-        kind = (request.dimensions, request.encoding_format)
+        kind = (request.dimensions, request.encoding_format, request.tokens is None)
         return await self._texts.ask(kind, request, len(request.input))
 
     def stream(self, request: ChatRequest) -> AsyncGenerator[Json, None]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
 from seedbed.crds.budget import Budget
 from seedbed.crds.errors import RetryableError
@@ -18,11 +19,14 @@ from seedbed.runtime.llm.budget.teller import Teller
 from seedbed.runtime.llm.metrics import BudgetState, ModelMetrics
 from seedbed.runtime.llm.notices import Kind, Notice, Tell
 from seedbed.runtime.store.ledger import Account, Ledger
+from seedbed.runtime.store.port import StoreRefusedError
 
 log = logging.getLogger(__name__)
 
 EVERY = 1.0
 """Seconds between two looks; a refusal is told at once."""
+TIDY = 3600.0
+"""Seconds between two times that advances of gateways that are gone are forgotten."""
 
 
 class Publisher:
@@ -48,9 +52,19 @@ class Publisher:
 
     async def run(self) -> None:
         """Tell changes until cancelled."""
+        tidied = float("-inf")
         while True:
             await self.tell()
+            if time.time() - tidied > TIDY:
+                tidied = time.time()
+                await self._tidy(tidied - TIDY)
             await asyncio.sleep(EVERY)
+
+    async def _tidy(self, before: float) -> None:
+        try:
+            await self._ledger.tidy(before)
+        except (RetryableError, StoreRefusedError) as error:
+            log.warning("what gateways of the past held is not forgotten: %s", error)
 
     async def tell(self) -> None:
         """Tell what has changed."""
@@ -65,7 +79,7 @@ class Publisher:
                 if not name.startswith("namespaces/"):
                     value = Spending(account.spent, account.refused_under).written()
                     await self._coordinator.put(f"{SPENDING_PREFIX}{name}", value)
-        except RetryableError as error:
+        except (RetryableError, StoreRefusedError) as error:
             log.warning("spending cannot be told now: %s", error)
             self._teller.changed |= changed
 

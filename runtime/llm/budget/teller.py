@@ -13,11 +13,13 @@ import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from seedbed.crds.errors import RetryableError, TerminalError, UnavailableError
 from seedbed.crds.money import dollars
 from seedbed.runtime.llm.budget.purse import Purse
 from seedbed.runtime.store.ledger import Draw, Drawn, Ledger, LedgerEntry, Turn
+from seedbed.runtime.store.port import StoreRefusedError
 
 log = logging.getLogger(__name__)
 
@@ -293,12 +295,48 @@ class Teller:
                 return await self._ledger.take(replace(turn, now=time.time()))
             except RetryableError as error:
                 log.warning("the ledger does not answer: %s", error)
-                for asked in desk.asked:
-                    if not asked.answer.done():
-                        asked.answer.set_exception(error)
+                _fail([asked.answer for asked in desk.asked], error)
                 if not turn.entries:
-                    for settled in desk.settled:
-                        if not settled.done.done():
-                            settled.done.set_exception(error)
+                    _fail([settled.done for settled in desk.settled], error)
                     return None
                 await asyncio.sleep(RETRY)
+            except StoreRefusedError as error:
+                log.warning("the ledger refuses a turn: %s", error)
+                _fail([asked.answer for asked in desk.asked], error)
+                if waiting := await self._taken_alone(turn, desk.settled):
+                    # They come first the next time, as the database takes nothing now.
+                    self._desk.settled[:0] = waiting
+                    self._wake.set()
+                    await asyncio.sleep(RETRY)
+                return None
+
+    async def _taken_alone(self, turn: Turn, settled: Sequence[_Settled]) -> list[_Settled]:
+        """Settle one by one what was refused together; what has to wait.
+
+        What the ledger refuses while it takes others is given up: it would be in everybody's way.
+        """
+        refused: dict[int, StoreRefusedError] = {}
+        for at, each in enumerate(settled):
+            alone = replace(turn, holding={}, draws=(), refusals={}, entries=each.entries)
+            try:
+                await self._ledger.take(replace(alone, costs=each.costs))
+            except StoreRefusedError as error:
+                refused[at] = error
+            except RetryableError:
+                return [*(settled[no] for no in refused), *settled[at:]]
+            else:
+                if not each.done.done():
+                    each.done.set_result(None)
+        if len(refused) == len(settled):
+            return [*settled]
+        for at, reason in refused.items():
+            lost = [f"{entry.id} of {entry.nanos} nano-dollars" for entry in settled[at].entries]
+            log.error("the ledger will not take %s: %s", ", ".join(lost), reason)
+            _fail([settled[at].done], reason)
+        return []
+
+
+def _fail(futures: Iterable[asyncio.Future[Any]], error: Exception) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_exception(error)

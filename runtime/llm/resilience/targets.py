@@ -93,7 +93,7 @@ class Target:
         """Tokens that the prompt has at most."""
         text = -(-request.prompt_bytes() // self.entry.bytes_per_token)
         if isinstance(request, EmbeddingRequest):
-            return text
+            return text if request.tokens is None else request.tokens
         return text + request.media().images * self.facts.image_tokens + self.worst_audio(request)
 
     def worst_audio(self, request: ChatRequest | EmbeddingRequest) -> int:

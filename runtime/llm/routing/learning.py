@@ -19,6 +19,7 @@ from seedbed.runtime.llm.routing.fitting import ENOUGH, Example, Fitted, fit
 from seedbed.runtime.llm.routing.marks import from_bytes, word_in
 from seedbed.runtime.llm.routing.predictor import Outcomes, Predictor
 from seedbed.runtime.store.outcomes import JudgedRow, OutcomeRow, OutcomeStore
+from seedbed.runtime.store.port import StoreRefusedError
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +149,7 @@ class Learning:
                 if looks % TRIM == 0:
                     await store.trim()
                 await self.look()
-            except RetryableError as error:
+            except (RetryableError, StoreRefusedError) as error:
                 log.warning("outcomes cannot be read: %s", error)
             looks += 1
             await asyncio.sleep(EVERY)

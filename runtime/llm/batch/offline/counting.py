@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from seedbed.crds.money import NANOS
 from seedbed.runtime.store.batch_work import LineResult
 from seedbed.runtime.store.batches import FIRST_ERROR, OPEN
+
+FaultKind = Literal["database", "defect"]
 
 
 class OfflineMetrics:
@@ -41,6 +44,14 @@ class OfflineMetrics:
             ["way"],
             registry=registry,
         )
+        self._faults = Counter(
+            "seedbed_model_offline_faults",
+            "Pieces of work ended by a fault: database (it refused for good) or defect (of ours).",
+            ["kind"],
+            registry=registry,
+        )
+        for kind in get_args(FaultKind):
+            self._faults.labels(kind)  # 0 from the start, so that the first one is an increase
 
     def stand(self, counts: Mapping[str, int], halted: int) -> None:
         """How many batches there are, by status, and how many of them stand still."""
@@ -52,6 +63,10 @@ class OfflineMetrics:
         """Another replica tells them from now on."""
         self._batches.clear()
         self._halted.set(0)
+
+    def fault(self, kind: FaultKind) -> None:
+        """Work was ended by something that trying again does not mend."""
+        self._faults.labels(kind).inc()
 
     def answered(self, results: Sequence[LineResult]) -> None:
         """Lines are done."""

@@ -33,6 +33,7 @@ from seedbed.runtime.llm.providers import MalformedError
 from seedbed.runtime.store.batch_work import LineResult
 from seedbed.runtime.store.batches import PAGE_BYTES, LineState, PartRow
 from seedbed.runtime.store.ledger import Turn
+from seedbed.runtime.store.port import StoreRefusedError
 
 log = logging.getLogger(__name__)
 
@@ -256,10 +257,29 @@ class Following:
         except RetryableError:
             held.amount = before  # it is written anew, and let go of then
             raise
+        except StoreRefusedError:
+            held.amount = before
+            if len(found) == 1:
+                raise
+            await self._write_each(part, results, held, found)
+            return
         job.bench.gateway.spent(accounts_of(job.identity))
         await job.bench.work.note(part, reserved=held.amount)
         for line in lines:
             await results.keep(line)
+
+    async def _write_each(
+        self, part: PartRow, results: Results, held: Held, found: Mapping[int, Answered]
+    ) -> None:
+        """Write what the database takes, before the batch fails for the rest."""
+        refused: StoreRefusedError | None = None
+        for number, answered in found.items():
+            try:
+                await self._write(part, results, held, {number: answered})
+            except StoreRefusedError as error:
+                refused = error
+        if refused is not None:
+            raise refused
 
     async def _left_out(self, part: PartRow) -> None:
         """Lines that the provider says nothing of have failed."""

@@ -29,9 +29,10 @@ _LONGEST_TOLD = 500
 """Characters of a field's name, and of what is wrong with it: both may come from the file."""
 _OK, _FIRST_ERROR, _NO_ANSWER = 200, 400, 502
 _LARGEST_NUMBER = 2**31 - 1
-CANCELLED, EXPIRED = 598, 599
+FAILED, CANCELLED, EXPIRED = 597, 598, 599
 """Statuses of lines that nobody was asked; no server answers with them."""
 _NEVER_ASKED = {
+    FAILED: ("batch_failed", "The batch failed before this request was answered."),
     CANCELLED: ("batch_cancelled", "The batch was cancelled before this request was made."),
     EXPIRED: ("batch_expired", "The batch ran out of time before this request was made."),
 }
@@ -185,7 +186,7 @@ def told_by_provider(data: bytes) -> Told | None:
             body = response.get("body")
             told = body if isinstance(body, dict) else {"error": {"message": str(body)}}
             status = int(response["status_code"])
-            known = status == _OK or _FIRST_ERROR <= status < CANCELLED
+            known = status == _OK or _FIRST_ERROR <= status < FAILED
             return Told(number, status if known else _NO_ANSWER, told)
         return Told(number, 0, {"error": error if isinstance(error, dict) else {}})
     except (orjson.JSONDecodeError, LookupError, TypeError, ValueError, AttributeError):

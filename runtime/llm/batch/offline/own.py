@@ -15,7 +15,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from seedbed.crds.errors import RetryableError, SeedbedError, UnavailableError
+from seedbed.crds.errors import (
+    FencedError,
+    RetryableError,
+    SeedbedError,
+    UnavailableError,
+)
 from seedbed.crds.money import nanos
 from seedbed.runtime.llm.batch.offline.job import Job
 from seedbed.runtime.llm.batch.offline.money import Held, HeldError, check, entry
@@ -30,6 +35,7 @@ from seedbed.runtime.llm.prices import table_version
 from seedbed.runtime.llm.providers import Json, MalformedError
 from seedbed.runtime.store.batch_work import LineResult
 from seedbed.runtime.store.batches import LineRow
+from seedbed.runtime.store.port import StoreRefusedError
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +123,8 @@ class OwnWork:
     async def _work(self, line: _Line) -> None:
         """Ask until there is an answer, an error that stays, or the batch is over."""
         try:
-            model = self.job.bench.gateway.named(self.job.endpoint.read(line.row.body).model)
+            asked = self.job.endpoint.read(line.row.body).model
+            model = self.job.bench.gateway.named(asked, self.job.row.namespace)
         except SeedbedError as error:
             # It was there when the batch was taken in.
             await self.job.answered([failure(line.row.number, error)])
@@ -156,6 +163,9 @@ class OwnWork:
             late = UnavailableError(f"no answer within {left:g} s")
             outcome = "timeout"
             result, wait = self._failed(line, call, late)
+        except (FencedError, StoreRefusedError) as error:
+            outcome = error.code
+            raise
         except SeedbedError as error:
             outcome = error.code
             await self._halts(error)

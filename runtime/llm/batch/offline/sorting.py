@@ -10,10 +10,11 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import orjson
 
-from seedbed.crds.errors import InvalidError, SeedbedError
+from seedbed.crds.errors import FencedError, InvalidError, RetryableError, SeedbedError
 from seedbed.crds.money import nanos
 from seedbed.runtime.llm.batch.collapse import repeatable
 from seedbed.runtime.llm.batch.offline.job import Bench, Job
@@ -35,6 +36,7 @@ from seedbed.runtime.llm.providers import Json
 from seedbed.runtime.llm.service import account_of
 from seedbed.runtime.store.batch_work import LineResult
 from seedbed.runtime.store.batches import PAGE_BYTES, LineRow, LineState
+from seedbed.runtime.store.port import StoreRefusedError
 
 _AT_ONCE = 200
 EXACT = {HEADER: "exact"}
@@ -92,7 +94,8 @@ async def _take(job: Job, found: _Found, number: int, data: bytes) -> None:
             None, "input_file_id", f"has more than {MOST_LINES} lines", "too_many_tasks"
         )
     try:
-        line = read_line(number, data, job.endpoint, job.bench.gateway.named)
+        named = partial(job.bench.gateway.named, namespace=job.row.namespace)
+        line = read_line(number, data, job.endpoint, named)
         if line.custom_id in found.names:
             raise LineError(number, "custom_id", "stands twice", "duplicate_custom_id")
     except LineError as fault:
@@ -102,7 +105,7 @@ async def _take(job: Job, found: _Found, number: int, data: bytes) -> None:
         return
     found.names.add(line.custom_id)
     found.rows.append(
-        LineRow(job.id, number, line.custom_id, _same_as(job.bench, line, found), line.body)
+        LineRow(job.id, number, line.custom_id, _same_as(job, line, found), line.body)
     )
     found.size += len(data)
     if len(found.rows) >= _AT_ONCE or found.size > PAGE_BYTES:
@@ -113,12 +116,12 @@ async def _take(job: Job, found: _Found, number: int, data: bytes) -> None:
         await asyncio.sleep(0)
 
 
-def _same_as(bench: Bench, line: Line, found: _Found) -> int | None:
+def _same_as(job: Job, line: Line, found: _Found) -> int | None:
     """Number of the earlier line whose answer this one may have."""
-    how = bench.gateway.models.batching.collapse
+    how = job.bench.gateway.models.batching.collapse
     if how == "off" or (how == "repeatable" and not repeatable(line.request)):
         return None
-    model = bench.gateway.named(line.request.model)
+    model = job.bench.gateway.named(line.request.model, job.row.namespace)
     asked = digest(line.request) + model.encode()
     first = found.first.setdefault(asked, line.number)
     return None if first == line.number else first
@@ -143,6 +146,9 @@ async def _sorted(job: Job, after: int, providers: Mapping[str, ProviderBatches]
             continue
         try:
             target = await _target(job, row, providers)
+        except (FencedError, RetryableError, StoreRefusedError):
+            # It is the database's, not the line's.
+            raise
         except SeedbedError as error:
             results.append(failure(row.number, error))
             continue

@@ -14,13 +14,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from seedbed.crds.errors import FencedError, RetryableError
-from seedbed.crds.money import dollars
+from seedbed.crds.errors import ConflictError, FencedError, RetryableError
 from seedbed.runtime.coordination.port import Ownership
 from seedbed.runtime.llm.batch.offline.counting import OfflineMetrics
-from seedbed.runtime.llm.batch.offline.form import written_by
+from seedbed.runtime.llm.batch.offline.ending import fail, finish, meets_its_end, tell
 from seedbed.runtime.llm.batch.offline.job import Bench, Job, Wall
-from seedbed.runtime.llm.batch.offline.lines import CANCELLED, EXPIRED, output_line
+from seedbed.runtime.llm.batch.offline.lines import CANCELLED, FAILED
 from seedbed.runtime.llm.batch.offline.own import OwnWork
 from seedbed.runtime.llm.batch.offline.parts import Parts
 from seedbed.runtime.llm.batch.offline.provider_batches import ProviderBatches
@@ -28,22 +27,25 @@ from seedbed.runtime.llm.batch.offline.quiet import Quiet
 from seedbed.runtime.llm.batch.offline.sorting import sort, validate
 from seedbed.runtime.llm.cache.stage import CacheStage
 from seedbed.runtime.llm.gateway import Gateway
-from seedbed.runtime.llm.notices import Notice
 from seedbed.runtime.store.batch_files import SqlBatchFiles
-from seedbed.runtime.store.batch_work import LineResult, SqlBatchWork
-from seedbed.runtime.store.batches import BatchRow, BatchStatus, LineState, SqlBatches
+from seedbed.runtime.store.batch_work import SqlBatchWork
+from seedbed.runtime.store.batches import OPEN, BatchRow, SqlBatches
 from seedbed.runtime.store.ledger import SqlLedger
+from seedbed.runtime.store.port import StoreRefusedError
 from seedbed.runtime.store.sql import SqlStore
 
 log = logging.getLogger(__name__)
 
 MOST_BATCHES = 16
 """That are worked through side by side."""
+_DATABASE = (RetryableError, StoreRefusedError, ConflictError)
+"""What may pass once the database is well again."""
 _TRIM_EVERY = 3600.0
+_COUNT_EVERY = 10.0
 _AFTER_A_FAULT = 30.0
+_LONGEST_WAIT = 30.0
+"""Seconds between two looks at a database that is away."""
 _DAY = 86_400.0
-_AT_ONCE = 500
-_UNDONE: tuple[LineState, ...] = ("new", "own", "ready", "sent")
 
 
 @dataclass(slots=True)
@@ -84,7 +86,7 @@ class OfflineWorker:
         )
         await self._claimed(bench)
         running: dict[str, asyncio.Task[None]] = {}
-        trimmed = float("-inf")
+        trimmed, counted, away = float("-inf"), float("-inf"), 0
         try:
             async with asyncio.TaskGroup() as tasks:
                 while True:
@@ -97,12 +99,15 @@ class OfflineWorker:
                                 task = tasks.create_task(self._safely(bench, row, quiet))
                                 running[row.id] = task
                         halted = sum(bool(row.reason) for row in rows)
-                        self.metrics.stand(await bench.batches.counts(), halted)
+                        if self.gateway.now() - counted > _COUNT_EVERY:
+                            counted = self.gateway.now()
+                            self.metrics.stand(await bench.batches.counts(), halted)
                         if self.gateway.now() - trimmed > _TRIM_EVERY:
                             trimmed = self.gateway.now()
                             await _trim(bench)
-                    except RetryableError as error:
-                        log.warning("batches cannot be read: %s", error)
+                        away = 0
+                    except _DATABASE as error:
+                        away = await self._away(bench, "batches cannot be read", error, away)
                     with suppress(TimeoutError):
                         async with asyncio.timeout(bench.look):
                             await self.wake.wait()
@@ -110,45 +115,70 @@ class OfflineWorker:
             self.metrics.resigned()
 
     async def _claimed(self, bench: Bench) -> None:
+        away = 0
         while True:
             try:
                 await bench.work.claim()
-            except RetryableError as error:
-                log.warning("batches cannot be taken over yet: %s", error)
-                await asyncio.sleep(bench.look)
+            except _DATABASE as error:
+                away = await self._away(bench, "batches cannot be taken over yet", error, away)
             else:
                 return
+
+    async def _away(self, bench: Bench, what: str, error: Exception, times: int) -> int:
+        """Wait for the database, the longer the more often it was away in a row; how often by now."""
+        log.warning("%s: %s", what, error)
+        if not isinstance(error, RetryableError):
+            self.metrics.fault("database")
+        await asyncio.sleep(min(_LONGEST_WAIT, bench.look * 2.0 ** min(times, 16)))
+        return times + 1
 
     def _waiting(self, model: str) -> int:
         target = self.gateway.targets.get(model)
         return 0 if target is None else target.provider.waiting
 
     async def _safely(self, bench: Bench, row: BatchRow, quiet: Quiet) -> None:
-        """Work through a batch; where that fails for now, it is begun anew a while later."""
+        """Work through a batch; where that fails for now, it is begun anew a while later.
+
+        Where the database refuses its work for good, the batch fails, and others go on.
+        """
         try:
             await self._serve(bench, row, quiet)
         except* FencedError:
             raise
         except* RetryableError as errors:
-            log.warning("batch %s is interrupted: %s", row.id, errors.exceptions[0])
+            log.warning("batch %s is interrupted: %s", row.id, _first(errors))
             await asyncio.sleep(bench.look)
+        except* (StoreRefusedError, ConflictError) as errors:
+            await self._failed(bench, row, _first(errors))
         except* Exception:
             # A fault of ours in one batch must not end the others', nor the calls of this process.
             log.exception("batch %s is interrupted by a fault", row.id)
+            self.metrics.fault("defect")
+            await asyncio.sleep(_AFTER_A_FAULT)
+
+    async def _failed(self, bench: Bench, row: BatchRow, error: Exception) -> None:
+        log.error("batch %s fails: %s", row.id, error)
+        self.metrics.fault("database")
+        try:
+            await fail(bench, row.id, str(error))
+        except _DATABASE as again:
+            # Then it is the database as a whole: once it is well the batch goes on.
+            log.warning("that batch %s fails cannot be written: %s", row.id, again)
             await asyncio.sleep(_AFTER_A_FAULT)
 
     async def _serve(self, bench: Bench, row: BatchRow, quiet: Quiet) -> None:
+        # Where not even this can be written nobody is asked: it would be paid for again and again.
+        await bench.work.change(row.id, OPEN, reason=row.reason)
         if row.status == "validating":
             await validate(Job(bench, row))
             found = await bench.batches.batch(row.id)
             if found is None or found.ended_at is not None:
-                if found is not None:
-                    _tell(bench, found)
+                await tell(bench, row.id)
                 return
             row = found
         job = Job(bench, row)
         if row.status == "cancelling":
-            job.stop(CANCELLED)
+            job.stop(FAILED if meets_its_end(row) else CANCELLED)
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(job.watch())
             await sort(job, self.providers)
@@ -157,10 +187,8 @@ class OfflineWorker:
                 working.create_task(parts.run())
                 working.create_task(own.run(lambda: parts.sending))
             watching.cancel()
-        await _finish(job)
-        found = await bench.batches.batch(row.id)
-        if found is not None:
-            _tell(bench, found)
+        await finish(job)
+        await tell(bench, row.id)
 
 
 def in_turn(rows: Sequence[BatchRow]) -> list[BatchRow]:
@@ -176,28 +204,10 @@ def in_turn(rows: Sequence[BatchRow]) -> list[BatchRow]:
     return [rows[arrival] for _, arrival in sorted(places)]
 
 
-async def _finish(job: Job) -> None:
-    """Say of lines that were not asked why, and end the batch with its files."""
-    bench = job.bench
-    for state in _UNDONE:
-        while job.why and (rows := await bench.batches.lines(job.id, state, 0, _AT_ONCE)):
-            await job.answered([LineResult(row.number, "", job.why, b"") for row in rows])
-    now = bench.wall()
-    await bench.work.change(job.id, ("in_progress",), status="finalizing", finalizing_at=now)
-    row = await bench.batches.batch(job.id)
-    if row is None:
-        return
-    status: BatchStatus = "cancelled" if row.status == "cancelling" else "completed"
-    if job.why == EXPIRED:
-        status = "expired"
-    sizes = await _size(bench, job.id, failed=False), await _size(bench, job.id, failed=True)
-    await bench.work.finish(job.id, status, bench.wall(), written_by(row, now, sizes))
-
-
-async def _size(bench: Bench, batch: str, *, failed: bool) -> int:
-    """Bytes of a file that a batch has written."""
-    rows = bench.batches.all_results(batch, failed=failed)
-    return sum([len(output_line(row)) async for row in rows])
+def _first(group: BaseExceptionGroup[Exception]) -> Exception:
+    """The first of what went wrong at once."""
+    found = group.exceptions[0]
+    return _first(found) if isinstance(found, BaseExceptionGroup) else found
 
 
 async def _trim(bench: Bench) -> None:
@@ -206,14 +216,3 @@ async def _trim(bench: Bench) -> None:
         pass
     while await bench.files.trim(before):
         pass
-
-
-def _tell(bench: Bench, row: BatchRow) -> None:
-    facts: dict[str, str | float] = {
-        "namespace": row.namespace,
-        "status": row.status,
-        "completed": row.completed,
-        "failed": row.failed,
-        "saved": dollars(row.saved),
-    }
-    bench.gateway.notices(Notice("batch.ended", row.id, facts))
