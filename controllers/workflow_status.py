@@ -42,6 +42,8 @@ def verdicts_of(spec: WorkflowSpec, run: RunSummary) -> dict[str, Verdict]:
         "Succeeded": ready,
         "Failed": stalled,
     }[run.phase](reason, message)
+    if run.stuck:
+        made = stalled(reason, message)
     return {**made, **marks(spec, run)}
 
 

@@ -3,6 +3,7 @@
     SeedbedError
     ├── TerminalError        trying again does not help: the input has to change
     │   ├── InvalidError         a value is wrong; names the field and what was expected
+    │   │   └── TooCostlyError       an expression takes more than it may
     │   ├── NotFoundError        a named thing does not exist
     │   └── FencedError          a newer owner exists; this process must stop writing
     ├── RetryableError       trying again after `retry_after` seconds may help
@@ -55,6 +56,24 @@ class InvalidError(TerminalError):
     def inside(self, field: str) -> InvalidError:
         """The same error of a spec that stands under another field."""
         return InvalidError(f"{field}.{self.field.removeprefix('spec.')}", self.expected)
+
+
+class TooCostlyError(InvalidError):
+    """An expression takes more time or memory than it may, or gives more.
+
+    Attributes:
+        limit: which limit: time, memory or result.
+    """
+
+    code = "expression_too_costly"
+
+    def __init__(self, field: str, expected: str, limit: str) -> None:
+        super().__init__(field, expected)
+        self.limit = limit
+
+    def inside(self, field: str) -> TooCostlyError:
+        """The same error of a spec that stands under another field."""
+        return TooCostlyError(super().inside(field).field, self.expected, self.limit)
 
 
 class NotFoundError(TerminalError):

@@ -18,8 +18,10 @@ there are those of `FUNCTIONS`: text (`join`, `split`, `replace`, `trim`, `lower
 (`sort`, `distinct`, `flatten`, `slice`, `first`, `last`, `sum`, `min`, `max`, `lists.range`),
 `math.*`, and `toJson` and `parseJson`. CEL mixes no types: write `double(params.count) * 0.5`.
 
-Evaluation converts each variable that the expression names, and of `steps` only the steps it
-names; so its cost grows with what is read, not with the size of the run.
+Evaluation converts each variable that the expression names, of `steps` only the steps it names and of
+`params` only those members; so its cost grows with what is read, not with the size of the run. What is
+only a path is not evaluated at all, see `paths`. Where the scope says who evaluates what may cost much,
+`expression_cost` tells what that is.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ import dataclasses
 import difflib
 import functools
 import math
-import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -40,7 +42,10 @@ from msgspec import Struct, field
 from seedbed.crds import comprehensions
 from seedbed.crds.cel_runtime import EXTENSIONS, cel
 from seedbed.crds.errors import InvalidError, SeedbedError
-from seedbed.crds.tokens import ExpressionError, Names, names
+from seedbed.crds.expression_cost import LONGEST, MOST_TOKENS, Cost, cost_of
+from seedbed.crds.expression_errors import reason, short, syntax
+from seedbed.crds.paths import Path, path_of
+from seedbed.crds.tokens import ExpressionError, Names, names, tokens
 
 LOCAL = frozenset({"previous", "iteration", "output"})
 """What only some expressions may name: those of a step that repeats, or compensates."""
@@ -50,6 +55,21 @@ VARIABLES = frozenset({"params", "steps", "item", "index", "run"}) | LOCAL
 
 Flag = Callable[[str, str | None], bool]
 """Tells whether the flag of this name is on for this subject; None means the run itself."""
+
+Elsewhere = Callable[["Expression", "Scope"], Any]
+"""Gives the value of an expression that is more than a path, or raises Pending."""
+
+
+class Pending(Exception):  # noqa: N818 - nothing is wrong
+    """A value is not known yet. Who evaluates it has the run decide again once it is.
+
+    Attributes:
+        full: whether asking for other values is of no use before then.
+    """
+
+    def __init__(self, *, full: bool) -> None:
+        super().__init__("not known yet")
+        self.full = full
 
 
 def _first(items: list[Any]) -> Any:
@@ -108,6 +128,7 @@ class Scope(Struct, frozen=True):
             expression names have to be there.
         run: `id`, `namespace` and `workflow`.
         flag: answers `flag(...)`; an error it raises comes out of `evaluate` unchanged.
+        elsewhere: evaluates expressions; None where each is evaluated at once, whatever it costs.
     """
 
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -119,6 +140,7 @@ class Scope(Struct, frozen=True):
     previous: Any = None
     iteration: int = 0
     output: Any = None
+    elsewhere: Elsewhere | None = None
 
     def at(self, index: int, item: Any) -> Scope:
         """The same scope for one item of a forEach."""
@@ -133,6 +155,7 @@ class Scope(Struct, frozen=True):
             self.previous,
             self.iteration,
             self.output,
+            self.elsewhere,
         )
 
 
@@ -141,6 +164,8 @@ class _Compiled:
     program: cel.Program
     names: Names
     makes_lists: bool
+    path: Path | None
+    cost: Cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +178,9 @@ class Expression:
         steps: names of the steps it reads.
         flags: names of the flags it asks for.
         variables: which of params, steps, item, index and run it reads.
+        params: the parameters it reads; None for all.
+        path: what it is, where it is only a path.
+        cost: what its text tells of its cost.
     """
 
     text: str
@@ -160,6 +188,9 @@ class Expression:
     steps: frozenset[str]
     flags: frozenset[str]
     variables: frozenset[str]
+    params: frozenset[str] | None = dataclasses.field(repr=False)
+    path: Path | None = dataclasses.field(repr=False)
+    cost: Cost = dataclasses.field(repr=False)
     _functions: frozenset[str] = dataclasses.field(repr=False)
     _makes_lists: bool = dataclasses.field(repr=False)
     _program: cel.Program = dataclasses.field(repr=False, compare=False)
@@ -178,8 +209,8 @@ class Expression:
         found = compiled.names
         own = frozenset(found.functions & FUNCTIONS.keys())
         variables = found.variables & VARIABLES
-        known = (found.steps, found.flags, variables, own, compiled.makes_lists)
-        return cls(text, field, *known, compiled.program)
+        known = (found.steps, found.flags, variables, found.params, compiled.path, compiled.cost)
+        return cls(text, field, *known, own, compiled.makes_lists, compiled.program)
 
     @property
     def per_item(self) -> bool:
@@ -192,9 +223,17 @@ class Expression:
         Raises:
             InvalidError: where the values do not fit the expression.
             SeedbedError: whatever the scope's `flag` raises.
+            Pending: the value is not known yet; only where the scope has `elsewhere`.
         """
+        if self.path is not None:
+            with suppress(LookupError):
+                return self.path.follow(getattr(scope, self.path.root), scope.index)
+        return self.compute(scope) if scope.elsewhere is None else scope.elsewhere(self, scope)
+
+    def compute(self, scope: Scope) -> Any:
+        """The value, computed here and now, whatever that costs; else as `evaluate`."""
         failed: list[Exception] = []
-        context = cel.Context(self._variables(scope), self._bind_functions(scope, failed))
+        context = cel.Context(self.reads(scope), self._bind_functions(scope, failed))
         try:
             value = plain(self._program.execute(context))
         except _FAILURES as error:
@@ -202,10 +241,10 @@ class Expression:
             value = None
         if not failed:
             return value
-        if isinstance(failed[0], SeedbedError):
+        if isinstance(failed[0], (SeedbedError, MemoryError)):
             raise failed[0]
         raise InvalidError(
-            self.field, f"cannot evaluate `{_short(self.text)}`: {_reason(failed[0])}"
+            self.field, f"cannot evaluate `{short(self.text)}`: {reason(failed[0])}"
         ) from failed[0]
 
     def holds(self, scope: Scope) -> bool:
@@ -219,12 +258,16 @@ class Expression:
             raise InvalidError(self.field, "must give true or false")
         return value
 
-    def _variables(self, scope: Scope) -> dict[str, Any]:
+    def reads(self, scope: Scope) -> dict[str, Any]:
+        """What it reads of a scope, by the names of `Scope`."""
         read: dict[str, Any] = {}
         for name in self.variables:
             if name == "steps":
                 known = scope.steps
                 read[name] = {step: known[step] for step in self.steps if step in known}
+            elif name == "params" and self.params is not None:
+                given = scope.params
+                read[name] = {each: given[each] for each in self.params if each in given}
             else:
                 read[name] = getattr(scope, name)
         return read
@@ -251,7 +294,7 @@ def _noting(function: Callable[..., Any], failed: list[Exception]) -> Callable[.
     def call(*arguments: Any) -> Any:
         try:
             return function(*arguments)
-        except (SeedbedError, *_FAILURES) as error:
+        except (SeedbedError, MemoryError, *_FAILURES) as error:
             failed.append(error)
             return None
 
@@ -292,14 +335,25 @@ def as_text(value: Any) -> str:
 
 @functools.lru_cache(maxsize=8192)
 def _compile(text: str) -> _Compiled:
+    if len(text) > LONGEST:
+        raise ExpressionError(f"has {len(text):,} characters, at most {LONGEST:,} are possible")
+    pieces = [*tokens(text)]
+    if len(pieces) > MOST_TOKENS:
+        raise ExpressionError(
+            f"`{short(text)}` has {len(pieces):,} names, numbers and signs, at most "
+            f"{MOST_TOKENS:,} are possible"
+        )
     try:
         program = cel.compile(text)
     except ValueError as error:
-        raise ExpressionError(_syntax(text, str(error))) from error
-    found = names(text, _NAMESPACES)
+        raise ExpressionError(syntax(text, str(error))) from error
+    found = names(pieces, _NAMESPACES)
     _check_names(found)
     parted = comprehensions.in_parts(text)
-    return _Compiled(program if parted == text else cel.compile(parted), found, parted != text)
+    if parted != text:
+        program = cel.compile(parted)
+    path, cost = path_of(pieces, VARIABLES), cost_of(text, pieces)
+    return _Compiled(program, found, parted != text, path, cost)
 
 
 def _check_names(found: Names) -> None:
@@ -320,40 +374,3 @@ def suggestion(name: str, known: frozenset[str] | Mapping[str, Any]) -> str:
     """`; did you mean X?` where a known name is near, else nothing."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean `{near[0]}`?" if near else ""
-
-
-_SYNTAX = re.compile(r"ERROR: <input>:(\d+):(\d+): (?:Syntax error: )?(.*)")
-_UNEXPECTED = re.compile(r"(?:mismatched|extraneous) input (.*?) expecting|at(?: input)?:? (.*)$")
-
-
-def _syntax(text: str, message: str) -> str:
-    """The library's first complaint in plain words."""
-    complaints = [*_SYNTAX.finditer(message)]
-    if not complaints:
-        return f"`{_short(text)}` is not a CEL expression"
-    # "Incomplete" tells of the parser's inside; another complaint tells of the text.
-    found = next((each for each in complaints if "Incomplete" not in each[3]), complaints[0])
-    line, column, complaint = int(found[1]), int(found[2]), found[3]
-    if "Incomplete" in complaint:
-        complaint = "it ends too early, after what begins"
-    unexpected = _UNEXPECTED.search(complaint)
-    if unexpected is not None and not complaint.startswith("missing"):
-        sign = (unexpected[1] or unexpected[2]).strip()
-        complaint = "it ends too early" if "<EOF>" in sign else f"unexpected {sign}"
-    place = f"column {column}" if line == 1 else f"line {line}, column {column}"
-    return f"`{_short(text)}` is not a CEL expression: {complaint} at {place}"
-
-
-def _short(text: str, limit: int = 80) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= limit else f"{line[: limit - 1]}…"
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, KeyError):
-        return f"there is no {error.args[0]!r}"
-    message = str(error)
-    if message.startswith("Undefined variable or function"):
-        name = message.split("'")[1]
-        return f"{name}() does not take such values"
-    return re.split(r"\. (?:Check|CEL does|Convert) ", message, maxsplit=1)[0].rstrip(".")

@@ -252,6 +252,7 @@ class RunSummary:
         replans: how often its plan was changed after a failure.
         parent: the run that this one does the work of a step for; empty for the run of an object.
         parent_step: that step, with the index of its item.
+        stuck: whether its owner cannot go on with it, since it cannot be read.
     """
 
     run: str
@@ -279,3 +280,4 @@ class RunSummary:
     eta: float | None = None
     advice: Advice | None = None
     replans: int = 0
+    stuck: bool = False

@@ -14,12 +14,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.expressions import Expression, Scope, as_text
+from seedbed.crds.messages import VALUE_LIMIT
 from seedbed.crds.tokens import closing_brace
 
 _OPENING = re.compile(r"\$?\$\{")
 _PLAIN_KEY = re.compile(r"[A-Za-z_]\w*")
+
+FEW = 16
+"""Expressions of one template whose values are put together without being measured first."""
 
 Render = Callable[[Scope], Any]
 
@@ -64,9 +70,28 @@ class Template:
         """The value with every expression evaluated; parts without one are shared, not copied.
 
         Raises:
-            InvalidError: where the values do not fit an expression.
+            InvalidError: where the values do not fit an expression, or are too large together.
+            Pending: as `Expression.evaluate` does.
         """
+        if len(self.expressions) > FEW:
+            self._measure(scope)
         return self._render(scope)
+
+    def _measure(self, scope: Scope) -> None:
+        """Pass where all that is put in has no more bytes than a value may have.
+
+        A short text can name a long one ten thousand times: what that makes is never made.
+        """
+        left = VALUE_LIMIT
+        for expression in self.expressions:
+            value = expression.evaluate(scope)
+            if isinstance(value, (str, list, dict)):
+                left -= len(orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS))
+            if left < 0:
+                raise InvalidError(
+                    expression.field,
+                    f"puts in more than {VALUE_LIMIT} bytes, with all that stands before it",
+                )
 
 
 def escape(text: str) -> str:

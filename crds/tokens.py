@@ -51,13 +51,18 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What an expression refers to; names bound by macros left out, macros left out."""
+    """What an expression refers to; names bound by macros left out, macros left out.
+
+    Attributes:
+        params: the parameters that it reads; None where it may read any.
+    """
 
     variables: frozenset[str]
     functions: frozenset[str]
     steps: frozenset[str]
     flags: frozenset[str]
     bound: frozenset[str]
+    params: frozenset[str] | None = frozenset()
 
 
 def tokens(text: str, start: int = 0) -> Iterator[Token]:
@@ -81,17 +86,17 @@ def closing_brace(text: str, start: int) -> int | None:
     return None
 
 
-def names(text: str, namespaces: frozenset[str]) -> Names:
-    """What the text refers to.
+def names(found: list[Token], namespaces: frozenset[str]) -> Names:
+    """What an expression refers to.
 
     Args:
-        text: an expression that the library has parsed.
+        found: the tokens of a text that the library has parsed.
         namespaces: first parts of dotted function names, such as `math`.
 
     Raises:
         ExpressionError: where a step or a flag is not named by a literal, or with a bare hyphen.
     """
-    return _Scan([*tokens(text)], namespaces).names()
+    return _Scan(found, namespaces).names()
 
 
 class _Scan:
@@ -107,6 +112,7 @@ class _Scan:
         self._steps: set[str] = set()
         self._flags: set[str] = set()
         self._bound: set[str] = set()
+        self._params: set[str] | None = set()
 
     def names(self) -> Names:
         for at in range(self._count):
@@ -118,6 +124,7 @@ class _Scan:
             frozenset(self._steps),
             frozenset(self._flags),
             frozenset(self._bound),
+            None if self._params is None else frozenset(self._params),
         )
 
     def _name(self, at: int) -> None:
@@ -129,6 +136,8 @@ class _Scan:
             self._variables.add(name)
             if name == "steps":
                 self._step(at)
+            elif name == "params":
+                self._param(at)
 
     def _call(self, at: int, name: str, *, member: bool) -> None:
         if member and name in MACROS:
@@ -146,6 +155,13 @@ class _Scan:
             if argument.kind != "string" or self._tokens[at + 3].text not in {",", ")"}:
                 raise ExpressionError("flag() takes the flag's name as a literal: flag('name')")
             self._flags.add(str(cel.evaluate(argument.text)))
+
+    def _param(self, at: int) -> None:
+        sign, named = self._tokens[at + 1], self._tokens[at + 2]
+        if self._params is None or sign.text != "." or self._tokens[at + 3].text == "(":
+            self._params = None
+        else:
+            self._params.add(named.text)
 
     def _step(self, at: int) -> None:
         sign, named = self._tokens[at + 1], self._tokens[at + 2]

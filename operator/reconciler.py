@@ -374,11 +374,13 @@ def _account(key: Key) -> str:
 
 
 def _older(summary: RunSummary, known: RunSummary) -> bool:
-    """Whether a summary tells nothing new; forecasts change while nothing happens in a run."""
-    forecast = (summary.eta, summary.advice) != (known.eta, known.advice)
-    return summary.revision < known.revision or (
-        summary.revision == known.revision and not forecast
-    )
+    """Whether a summary tells nothing new.
+
+    Forecasts change while nothing happens in a run, and so does whether its owner can go on with it.
+    """
+    said = (summary.eta, summary.advice, summary.stuck)
+    other = said != (known.eta, known.advice, known.stuck)
+    return summary.revision < known.revision or (summary.revision == known.revision and not other)
 
 
 def _replaced(workflow: Raw, run: str) -> bool:

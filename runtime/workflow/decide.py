@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from seedbed.crds.engine_requests import Adjust, Approve, Cancel, Signal
 from seedbed.crds.errors import SeedbedError
-from seedbed.crds.expressions import Scope
+from seedbed.crds.expressions import Pending, Scope
 from seedbed.crds.messages import Decision, StepKey, StepResult
 from seedbed.runtime.workflow.ending import cancel, complete, failing, run_out, undo
 from seedbed.runtime.workflow.engine_steps import approve, expire, receive
@@ -120,7 +120,7 @@ def advance(state: RunState, now: float, world: World) -> list[Record]:
     over = state.ends
     if over is not None and now >= over:
         decided += run_out(state, now)
-    elif state.is_undone:
+    if state.is_undone:
         decided += undo(state, now)
     scope = _scope(state, world)
     if not state.suspended and state.failed is None and state.finished is None:
@@ -156,10 +156,15 @@ def _start_all(state: RunState, scope: Scope, now: float, world: World) -> list[
         elif unit.status == "Waiting":
             decided += expire(state, unit.key, now)
     blocked: Blocked | None = None
+    later: list[str] = []
     again = True
     while again and state.failed is None:
         while state.startable and state.failed is None:
-            decided += open_step(state, state.startable.popleft(), scope, now)
+            name = state.startable.popleft()
+            try:
+                decided += open_step(state, name, scope, now)
+            except Pending:
+                later.append(name)
         while state.early:
             anticipate(state, state.early.popleft())
         for lane in sorted(state.lanes):
@@ -168,6 +173,7 @@ def _start_all(state: RunState, scope: Scope, now: float, world: World) -> list[
                 stopped = make_room(state, lane, stopped, scope, now, world, decided)
             blocked = blocked or (stopped if stopped and stopped.missing else None)
         again = bool(state.startable)
+    state.startable.extend(later)
     return [*decided, *_hold(state, blocked, now)]
 
 

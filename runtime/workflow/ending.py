@@ -4,9 +4,9 @@
         └──────────┴──────────────┴──────────────►
 
 A failed step whose policy is `compensate` lets running steps end, then undoes every step that succeeded
-and says how, the last one first, one at a time. Once the outcome is known the onExit steps run; they see
-it and cannot change it. Both have `LIMIT` seconds, and a run that is cancelled meanwhile goes on with
-them: what is half undone helps nobody.
+and says how, the last one first, one at a time; so does the deadline of a run with that policy. Once the
+outcome is known the onExit steps run; they see it and cannot change it. Both have `LIMIT` seconds, and a
+run that is cancelled meanwhile goes on with them: what is half undone helps nobody.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from seedbed.crds.errors import InvalidError
-from seedbed.crds.expressions import Scope
+from seedbed.crds.expressions import Pending, Scope
 from seedbed.crds.messages import StepKey
 from seedbed.crds.values import written
 from seedbed.runtime.workflow.lanes import queue
@@ -64,6 +64,13 @@ def run_out(state: RunState, now: float) -> list[Record]:
         return _undone(state, now, "compensation took too long")
     limit = state.spec.deadline or "the time of the run around it"
     message = f"not finished within {limit}"
+    policy = state.spec.on_error
+    if (
+        policy is not None
+        and policy.action == "compensate"
+        and (state.completed or state.scheduled)
+    ):
+        return made(state, RunCompensating(now, StepKey(""), message))
     return finish(state, now, "Failed", "DeadlineExceeded", message)
 
 
@@ -97,6 +104,8 @@ def complete(state: RunState, scope: Scope, now: float) -> list[Record]:
     try:
         result = _result(state, scope)
         written(result, any_keys=True)
+    except Pending:
+        return []
     except InvalidError as error:
         return finish(state, now, "Failed", "ResultInvalid", error.message)
     except TypeError as error:
@@ -139,7 +148,8 @@ def _undone(state: RunState, now: float, why: str) -> list[Record]:
     assert undoing is not None
     wrong = [f"{key} failed" for key in undoing.failed[:_TOLD]]
     told = f"{undoing.done} compensations ran"
-    message = "; ".join(filter(None, (_cause(state, undoing.cause), told, *wrong, why)))
+    cause = undoing.why or _cause(state, undoing.cause)
+    message = "; ".join(filter(None, (cause, told, *wrong, why)))
     reason = "CompensationFailed" if wrong or why else "Compensated"
     return finish(state, now, "Failed", reason, message)
 

@@ -121,6 +121,7 @@ class Engine:
             try:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._follow(changes))
+                    tasks.create_task(self._world.evaluations.run())
                     await self._share(lease, tasks)
             except* SeedbedError as group:
                 raise group.exceptions[0] from None

@@ -21,6 +21,17 @@ REJECTED = Counter(
 DOUBLED = Counter(
     "seedbed_engine_doubled_steps_total", "Items that were started a second time: stragglers."
 )
+EXPRESSIONS = Counter(
+    "seedbed_engine_expressions_total",
+    "Expressions that were evaluated beside the engine, by outcome: value, invalid, or the limit "
+    "that they went beyond: time, memory, result.",
+    ["outcome"],
+)
+EXPRESSION_SECONDS = Histogram(
+    "seedbed_engine_expression_seconds",
+    "Time of evaluating one expression beside the engine.",
+    buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0),
+)
 REPLANS = Counter(
     "seedbed_engine_replans_total",
     "Changes of plans after failures, by what the error was about, and what became of them.",
@@ -37,6 +48,11 @@ GROUP_SIZE = Histogram(
     buckets=(1, 2, 5, 10, 20, 50, 100, 500, 2000),
 )
 RUNS = Gauge("seedbed_engine_runs", "Runs that have not finished, by partition.", ["partition"])
+STUCK = Gauge(
+    "seedbed_engine_stuck_runs",
+    "Runs that cannot be resumed, by partition: what their objects say is CannotResume.",
+    ["partition"],
+)
 LONGEST_REMAINING = Gauge(
     "seedbed_engine_longest_remaining_seconds",
     "Until the last of a partition's runs is expected to end.",

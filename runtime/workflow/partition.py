@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 
 from seedbed.crds.addresses import summaries_topic
 from seedbed.crds.errors import SeedbedError, UnavailableError
@@ -34,6 +35,7 @@ from seedbed.runtime.workflow.replay import resume
 from seedbed.runtime.workflow.requests import DEFECT, Ask, Asked, Requests, moving
 from seedbed.runtime.workflow.state import RunState
 from seedbed.runtime.workflow.streams import Streams
+from seedbed.runtime.workflow.stuck import Stuck, was_stuck
 from seedbed.runtime.workflow.summary import summarise
 from seedbed.runtime.workflow.telling import tell_end, tell_entries
 from seedbed.runtime.workflow.world import World
@@ -66,8 +68,8 @@ class Partition:
         self._dirty: set[str] = set()
         self._unseen: set[str] = set()
         self._reminders = Reminders()
-        self._left: set[str] = set()
-        self._requests = Requests(self._runs, self._left, store, world, self._touch)
+        self._stuck = Stuck(number, self._journal, bus)
+        self._requests = Requests(self._runs, self._stuck, store, world, self._touch)
         self._looked = 0.0
         self._closed = False
         self._wake = asyncio.Event()
@@ -110,12 +112,14 @@ class Partition:
             FencedError: a newer owner exists; nothing more is written here.
         """
         self._world.shedding.wake[self.number] = self._look_at
+        self._world.evaluations.wake[self.number] = self._decide_again
         try:
             for row in await self._journal.claim():
                 await self._resume(row)
             log.info("partition %d: owned, %d runs", self.number, len(self._runs))
             async with asyncio.TaskGroup() as tasks, self._children, self._streams:
                 tasks.create_task(self._dispatch.run())
+                tasks.create_task(self._try_stuck())
                 while True:
                     await self._rest()
                     await self._turn()
@@ -127,26 +131,41 @@ class Partition:
     def _close(self) -> None:
         self._closed = True
         self._world.shedding.wake.pop(self.number, None)
+        self._world.evaluations.wake.pop(self.number, None)
         self._silence()
         for waiting in (*self._answering, *self._asked):
             waiting.settle(moving())
         for name, run in self._runs.items():
             run.state.release()
-            self._world.shares.leave(name)
-            self._world.shedding.leave(name)
+            self._leave(name)
         self._count.set(0)
+        self._stuck.close()
 
     async def _resume(self, row: RunRow) -> None:
         try:
             state, seq = await until_answered(lambda: resume(self._store, row, self._world.hands))
-        except Exception:  # whatever it is, it must not keep the other runs from going on
-            log.exception("run %s cannot be resumed and is left alone", row.run)
-            self._left.add(row.run)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other runs go on
+            await self._stuck.leave(row, error)
             return
+        if row.run in self._stuck or was_stuck(row):
+            self._stuck.forget(row.run)
+            self._reminders.tell(row.run)
+        state.evaluate_by(self._world.evaluations.of(row.run))
         self._runs[row.run] = LiveRun(state, seq)
         self._count.set(len(self._runs))
         self._world.shedding.resumed(state)
         self._look_at(row.run)
+
+    async def _try_stuck(self) -> None:
+        """Try again what could not be resumed, for as long as it is here."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            for name in self._stuck.due(time.time()):
+                row = await until_answered(partial(self._store.run, name))
+                if row is None or row.finished:
+                    self._stuck.forget(name)
+                else:
+                    await self._resume(row)
 
     def _look_at(self, name: str) -> None:
         self._dirty.add(name)
@@ -155,6 +174,10 @@ class Partition:
 
     def _touch(self, name: str) -> None:
         self._dirty.add(name)
+
+    def _decide_again(self, name: str) -> None:
+        self._dirty.add(name)
+        self._wake.set()
 
     async def _rest(self) -> None:
         if self._asked or self._dirty:
@@ -180,6 +203,7 @@ class Partition:
         self._wake.clear()
         self._answering, self._asked = self._asked, []
         now = time.time()
+        self._world.evaluations.new_turn()
         known = len(self._runs)
         await self._requests.take(self._answering, now)
         if len(self._runs) > known:
@@ -206,9 +230,14 @@ class Partition:
     def _forget(self, name: str) -> None:
         del self._runs[name]
         self._count.set(len(self._runs))
+        self._leave(name)
+        self._reminders.forget(name)
+
+    def _leave(self, name: str) -> None:
+        """What all runs share has no run of this name any more."""
         self._world.shares.leave(name)
         self._world.shedding.leave(name)
-        self._reminders.forget(name)
+        self._world.evaluations.forget(name)
 
     def _advance(self, now: float) -> dict[str, LiveRun]:
         """Let every run decide that has a reason to; gives those runs."""

@@ -144,8 +144,8 @@ def _row_of_run(record: RunRecord, aside: _Aside) -> list[Any]:
             return ["end", at, phase, reason, message, aside.put(result)]
         case RunEnding(at, phase, reason, message, result):
             return ["exit", at, phase, reason, message, aside.put(result)]
-        case RunCompensating(at, cause):
-            return ["undo", at, cause.step, cause.index]
+        case RunCompensating(at, cause, why):
+            return ["undo", at, cause.step, cause.index, why]
         case RunStarted(at):
             return ["start", at]
         case RunForked(at, run, checkpoint, taken, again):
@@ -221,7 +221,7 @@ _READERS: dict[str, Callable[[list[Any], _Values], Record]] = {
     "adjust": lambda row, _: RunAdjusted(*row[1:]),
     "held": lambda row, _: RunHeld(row[1], row[2], row[3]),
     "snap": _restored,
-    "undo": lambda row, _: RunCompensating(row[1], StepKey(row[2], row[3])),
+    "undo": lambda row, _: RunCompensating(row[1], StepKey(row[2], row[3]), *row[4:]),
     "exit": lambda row, values: RunEnding(row[1], row[2], row[3], row[4], values.get(row[5])),
     "end": lambda row, values: RunFinished(row[1], row[2], row[3], row[4], values.get(row[5])),
 }

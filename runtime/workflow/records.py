@@ -201,10 +201,11 @@ class EventReceived(Struct, frozen=True, gc=False):
 
 
 class RunCompensating(Struct, frozen=True, gc=False):
-    """A step failed and what was done is undone; `cause` is that step. Nothing else starts."""
+    """What was done is undone: `cause` is the step that failed, or `why` says why. Nothing else starts."""
 
     at: float
     cause: StepKey
+    why: str = ""
 
 
 class RunEnding(Struct, frozen=True, gc=False):

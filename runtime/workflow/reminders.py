@@ -62,6 +62,10 @@ class Reminders:
         """Those of the runs that are told of now; of the others, a moment later."""
         return {name: run for name, run in runs.items() if self._is_told(name, run, now)}
 
+    def tell(self, name: str) -> None:
+        """Have a run told of, though nothing changes."""
+        self._untold.add(name)
+
     def forget(self, name: str) -> None:
         """A run is over; times that are left of it do no harm."""
         self._starved.discard(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -30,6 +30,7 @@ from seedbed.crds.errors import (
     SeedbedError,
     UnavailableError,
 )
+from seedbed.crds.expressions import Pending
 from seedbed.crds.messages import StepResult
 from seedbed.crds.wire import encode
 from seedbed.runtime.store.port import RunRow, Store
@@ -43,6 +44,7 @@ from seedbed.runtime.workflow.opening import arrived
 from seedbed.runtime.workflow.plan import Start, started
 from seedbed.runtime.workflow.state import RunState
 from seedbed.runtime.workflow.streams import Arrived
+from seedbed.runtime.workflow.stuck import Stuck
 from seedbed.runtime.workflow.summary import summarise
 from seedbed.runtime.workflow.world import World
 
@@ -85,20 +87,20 @@ class Requests:
 
     Args:
         runs: the runs under way; those that begin are added.
-        left: runs that could not be resumed.
+        stuck: runs that could not be resumed.
         touch: called with the name of a run that has something to decide.
     """
 
     def __init__(
         self,
         runs: dict[str, LiveRun],
-        left: Collection[str],
+        stuck: Stuck,
         store: Store,
         world: World,
         touch: Callable[[str], None],
     ) -> None:
         self._runs = runs
-        self._left = left
+        self._stuck = stuck
         self._store = store
         self._world = world
         self._touch = touch
@@ -127,9 +129,8 @@ class Requests:
             return await self._stored(request)
         match request:
             case Report(result):
-                if run.state.behind(result.key, result.attempt):
+                if not _taken(run, result, now):
                     return moving()
-                _accept(run, result, now)
             case Adjust() | Approve() | Signal() | Cancel():
                 refusal = _ask(run, request, now)
                 if refusal is not None:
@@ -153,10 +154,9 @@ class Requests:
                     late[result.run] = await self._late(result.run)
                 if isinstance(late[result.run], SeedbedError):
                     again.append(position)
-            elif run.state.behind(result.key, result.attempt):
+            elif not _taken(run, result, now):
                 again.append(position)
             else:
-                _accept(run, result, now)
                 self._touch(result.run)
         ended = tuple(name for name, answer in late.items() if answer == _ended(name))
         return encode(Reported(tuple(again), ended))
@@ -186,6 +186,7 @@ class Requests:
         try:
             start = asked if isinstance(asked, Start) else started(request)
             state = RunState(start.request, self._world.hands, start.plan)
+            state.evaluate_by(self._world.evaluations.of(request.run))
             for record in start.first:
                 state.apply(record)
             first = list(start.first)
@@ -209,7 +210,7 @@ class Requests:
         must not miss the result.
         """
         try:
-            known = None if name in self._left else await self._store.run(name)
+            known = None if name in self._stuck else await self._store.run(name)
         except SeedbedError as error:
             return error
         if known is None:
@@ -230,6 +231,8 @@ class Requests:
     ) -> Known:
         if isinstance(request, TakeCheckpoint | Capture | Note | Arrived):
             return NotFoundError("run under way", request.run)
+        if request.run in self._stuck:
+            return await self._of_stuck(request)
         try:
             known = await self._store.run(request.run)
         except SeedbedError as error:
@@ -239,6 +242,15 @@ class Requests:
         if known is not None:
             return known.summary
         return b"{}" if isinstance(request, Cancel) else NotFoundError("run", request.run)
+
+    async def _of_stuck(self, request: Summarise | Adjust | Approve | Signal | Cancel) -> Known:
+        """What can be done with a run that cannot be resumed: it can be ended."""
+        if isinstance(request, Cancel):
+            return encode(await self._stuck.end(request.run, request.reason))
+        summary = self._stuck.summary(request.run)
+        if isinstance(request, Approve | Signal):
+            return ConflictError(summary.message)
+        return encode(summary)
 
     def answer(self, asked: Ask) -> Known:
         """The answer to a request whose effect is durable."""
@@ -255,12 +267,18 @@ class Requests:
         return encode(summarise(self._runs[name].state))
 
 
-def _accept(run: LiveRun, result: StepResult, now: float) -> None:
+def _taken(run: LiveRun, result: StepResult, now: float) -> bool:
+    """Take a result in; not what a newer owner asked for, nor while an expression over it is evaluated."""
+    if run.state.behind(result.key, result.attempt):
+        return False
     try:
         run.records += accept(run.state, result, now)
+    except Pending:
+        return False
     except Exception as error:
         log.exception(DEFECT, result.run)
         run.records += fail(run.state, type(error).__name__, now)
+    return True
 
 
 def _ask(

@@ -60,7 +60,7 @@ def _steps(state: RunState, at: float) -> Iterator[Record]:
         elif name not in last:
             yield from _step(state, step, at)
     if state.undoing is not None:
-        yield RunCompensating(state.undoing.at, state.undoing.cause)
+        yield RunCompensating(state.undoing.at, state.undoing.cause, state.undoing.why)
         for step in undoing:
             yield from _step(state, step, at)
     if state.ending is not None:

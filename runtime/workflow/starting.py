@@ -10,7 +10,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from seedbed.crds.errors import InvalidError
-from seedbed.crds.expressions import Scope
+from seedbed.crds.expressions import Pending, Scope
 from seedbed.crds.graph import Node
 from seedbed.crds.messages import StepError, StepKey
 from seedbed.crds.workflow import Step
@@ -32,6 +32,24 @@ def drain(
     state: RunState, lane: Lane, scope: Scope, now: float, world: World, decided: list[Record]
 ) -> Blocked | None:
     """Start units of a lane until it is empty or nothing more may start; says what blocks it."""
+    later: list[StepKey] = []
+    blocked = _drain(state, lane, scope, now, world, decided, later)
+    state.lanes[lane].extendleft(reversed(later))
+    if not state.lanes[lane]:
+        del state.lanes[lane]
+    return blocked
+
+
+def _drain(
+    state: RunState,
+    lane: Lane,
+    scope: Scope,
+    now: float,
+    world: World,
+    decided: list[Record],
+    later: list[StepKey],
+) -> Blocked | None:
+    """As `drain`; units whose expressions are not evaluated yet are put to those for later."""
     waiting, namespace = state.lanes[lane], state.request.namespace
     while waiting and state.failed is None:
         node, revision = state.steps[waiting[0].step].node, state.revisions.get(waiting[0])
@@ -59,10 +77,13 @@ def drain(
         unit = state.unit(waiting.popleft())
         if unit.status in _WAITING:
             place = revision.settle(place) if revision else place
-            decided += _start(state, unit, node, place, scope, now)
+            try:
+                decided += _start(state, unit, node, place, scope, now)
+            except Pending as pending:
+                later.append(unit.key)
+                if pending.full:
+                    return None
             state.full_since.pop(lane, None)
-    if not waiting:
-        del state.lanes[lane]
     return None
 
 

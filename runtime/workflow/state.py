@@ -14,7 +14,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from seedbed.crds.base import seconds
-from seedbed.crds.expressions import Scope
+from seedbed.crds.expressions import Elsewhere, Scope
 from seedbed.crds.graph_checks import COMPENSATE, FALLBACK
 from seedbed.crds.messages import Decision, RunRequest, StepError, StepKey, StepTask
 from seedbed.crds.workflow import Step
@@ -202,8 +202,8 @@ class RunState:
                 self.held = record if record.reason else None
             case ApprovalGiven() | EventReceived():
                 self.inbox.take(record)
-            case RunCompensating(at, cause):
-                self._undo_all(at, cause)
+            case RunCompensating(at, cause, why):
+                self._undo_all(at, cause, why)
             case RunEnding():
                 self._wind_up(record)
             case RunRestored(revision, recent, seen, completed):
@@ -215,6 +215,10 @@ class RunState:
             case RunFinished():
                 self.finished = record
                 self.release()
+
+    def evaluate_by(self, elsewhere: Elsewhere) -> None:
+        """Have expressions evaluated by somebody from now on."""
+        self.scope = replace(self.scope, elsewhere=elsewhere)
 
     def unit(self, key: StepKey) -> Unit:
         """The unit of a key; the one of a step without forEach comes into being here."""
@@ -246,8 +250,8 @@ class RunState:
             return not step.units or step.more
         return step.units[at].status not in ENDED and step.units[at].attempt < attempt
 
-    def _undo_all(self, at: float, cause: StepKey) -> None:
-        self.undoing = Undoing(at, cause)
+    def _undo_all(self, at: float, cause: StepKey, why: str) -> None:
+        self.undoing = Undoing(at, cause, why)
         self.scope = replace(self.scope, steps=AsLeft(self.told, self.steps))
         self._stop()
 

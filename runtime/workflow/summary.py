@@ -73,7 +73,8 @@ def _phase(state: RunState) -> tuple[Phase, str, str]:
     if state.held is not None:
         return "Running", state.held.reason, state.held.message
     if state.undoing is not None:
-        return "Running", "Compensating", f"undoes what was done: {state.undoing.cause} failed"
+        why = state.undoing.why or f"{state.undoing.cause} failed"
+        return "Running", "Compensating", f"undoes what was done: {why}"
     if state.inbox.waiting and not state.scheduled:
         first = _waiting(state)[0]
         reason = "WaitingForApproval" if first.kind == "approval" else "Waiting"

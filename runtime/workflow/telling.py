@@ -21,6 +21,8 @@ JOURNAL = "journal"
 """Of normal priority; see `written` and `read`."""
 FINISHED = "run.finished"
 """Critical; JSON with namespace, workflow, run, phase, reason and message."""
+STUCK = "run.stuck"
+"""Critical; the same: the run's owner cannot go on with it."""
 ENTRY_LIMIT = 64 * 1024
 """Bytes up to which an entry travels whole."""
 
@@ -37,6 +39,15 @@ def tell_entries(events: EventLog, entries: Iterable[Entry]) -> None:
 
 def tell_end(events: EventLog, summary: RunSummary) -> None:
     """Tell, ahead of all else, that a run is over."""
+    _tell(events, FINISHED, summary)
+
+
+def tell_stuck(events: EventLog, summary: RunSummary) -> None:
+    """Tell, ahead of all else, that a run cannot be resumed."""
+    _tell(events, STUCK, summary)
+
+
+def _tell(events: EventLog, kind: str, summary: RunSummary) -> None:
     told = {
         "namespace": summary.namespace,
         "workflow": summary.workflow,
@@ -46,7 +57,7 @@ def tell_end(events: EventLog, summary: RunSummary) -> None:
         "message": summary.message,
     }
     try:
-        events.put(Event(summary.run, FINISHED, time.time(), orjson.dumps(told), "critical"))
+        events.put(Event(summary.run, kind, time.time(), orjson.dumps(told), "critical"))
     except QueueFullError:
         return
 

@@ -90,6 +90,7 @@ class Undoing:
 
     at: float
     cause: StepKey
+    why: str = ""
     done: int = 0
     failed: list[StepKey] = field(default_factory=list)
 

@@ -28,6 +28,7 @@ from seedbed.crds.spending import (
 from seedbed.crds.workflow import Step, WorkflowSpec
 from seedbed.runtime.coordination.port import Change
 from seedbed.runtime.flags.evaluate import evaluate
+from seedbed.runtime.workflow.evaluation.evaluations import Evaluations
 from seedbed.runtime.workflow.fairness import Shares, weight_of
 from seedbed.runtime.workflow.plan import program_of
 from seedbed.runtime.workflow.shedding import Shedding
@@ -91,6 +92,7 @@ class World:
         self.hands: Hands = Counter()
         self.shares = Shares()
         self.shedding = Shedding()
+        self.evaluations = Evaluations()
         self._agents: dict[str, AgentSpec] = {}
         self._pools: dict[str, PoolSpec] = {}
         self._flags: dict[str, FeatureFlagSpec] = {}

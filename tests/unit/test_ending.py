@@ -151,6 +151,47 @@ def test_a_run_that_is_undone_is_neither_cancelled_nor_out_of_time_before_its_li
     assert finished(run).reason == "CompensationFailed"
 
 
+@pytest.mark.req("DSX-44")
+def test_a_deadline_undoes_what_was_done_where_that_is_the_runs_policy() -> None:
+    world = a_world()
+    plan = request(
+        undone("a"),
+        undone("slow", needs=["a"]),
+        call("rest", needs=["slow"]),
+        onError=COMPENSATE,
+        deadline="10s",
+    )
+    run = Clockwork(RunState(plan, world.hands), world, breaking())
+    run.turn()
+    run.advance()
+    run.now += 10
+    run.advance()
+    told = summarise(run.state)
+    assert (told.reason, told.message) == (
+        "Compensating",
+        "undoes what was done: not finished within 10s",
+    )
+    run.to_the_end()
+    assert names(run) == ["a", "slow", "slow:compensate", "a:compensate"]
+    end = finished(run)
+    assert (end.phase, end.reason) == ("Failed", "Compensated")
+    assert end.message == "not finished within 10s; 2 compensations ran"
+    idle = Clockwork(
+        RunState(
+            request(
+                {"name": "w", "wait": {"event": "e"}},
+                undone("a", needs=["w"]),
+                onError=COMPENSATE,
+                deadline="1s",
+            )
+        ),
+        world,
+        breaking(),
+    )
+    assert idle.to_the_end().finished is not None
+    assert finished(idle).reason == "DeadlineExceeded", "there is nothing to undo"
+
+
 @pytest.mark.parametrize(
     ("broken", "phase", "reason"),
     [((), "Succeeded", "Succeeded"), (("a",), "Failed", "StepFailed")],

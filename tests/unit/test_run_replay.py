@@ -63,6 +63,7 @@ EVERY_RECORD: list[Record] = [
     ApprovalGiven("e", 8.0, Decision("approve", "kim", "why not")),
     EventReceived("paid", "id-1", 8.0, "tester", LARGE),
     RunCompensating(8.5, KEY),
+    RunCompensating(8.5, StepKey(""), "not finished within 5m"),
     RunEnding(8.6, "Succeeded", "Succeeded", "", LARGE),
     RunFinished(9.0, "Failed", "StepFailed", "why", {"r": [1, 2]}),
     RunRestored(41, ((KEY, "Running", ""),), ("id-1", "id-2"), (KEY, StepKey("b"))),
