@@ -25,13 +25,11 @@ from seedbed.runtime.api.access import (
     UnauthenticatedError,
     kubernetes_access,
 )
-from seedbed.runtime.api.app import serve
-from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.store.port import Commit, Entry, RunRow
 from seedbed.runtime.store.sql import SqlStore
-from seedbed.runtime.workflow.history import StoredHistory
 from seedbed.runtime.workflow.record_form import encode_records
 from seedbed.runtime.workflow.records import RunFinished, RunStarted, StepSucceeded
+from tests.api_service import serving_api
 from tests.clusters import apply
 from tests.conftest import run_async
 
@@ -155,25 +153,14 @@ async def served(cluster: ControlPlane, folder: Path) -> AsyncIterator[str]:
     entries = [Entry(RUN, 1, records.data)]
     await store.commit(number, 1, Commit(runs=rows, entries=entries, values=records.values))
     server, account_folder = account(cluster, folder)
-    ports: asyncio.Queue[int] = asyncio.Queue()
-    async with kubernetes_access(server, account_folder) as access:
-        serving = asyncio.create_task(
-            serve(
-                store=store,
-                history=StoredHistory(store),
-                coordinator=MemoryCoordinator(),
-                access=access,
-                host="127.0.0.1",
-                port=0,
-                started=ports.put_nowait,
-            )
-        )
-        try:
-            yield f"http://127.0.0.1:{await ports.get()}"
-        finally:
-            serving.cancel()
-            await asyncio.gather(serving, return_exceptions=True)
-            await store.close()
+    try:
+        async with (
+            kubernetes_access(server, account_folder) as access,
+            serving_api(store, access) as url,
+        ):
+            yield url
+    finally:
+        await store.close()
 
 
 def test_the_command_reads_logs_with_a_token_that_the_user_may_ask_for(

@@ -13,15 +13,11 @@ import aiohttp
 import openai
 import orjson
 import pytest
-from aiohttp import web
 from typer.testing import CliRunner
 
-from seedbed.cli.embedded.cluster import MemoryCluster
-from seedbed.cli.embedded.state import folder
 from seedbed.cli.gateway import flags_of, serving_models
 from seedbed.cli.main import app as command_line
 from seedbed.runtime.api.access import Action, Caller, ForbiddenError
-from seedbed.runtime.api.answers import ACCESS, errors_as_answers, with_caller
 from seedbed.runtime.api.cache import CachePages
 from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.coordination.port import Coordinator
@@ -34,11 +30,12 @@ from seedbed.runtime.llm.service import serving
 from seedbed.runtime.store.answers import AnswerStore, Selection, SqlAnswers
 from seedbed.runtime.store.ledger import SqlLedger
 from seedbed.runtime.store.sql import SqlStore
-from seedbed.runtime.telemetry.health import serving_app
+from tests.api_service import serving_pages
 from tests.callers import AllowAll
 from tests.conftest import run_async
 from tests.providers import FakeProvider, Json, provider
 from tests.servers import PostgresServer
+from tests.state_folders import filled_folder
 
 ALL = ["streaming", "structured", "tools", "embeddings"]
 
@@ -276,18 +273,10 @@ def test_a_feature_flag_is_followed_as_it_changes() -> None:
     run_async(body())
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/store.db"
-    found: str = request.getfixturevalue("postgres_url")
-    return found
-
-
 @pytest.mark.req("COG-5.1.2")
-def test_what_is_kept_outlives_the_process_and_is_told_and_forgotten(url: str) -> None:
+def test_what_is_kept_outlives_the_process_and_is_told_and_forgotten(store_url: str) -> None:
     async def body() -> None:
-        store = SqlStore.open(url)
+        store = SqlStore.open(store_url)
         await store.migrate()
         answers = await SqlAnswers.open(store)
         async with provider(say=counted()) as fake:
@@ -324,14 +313,9 @@ class Noting(AllowAll):
 
 
 async def pages_tell_and_forget(answers: SqlAnswers) -> None:
-    pages = web.Application(middlewares=[errors_as_answers, with_caller])
-    access = pages[ACCESS] = Noting()
-    pages.add_routes(CachePages(answers, MemoryCoordinator()).routes())
-    async with (
-        serving_app(pages, "127.0.0.1", 0) as port,
-        aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
-    ):
-        async with session.get("/api/v3/cache/stats?namespace=default") as answer:
+    access = Noting()
+    async with serving_pages(CachePages(answers, MemoryCoordinator()), access) as session:
+        async with session.get("cache/stats?namespace=default") as answer:
             assert answer.status == 200
             told = await answer.json()
         assert told["exact_hits"] >= 2
@@ -340,11 +324,11 @@ async def pages_tell_and_forget(answers: SqlAnswers) -> None:
         assert told["p95_seconds"]["hits"] < told["p95_seconds"]["misses"] * 100
         assert float(told["saved"]["dollars"]) > 0
         for wrong in ("days=0", "days=x"):
-            async with session.get(f"/api/v3/cache/stats?{wrong}") as answer:
+            async with session.get(f"cache/stats?{wrong}") as answer:
                 assert answer.status == 400
 
         async def forget(status: int = 200, **chosen: str) -> Any:
-            async with session.post("/api/v3/cache/invalidate", json=chosen) as answer:
+            async with session.post("cache/invalidate", json=chosen) as answer:
                 assert answer.status == status
                 return await answer.json()
 
@@ -361,7 +345,7 @@ async def pages_tell_and_forget(answers: SqlAnswers) -> None:
         }
         access.refuses = True
         await forget(403, namespace="default")
-        async with session.get("/api/v3/cache/stats") as answer:
+        async with session.get("cache/stats") as answer:
             assert answer.status == 403
 
 
@@ -415,12 +399,7 @@ def test_a_store_that_is_away_makes_no_request_fail(
 
 @pytest.mark.req("COG-5.1.2")
 def test_the_command_line_tells_and_forgets(tmp_path: Path) -> None:
-    state = folder(tmp_path / "state")
-    state.save(MemoryCluster(), 1)
-
-    async def body() -> None:
-        store = SqlStore.open(state.database)
-        await store.migrate()
+    async def asked(store: SqlStore) -> None:
         answers = await SqlAnswers.open(store)
         async with (
             provider(say=counted()) as fake,
@@ -428,10 +407,8 @@ def test_the_command_line_tells_and_forgets(tmp_path: Path) -> None:
         ):
             for text in ("one", "one", "two"):
                 await ask.tier(text)
-        await store.close()
 
-    run_async(body())
-    here = ["-n", "default", "--local", str(state.path)]
+    here = [*filled_folder(tmp_path / "state", asked), "-n", "default"]
     run = CliRunner().invoke
     told = run(command_line, ["cache", "stats", *here])
     assert told.exit_code == 0, told.output

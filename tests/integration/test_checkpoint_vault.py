@@ -28,14 +28,6 @@ OWNER = Owner(partition=3, token=7)
 WEEK = 7 * 86400.0
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/store.db"
-    found: str = request.getfixturevalue("postgres_url")
-    return found
-
-
 class Place:
     """A vault, and a run whose state grows."""
 
@@ -102,10 +94,10 @@ async def opened(folder: Path, url: str, archive: str = "") -> AsyncIterator[Pla
 
 @pytest.mark.req("COG-3.1.3")
 def test_each_is_a_delta_of_the_one_before_and_now_and_then_one_stands_alone(
-    tmp_path: Path, url: str
+    tmp_path: Path, store_url: str
 ) -> None:
     async def body() -> None:
-        async with opened(tmp_path, url) as place:
+        async with opened(tmp_path, store_url) as place:
             captured = [place.grow() for _ in range(FULL_EVERY + 2)]
             for one in captured:
                 await place.keep(one)
@@ -130,10 +122,10 @@ def test_each_is_a_delta_of_the_one_before_and_now_and_then_one_stands_alone(
 
 
 def test_a_damaged_one_is_told_leaves_the_older_ones_and_is_built_on_no_more(
-    tmp_path: Path, url: str
+    tmp_path: Path, store_url: str
 ) -> None:
     async def body() -> None:
-        async with opened(tmp_path, url) as place:
+        async with opened(tmp_path, store_url) as place:
             captured = [place.grow() for _ in range(4)]
             for one in captured[:3]:
                 await place.keep(one)
@@ -150,9 +142,9 @@ def test_a_damaged_one_is_told_leaves_the_older_ones_and_is_built_on_no_more(
 
 
 @pytest.mark.req("COG-3.1.3")
-def test_a_new_key_begins_anew_and_a_lost_one_is_named(tmp_path: Path, url: str) -> None:
+def test_a_new_key_begins_anew_and_a_lost_one_is_named(tmp_path: Path, store_url: str) -> None:
     async def body() -> None:
-        async with opened(tmp_path, url) as place:
+        async with opened(tmp_path, store_url) as place:
             first, second = place.grow(), place.grow()
             await place.keep(first)
             before = place.ring.read_text()
@@ -172,9 +164,9 @@ def test_a_new_key_begins_anew_and_a_lost_one_is_named(tmp_path: Path, url: str)
 
 
 @pytest.mark.req("COG-3.1.3")
-def test_what_has_expired_is_removed_but_for_bases(tmp_path: Path, url: str) -> None:
+def test_what_has_expired_is_removed_but_for_bases(tmp_path: Path, store_url: str) -> None:
     async def body() -> None:
-        async with opened(tmp_path, url) as place:
+        async with opened(tmp_path, store_url) as place:
             captured = [place.grow() for _ in range(3)]
             await place.keep(captured[0], retention=10)
             await place.keep(captured[1], retention=1000)
@@ -190,9 +182,9 @@ def test_what_has_expired_is_removed_but_for_bases(tmp_path: Path, url: str) -> 
     run_async(body())
 
 
-def test_no_more_stay_than_are_wanted(tmp_path: Path, url: str) -> None:
+def test_no_more_stay_than_are_wanted(tmp_path: Path, store_url: str) -> None:
     async def body() -> None:
-        async with opened(tmp_path, url) as place:
+        async with opened(tmp_path, store_url) as place:
             for _ in range(FULL_EVERY + 3):
                 await place.keep(place.grow(1), most=2)
             numbers = [row.number for row in await place.vault.of_run("run-1")]
@@ -202,9 +194,11 @@ def test_no_more_stay_than_are_wanted(tmp_path: Path, url: str) -> None:
 
 
 @pytest.mark.req("COG-2.5.1")
-def test_an_owner_that_was_replaced_keeps_and_removes_nothing(tmp_path: Path, url: str) -> None:
+def test_an_owner_that_was_replaced_keeps_and_removes_nothing(
+    tmp_path: Path, store_url: str
+) -> None:
     async def body() -> None:
-        async with opened(tmp_path, url) as place:
+        async with opened(tmp_path, store_url) as place:
             await place.keep(place.grow(), retention=10)
             await place.store.claim(OWNER.partition, OWNER.token + 1)
             with pytest.raises(FencedError):
@@ -216,9 +210,9 @@ def test_an_owner_that_was_replaced_keeps_and_removes_nothing(tmp_path: Path, ur
     run_async(body())
 
 
-def test_a_number_is_given_once(tmp_path: Path, url: str) -> None:
+def test_a_number_is_given_once(tmp_path: Path, store_url: str) -> None:
     async def body() -> None:
-        async with opened(tmp_path, url) as place:
+        async with opened(tmp_path, store_url) as place:
             await place.keep(place.grow())
             (row,) = await place.vault.of_run("run-1")
             with pytest.raises(ConflictError):
@@ -227,11 +221,11 @@ def test_a_number_is_given_once(tmp_path: Path, url: str) -> None:
     run_async(body())
 
 
-def test_the_archive_holds_the_bytes(tmp_path: Path, url: str) -> None:
+def test_the_archive_holds_the_bytes(tmp_path: Path, store_url: str) -> None:
     folder = tmp_path / "archive"
 
     async def body() -> None:
-        async with opened(tmp_path, url, f"file://{folder}") as place:
+        async with opened(tmp_path, store_url, f"file://{folder}") as place:
             first, second = place.grow(), place.grow()
             await place.keep(first, retention=10)
             await place.keep(second, retention=1000)

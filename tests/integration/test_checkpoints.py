@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from seedbed.crds.addresses import engine_address, partition_of, pool_setting
-from seedbed.crds.engine_requests import Adjust, Submit, Summarise, TakeCheckpoint
-from seedbed.crds.errors import UnavailableError
+from seedbed.crds.addresses import pool_setting
+from seedbed.crds.engine_requests import Adjust, TakeCheckpoint
 from seedbed.crds.messages import RunRequest, RunSummary, TakenCheckpoint
 from seedbed.crds.pool import PoolSpec
-from seedbed.crds.wire import decode, encode
+from seedbed.crds.wire import decode
 from seedbed.runtime.bus.memory import MemoryBus
 from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.store.checkpoints import CheckpointRow, SqlCheckpoints
@@ -29,20 +28,13 @@ from seedbed.runtime.workflow.checkpoint.keys import KeyRing
 from seedbed.runtime.workflow.checkpoint.vault import Vault
 from seedbed.runtime.workflow.engine import Engine
 from seedbed.runtime.workflow.history import StoredHistory
+from tests.asking import Asking
 from tests.conftest import run_async
 
 NAMESPACE = "team"
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/store.db"
-    found: str = request.getfixturevalue("postgres_url")
-    return found
-
-
-class Place:
+class Place(Asking):
     """One process with an engine and workers."""
 
     def __init__(self, folder: Path, store: SqlStore, archive: Archive | None = None) -> None:
@@ -87,28 +79,6 @@ class Place:
             for task in serving:
                 task.cancel()
 
-    async def ask(self, run: str, message: Any) -> bytes:
-        address = engine_address(partition_of(run))
-        while True:
-            try:
-                return await self.bus.request(address, encode(message), wait=5.0)
-            except UnavailableError:
-                await asyncio.sleep(0.02)
-
-    async def submit(self, request: RunRequest) -> RunSummary:
-        return decode(RunSummary, await self.ask(request.run, Submit(request)))
-
-    async def summary(self, run: str) -> RunSummary:
-        return decode(RunSummary, await self.ask(run, Summarise(run)))
-
-    async def until(self, run: str, condition: Callable[[RunSummary], bool]) -> RunSummary:
-        while not condition(found := await self.summary(run)):
-            await asyncio.sleep(0.02)
-        return found
-
-    async def ended(self, run: str) -> RunSummary:
-        return await self.until(run, lambda found: found.phase in ("Succeeded", "Failed"))
-
     async def checkpoint(self, run: str) -> TakenCheckpoint:
         return decode(TakenCheckpoint, await self.ask(run, TakeCheckpoint(run)))
 
@@ -150,9 +120,9 @@ RESULT = "second-a-aside-last"
 
 
 @pytest.mark.req("COG-3.1.4")
-def test_a_run_goes_on_from_any_of_its_checkpoints(tmp_path: Path, url: str) -> None:
+def test_a_run_goes_on_from_any_of_its_checkpoints(tmp_path: Path, store_url: str) -> None:
     async def body() -> None:
-        async with opened(tmp_path, url) as place, place.serving():
+        async with opened(tmp_path, store_url) as place, place.serving():
             plan = place.plan(suspend=True)
             run = plan.run
             await place.submit(plan)
@@ -185,10 +155,10 @@ def test_a_run_goes_on_from_any_of_its_checkpoints(tmp_path: Path, url: str) -> 
 
 @pytest.mark.req("COG-3.1.4")
 def test_a_fork_with_another_parameter_executes_only_what_reads_it(
-    tmp_path: Path, url: str
+    tmp_path: Path, store_url: str
 ) -> None:
     async def body() -> None:
-        async with opened(tmp_path, url) as place, place.serving():
+        async with opened(tmp_path, store_url) as place, place.serving():
             plan = place.plan()
             await place.submit(plan)
             await place.ended(plan.run)

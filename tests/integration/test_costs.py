@@ -6,23 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
-from aiohttp import web
 from typer.testing import CliRunner
 
-from seedbed.cli.embedded.cluster import MemoryCluster
-from seedbed.cli.embedded.state import folder
 from seedbed.cli.main import app as command_line
-from seedbed.runtime.api.answers import ACCESS, errors_as_answers, with_caller
 from seedbed.runtime.api.costs import CostPages
 from seedbed.runtime.store.ledger import SqlLedger, Turn
 from seedbed.runtime.store.outcomes import OutcomeRow, SqlOutcomes
 from seedbed.runtime.store.sql import SqlStore
-from seedbed.runtime.telemetry.health import serving_app
-from tests.callers import AllowAll
+from tests.api_service import serving_pages
 from tests.conftest import run_async
 from tests.integration.test_ledger import entry
+from tests.state_folders import filled_folder
 
 
 async def filled(store: SqlStore) -> None:
@@ -43,30 +38,24 @@ def test_money_and_quality_over_http(tmp_path: Path) -> None:
     async def body() -> None:
         store = SqlStore.open(f"sqlite:///{tmp_path}/store.db")
         await filled(store)
-        pages = web.Application(middlewares=[errors_as_answers, with_caller])
-        pages[ACCESS] = AllowAll()
-        pages.add_routes(CostPages(SqlLedger(store), SqlOutcomes(store)).routes())
-        async with (
-            serving_app(pages, "127.0.0.1", 0) as port,
-            aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
-        ):
+        async with serving_pages(CostPages(SqlLedger(store), SqlOutcomes(store))) as session:
 
             async def get(path: str, status: int = 200) -> Any:
                 async with session.get(path) as answer:
                     assert answer.status == status
                     return await answer.json()
 
-            found = await get("/api/v3/costs?namespace=team&by=model")
+            found = await get("costs?namespace=team&by=model")
             assert found["dollars"] == "0.0034"
             assert [(one["model"], one["dollars"]) for one in found["costs"]] == [
                 ("big", "0.003"),
                 ("small", "0.0004"),
             ]
-            assert (await get("/api/v3/costs?namespace=nobody"))["costs"] == []
-            assert "by" in (await get("/api/v3/costs?by=colour", 400))["error"]["message"]
-            await get("/api/v3/costs?since=never", 400)
-            await get("/api/v3/routing/report", 400)
-            curve = (await get("/api/v3/routing/report?namespace=team"))["curves"]["sort"]
+            assert (await get("costs?namespace=nobody"))["costs"] == []
+            assert "by" in (await get("costs?by=colour", 400))["error"]["message"]
+            await get("costs?since=never", 400)
+            await get("routing/report", 400)
+            curve = (await get("routing/report?namespace=team"))["curves"]["sort"]
             qualities = [point["quality"] for point in curve]
             costs = [point["dollars_per_thousand"] for point in curve]
             assert qualities == sorted(qualities), "more is asked for and got"
@@ -79,9 +68,9 @@ def test_money_and_quality_over_http(tmp_path: Path) -> None:
                 "hardness": 0,
                 "good": 1,
             }
-            async with session.post("/api/v3/outcomes", json=outcome) as answer:
+            async with session.post("outcomes", json=outcome) as answer:
                 assert answer.status == 201
-            async with session.post("/api/v3/outcomes", json={**outcome, "good": 2}) as answer:
+            async with session.post("outcomes", json={**outcome, "good": 2}) as answer:
                 assert answer.status == 400
                 assert "good" in (await answer.json())["error"]["message"]
             rows = await SqlOutcomes(store).all("team")
@@ -94,16 +83,7 @@ def test_money_and_quality_over_http(tmp_path: Path) -> None:
 
 @pytest.mark.req("COG-3.4.1")
 def test_money_and_quality_on_the_command_line(tmp_path: Path) -> None:
-    state = folder(tmp_path / "state")
-    state.save(MemoryCluster(), 1)
-
-    async def body() -> None:
-        store = SqlStore.open(state.database)
-        await filled(store)
-        await store.close()
-
-    run_async(body())
-    here = ["--local", str(state.path), "-n", "team"]
+    here = [*filled_folder(tmp_path / "state", filled), "-n", "team"]
     found = CliRunner().invoke(command_line, ["costs", *here])
     assert found.exit_code == 0, found.output
     assert found.output.splitlines()[-1] == "total $0.0034"

@@ -27,22 +27,14 @@ WRITERS = 8
 VERSIONS = 5
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/store.db"
-    found: str = request.getfixturevalue("postgres_url")
-    return found
-
-
 def row(plan: RunRequest) -> RunRow:
     return RunRow(plan.run, 0, "team", "plan", encode(plan), b"{}", finished=False)
 
 
 @pytest.mark.req("COG-2.5.1")
-def test_of_writers_at_once_exactly_one_wins_each_version(url: str) -> None:
+def test_of_writers_at_once_exactly_one_wins_each_version(store_url: str) -> None:
     async def body() -> None:
-        store = SqlStore.open(url)
+        store = SqlStore.open(store_url)
         try:
             await store.migrate()
             await store.claim(0, 1)
@@ -78,7 +70,7 @@ def behave(task: StepTask) -> Any:
 
 
 @pytest.mark.req("COG-2.5.1")
-def test_the_journal_leads_to_the_live_state_at_every_version(url: str) -> None:
+def test_the_journal_leads_to_the_live_state_at_every_version(store_url: str) -> None:
     plan = request(
         call("each", forEach="lists.range(4)", when="index != 2", args={"n": "${item}"}),
         call("flaky", retry={"attempts": 3, "backoff": "1s"}),
@@ -87,7 +79,7 @@ def test_the_journal_leads_to_the_live_state_at_every_version(url: str) -> None:
     )
 
     async def body() -> None:
-        store = SqlStore.open(url)
+        store = SqlStore.open(store_url)
         try:
             await store.migrate()
             await store.claim(0, 1)
@@ -119,12 +111,12 @@ def test_the_journal_leads_to_the_live_state_at_every_version(url: str) -> None:
 
 
 @pytest.mark.req("COG-3.1.2")
-def test_suspending_loses_no_result_of_a_running_step(tmp_path: Path, url: str) -> None:
+def test_suspending_loses_no_result_of_a_running_step(tmp_path: Path, store_url: str) -> None:
     async def suspended(place: Place, run: str, *, suspend: bool) -> None:
         await place.ask(run, Adjust(run, suspend=suspend, parallelism=4))
 
     async def body() -> None:
-        async with opened(tmp_path, url) as place, place.serving():
+        async with opened(tmp_path, store_url) as place, place.serving():
             plan = place.plan()
             plan.spec["steps"][0]["call"]["args"]["wait"] = 0.3
             await place.submit(plan)

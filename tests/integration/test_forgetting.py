@@ -26,14 +26,6 @@ OWNER = Owner(2, 5)
 DAY = 86400.0
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/store.db"
-    found: str = request.getfixturevalue("postgres_url")
-    return found
-
-
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[SqlStore]:
     store = SqlStore.open(url)
@@ -72,9 +64,9 @@ async def known(store: SqlStore, *names: str) -> set[str]:
     return found
 
 
-def test_a_value_goes_with_the_last_run_that_needs_it(url: str) -> None:
+def test_a_value_goes_with_the_last_run_that_needs_it(store_url: str) -> None:
     async def body() -> None:
-        async with opened(url) as store:
+        async with opened(store_url) as store:
             await begin(store, "a", "w", "mine", "shared")
             await begin(store, "b", "w", "shared")
             # The same value again is the same use.
@@ -90,9 +82,9 @@ def test_a_value_goes_with_the_last_run_that_needs_it(url: str) -> None:
     run_async(body())
 
 
-def test_a_value_that_is_needed_again_meanwhile_stays(url: str) -> None:
+def test_a_value_that_is_needed_again_meanwhile_stays(store_url: str) -> None:
     async def body() -> None:
-        async with opened(url) as store:
+        async with opened(store_url) as store:
             for turn in range(12):
                 old, new = f"old-{turn}", f"new-{turn}"
                 await begin(store, old, "w", "value")
@@ -109,10 +101,10 @@ def test_a_value_that_is_needed_again_meanwhile_stays(url: str) -> None:
 
 
 def test_only_what_ended_long_ago_and_has_a_successor_is_forgotten(
-    url: str, tmp_path: Path
+    store_url: str, tmp_path: Path
 ) -> None:
     async def body() -> None:
-        async with opened(url) as store:
+        async with opened(store_url) as store:
             vault = Vault(SqlCheckpoints(store), KeyRing.at(tmp_path / "keys"))
             forgetting = Forgetting(store, vault, 7 * DAY)
             for run, workflow in (

@@ -28,14 +28,6 @@ PRICE = 100
 """Dollars for a million tokens."""
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/store.db"
-    found: str = request.getfixturevalue("postgres_url")
-    return found
-
-
 @pytest.fixture
 def etcd(tmp_path: Path) -> Iterator[str]:
     (tmp_path / "etcd").mkdir()
@@ -105,7 +97,9 @@ async def asked(base: str, answered: list[str], enough: asyncio.Event) -> None:
 
 @pytest.mark.req("COG-3.4.1")
 @pytest.mark.req("COG-3.4.2")
-def test_every_call_that_was_answered_is_in_the_ledger(url: str, etcd: str, tmp_path: Path) -> None:
+def test_every_call_that_was_answered_is_in_the_ledger(
+    store_url: str, etcd: str, tmp_path: Path
+) -> None:
     async def body() -> None:
         async with provider(say=lambda _: "one two three", jitter=0.005) as fake:
             price = {"prompt": str(PRICE), "completion": str(PRICE)}
@@ -116,14 +110,14 @@ def test_every_call_that_was_answered_is_in_the_ledger(url: str, etcd: str, tmp_
                 yaml.safe_dump({"default": "m", "models": [entry], "budgets": budgets})
             )
             answered: list[str] = []
-            async with gateway(models, url, etcd) as (base, process):
+            async with gateway(models, store_url, etcd) as (base, process):
                 enough = asyncio.Event()
                 async with asyncio.TaskGroup() as tasks:
                     for _ in range(32):
                         tasks.create_task(asked(base, answered, enough))
                     await enough.wait()
                     process.kill()
-            store = SqlStore.open(url)
+            store = SqlStore.open(store_url)
             try:
                 ledger = SqlLedger(store)
                 (cost,) = await ledger.costs("namespace", namespace="team")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,17 +12,14 @@ import orjson
 import pytest
 import yaml
 
-from seedbed.runtime.api.app import serve
 from seedbed.runtime.api.goals import GoalPages
-from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.llm.models import load
 from seedbed.runtime.llm.service import serving as model_service
 from seedbed.runtime.store.goals import SqlGoals
 from seedbed.runtime.store.sql import SqlStore
-from seedbed.runtime.workflow.history import StoredHistory
 from seedbed.runtime.workflow.planning.goals.model import ModelPlanner
 from seedbed.runtime.workflow.planning.goals.planner import Asked
-from tests.callers import AllowAll
+from tests.api_service import serving_api
 from tests.conftest import run_async
 from tests.planning_model import PlanningModel
 from tests.planning_model import serving as planning_service
@@ -38,21 +34,9 @@ async def api(folder: Path, gateway: str = "") -> AsyncIterator[Any]:
     """`await call(method, path, json)` on the API: (status, JSON or text)."""
     store = SqlStore.open(f"sqlite:///{folder / 'runs.db'}")
     await store.migrate()
-    ports: asyncio.Queue[int] = asyncio.Queue()
-    server = asyncio.create_task(
-        serve(
-            store=store,
-            history=StoredHistory(store),
-            coordinator=MemoryCoordinator(),
-            access=AllowAll(),
-            host="127.0.0.1",
-            port=0,
-            more=[GoalPages(SqlGoals(store), gateway)],
-            started=ports.put_nowait,
-        )
-    )
+    more = [GoalPages(SqlGoals(store), gateway)]
     try:
-        async with aiohttp.ClientSession(f"http://127.0.0.1:{await ports.get()}") as http:
+        async with serving_api(store, more=more) as url, aiohttp.ClientSession(url) as http:
 
             async def call(method: str, path: str, body: Any = None) -> tuple[int, Any]:
                 headers = {"Authorization": "Bearer mine"}
@@ -64,8 +48,6 @@ async def api(folder: Path, gateway: str = "") -> AsyncIterator[Any]:
 
             yield call
     finally:
-        server.cancel()
-        await asyncio.gather(server, return_exceptions=True)
         await store.close()
 
 

@@ -36,14 +36,6 @@ GUIDE = Path(__file__).resolve().parents[2] / "docs/guides/offline-batches.md"
 LIVE = ("validating", "in_progress", "finalizing", "cancelling")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/store.db"
-    found: str = request.getfixturevalue("postgres_url")
-    return found
-
-
 @pytest.fixture
 def file_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/store.db"
@@ -173,7 +165,7 @@ def text_of(result: Json) -> str:
 
 
 @pytest.mark.req("COG-5.2.1")
-def test_lines_go_to_the_providers_batch_at_half_the_price(url: str) -> None:
+def test_lines_go_to_the_providers_batch_at_half_the_price(store_url: str) -> None:
     async def body(found: Lane) -> None:
         lines = [line(f"a{at}", f"number {at}") for at in range(5)]
         begun = await found.begun(lines)
@@ -202,11 +194,11 @@ def test_lines_go_to_the_providers_batch_at_half_the_price(url: str) -> None:
         assert batch.usage is not None
         assert batch.usage.total_tokens == sum(p + c for p, c in found.fake.batches.billed)
 
-    ran(url, body)
+    ran(store_url, body)
 
 
 @pytest.mark.req("COG-5.2.1")
-def test_where_no_batch_api_is_allowed_the_gateway_asks_and_says_so(url: str) -> None:
+def test_where_no_batch_api_is_allowed_the_gateway_asks_and_says_so(store_url: str) -> None:
     async def body(found: Lane) -> None:
         batch = await found.begun([line(f"a{at}", f"number {at}") for at in range(5)])
         batch = await found.ended(batch.id)
@@ -220,7 +212,7 @@ def test_where_no_batch_api_is_allowed_the_gateway_asks_and_says_so(url: str) ->
         assert "m" in told["full_price"]
         assert await found.notices("batch.ended") == ["batch.ended"]
 
-    ran(url, body, entry={"batchApi": False})
+    ran(store_url, body, entry={"batchApi": False})
 
 
 @pytest.mark.req("COG-5.2.1")
@@ -382,7 +374,7 @@ def test_a_batch_that_takes_too_long_expires(file_url: str) -> None:
 @pytest.mark.req("COG-3.4.1")
 @pytest.mark.req("COG-3.4.2")
 @pytest.mark.parametrize("by_batch", [True, False])
-def test_a_budget_stops_a_batch_and_raising_it_goes_on(url: str, by_batch: bool) -> None:
+def test_a_budget_stops_a_batch_and_raising_it_goes_on(store_url: str, by_batch: bool) -> None:
     async def body(found: Lane) -> None:
         # Enough for one line's worst case, and for what the first lines cost beside it.
         limit = "0.0053" if by_batch else "0.0106"
@@ -422,7 +414,7 @@ def test_a_budget_stops_a_batch_and_raising_it_goes_on(url: str, by_batch: bool)
         setting = {"budget": {"limit": limit}}
         await found.coordinator.put("agents/default/reader", json.dumps(setting).encode())
 
-    ran(url, body, entry={"batchApi": by_batch}, fake={"say": lambda _: "one two"})
+    ran(store_url, body, entry={"batchApi": by_batch}, fake={"say": lambda _: "one two"})
 
 
 def test_lines_give_way_to_interactive_calls(file_url: str) -> None:
@@ -500,7 +492,7 @@ def test_files_and_batches_belong_to_a_namespace(file_url: str) -> None:
 
 
 @pytest.mark.req("COG-5.2.1")
-def test_a_batch_that_is_asked_for_twice_with_one_key_is_one(url: str) -> None:
+def test_a_batch_that_is_asked_for_twice_with_one_key_is_one(store_url: str) -> None:
     async def body(found: Lane) -> None:
         first = await found.begun([line("a", "once")])
         keyed = found.client.with_options(default_headers={"Idempotency-Key": "k"})
@@ -526,7 +518,7 @@ def test_a_batch_that_is_asked_for_twice_with_one_key_is_one(url: str) -> None:
             await asked(space)
         assert refused.value.param == "input_file_id", "a key belongs to a namespace"
 
-    ran(url, body)
+    ran(store_url, body)
 
 
 @pytest.mark.req("COG-3.4.1")

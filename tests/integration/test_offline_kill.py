@@ -22,14 +22,6 @@ BY_BATCH, BY_ITSELF = 20, 40
 CONCURRENCY = 4
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/store.db"
-    found: str = request.getfixturevalue("postgres_url")
-    return found
-
-
 @pytest.fixture
 def etcd(etcd_server: EtcdServer) -> str:
     return etcd_server.endpoint
@@ -55,7 +47,7 @@ def lines() -> bytes:
 @pytest.mark.req("COG-5.2.1")
 @pytest.mark.req("COG-3.4.1")
 def test_a_killed_gateway_goes_on_with_its_batch(
-    url: str, etcd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store_url: str, etcd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SEEDBED_LEASE_SECONDS", "2")
 
@@ -77,7 +69,7 @@ def test_a_killed_gateway_goes_on_with_its_batch(
             }
             models = tmp_path / "models.yaml"
             models.write_text(yaml.safe_dump(document))
-            async with gateway(models, url, etcd) as (base, process), client(base) as asking:
+            async with gateway(models, store_url, etcd) as (base, process), client(base) as asking:
                 file = await asking.files.create(file=("in.jsonl", lines()), purpose="batch")
                 batch = await asking.batches.create(
                     input_file_id=file.id,
@@ -90,7 +82,7 @@ def test_a_killed_gateway_goes_on_with_its_batch(
                 await process.wait()
             assert len(fake.seen) < BY_ITSELF
             fake.batches.held = False
-            async with gateway(models, url, etcd) as (base, _), client(base) as asking:
+            async with gateway(models, store_url, etcd) as (base, _), client(base) as asking:
                 while batch.status != "completed":
                     batch = await asking.batches.retrieve(batch.id)
                     assert batch.status in ("in_progress", "finalizing", "completed"), batch
@@ -101,7 +93,7 @@ def test_a_killed_gateway_goes_on_with_its_batch(
             assert fake.batches.asked_to_make == 1, "the batch was found, not made again"
             assert len(fake.batches.lines) == BY_BATCH
             assert BY_ITSELF <= len(fake.seen) <= BY_ITSELF + CONCURRENCY
-            store = SqlStore.open(url)
+            store = SqlStore.open(store_url)
             try:
                 ledger, name = SqlLedger(store), namespace_account("default")
                 (cost,) = await ledger.costs("namespace", namespace="default")

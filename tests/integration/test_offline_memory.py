@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 from sqlalchemy import insert
 
 from seedbed.runtime.store import batches as module
@@ -18,14 +17,6 @@ from seedbed.runtime.store.sql import SqlStore
 from tests.conftest import run_async
 
 LARGE, COUNT = 400_000, 40
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/store.db"
-    found: str = request.getfixturevalue("postgres_url")
-    return found
 
 
 class Counted(SqlBatches):
@@ -63,9 +54,9 @@ def test_large_answers_are_read_a_few_at_a_time(tmp_path: Path) -> None:
     run_async(body())
 
 
-def test_what_has_ended_long_ago_is_forgotten_with_all_that_is_its_own(url: str) -> None:
+def test_what_has_ended_long_ago_is_forgotten_with_all_that_is_its_own(store_url: str) -> None:
     async def body() -> None:
-        store = SqlStore.open(url)
+        store = SqlStore.open(store_url)
         await store.migrate()
         found, files = SqlBatches(store), SqlBatchFiles(store)
         work = SqlBatchWork(store, SqlLedger(store), 1)

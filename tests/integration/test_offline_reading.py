@@ -6,20 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-from aiohttp import web
 from typer.testing import CliRunner
 
-from seedbed.cli.embedded.cluster import MemoryCluster
-from seedbed.cli.embedded.state import folder
 from seedbed.cli.main import app as command_line
-from seedbed.runtime.api.answers import ACCESS, errors_as_answers, with_caller
 from seedbed.runtime.api.batches import BatchPages
 from seedbed.runtime.store.batches import BatchRow, BatchStatus, SqlBatches
 from seedbed.runtime.store.sql import SqlStore
-from seedbed.runtime.telemetry.health import serving_app
-from tests.callers import AllowAll
+from tests.api_service import serving_pages
 from tests.conftest import run_async
+from tests.state_folders import filled_folder
 
 
 def row(name: str, at: float, status: BatchStatus, **fields: Any) -> BatchRow:
@@ -39,13 +34,7 @@ def test_batches_over_http(tmp_path: Path) -> None:
     async def body() -> None:
         store = SqlStore.open(f"sqlite:///{tmp_path}/store.db")
         await filled(store)
-        pages = web.Application(middlewares=[errors_as_answers, with_caller])
-        pages[ACCESS] = AllowAll()
-        pages.add_routes(BatchPages(SqlBatches(store)).routes())
-        async with (
-            serving_app(pages, "127.0.0.1", 0) as port,
-            aiohttp.ClientSession(f"http://127.0.0.1:{port}/api/v3/") as session,
-        ):
+        async with serving_pages(BatchPages(SqlBatches(store))) as session:
 
             async def told(method: str, path: str, status: int = 200) -> Any:
                 async with session.request(method, path) as answer:
@@ -70,16 +59,7 @@ def test_batches_over_http(tmp_path: Path) -> None:
 
 
 def test_batches_on_the_command_line(tmp_path: Path) -> None:
-    state = folder(tmp_path / "state")
-    state.save(MemoryCluster(), 1)
-
-    async def body() -> None:
-        store = SqlStore.open(state.database)
-        await filled(store)
-        await store.close()
-
-    run_async(body())
-    here = ["--local", str(state.path)]
+    here = filled_folder(tmp_path / "state", filled)
     run = CliRunner().invoke
     told = run(command_line, ["batches", "list", *here, "-n", "team", "-o", "json"])
     assert told.exit_code == 0, told.output

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,14 +13,11 @@ import pytest
 from seedbed.crds.messages import RunRequest, RunSummary, StepKey
 from seedbed.crds.wire import encode
 from seedbed.crds.workflow_status import Phase
-from seedbed.runtime.api.app import serve
-from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.store.port import Commit, Entry, RunRow, Store
 from seedbed.runtime.store.sql import SqlStore
-from seedbed.runtime.workflow.history import StoredHistory
 from seedbed.runtime.workflow.record_form import encode_records
 from seedbed.runtime.workflow.records import Record, StepScheduled, StepSucceeded
-from tests.callers import AllowAll
+from tests.api_service import serving_api
 from tests.conftest import run_async
 from tests.runs import call, request
 
@@ -33,20 +29,8 @@ async def serving(folder: Path) -> AsyncIterator[tuple[Store, Any]]:
     """A store, and `await get(path)` on an API over it: (status, body)."""
     store = SqlStore.open(f"sqlite:///{folder / 'runs.db'}")
     await store.migrate()
-    ports: asyncio.Queue[int] = asyncio.Queue()
-    server = asyncio.create_task(
-        serve(
-            store=store,
-            history=StoredHistory(store),
-            coordinator=MemoryCoordinator(),
-            access=AllowAll(),
-            host="127.0.0.1",
-            port=0,
-            started=ports.put_nowait,
-        )
-    )
     try:
-        async with aiohttp.ClientSession(f"http://127.0.0.1:{await ports.get()}") as http:
+        async with serving_api(store) as url, aiohttp.ClientSession(url) as http:
 
             async def get(path: str) -> tuple[int, Any]:
                 async with http.get(path, headers={"Authorization": "Bearer any"}) as answer:
@@ -56,8 +40,6 @@ async def serving(folder: Path) -> AsyncIterator[tuple[Store, Any]]:
 
             yield store, get
     finally:
-        server.cancel()
-        await asyncio.gather(server, return_exceptions=True)
         await store.close()
 
 

@@ -27,17 +27,9 @@ STEPS = [{"name": "a", "call": {"entry": "m:f"}}, {"name": "b", "call": {"entry"
 ALLOWED = tuple(str(Action(verb, "workflows", "team-a")) for verb in ("create", "list", "delete"))
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/store.db"
-    found: str = request.getfixturevalue("postgres_url")
-    return found
-
-
-def test_a_plan_is_kept_for_its_namespace_alone(url: str) -> None:
+def test_a_plan_is_kept_for_its_namespace_alone(store_url: str) -> None:
     async def body() -> None:
-        store = SqlStore.open(url)
+        store = SqlStore.open(store_url)
         await store.migrate()
         plans = SqlPlans(store)
         first = PlanRow("one", "a" * 64, 1.0, 3, 5)

@@ -19,10 +19,9 @@ from seedbed.cli.following import reconnecting, step_of
 from seedbed.cli.seedbed_api import Api
 from seedbed.crds.addresses import partition_of
 from seedbed.runtime.api.access import Access, Action, Caller, ForbiddenError
-from seedbed.runtime.api.app import serve
 from seedbed.runtime.bus.events import DeadLetter, Event
-from seedbed.runtime.workflow.history import StoredHistory
 from seedbed.runtime.workflow.step_items import StepItems
+from tests.api_service import serving_api
 from tests.callers import AllowAll
 from tests.conftest import run_async
 from tests.integration.test_workflow_engine import Open, Place, embedded, on_servers, running, step
@@ -53,27 +52,13 @@ async def command_line(http: aiohttp.ClientSession) -> AsyncIterator[ClusterSour
 
 @asynccontextmanager
 async def api(at: Place, access: Access | None = None) -> AsyncIterator[aiohttp.ClientSession]:
-    ports: asyncio.Queue[int] = asyncio.Queue()
-    serving = asyncio.create_task(
-        serve(
-            store=at.store,
-            history=StoredHistory(at.store),
-            coordinator=at.coordinator,
-            access=access or AllowAll(),
-            host="127.0.0.1",
-            port=0,
-            events=at.bus.events,
-            items=StepItems(at.store, at.bus),
-            started=ports.put_nowait,
-        )
-    )
-    try:
-        url = f"http://127.0.0.1:{await ports.get()}"
-        async with aiohttp.ClientSession(url, headers={"Authorization": "Bearer mine"}) as http:
-            yield http
-    finally:
-        serving.cancel()
-        await asyncio.gather(serving, return_exceptions=True)
+    more = {"events": at.bus.events, "items": StepItems(at.store, at.bus)}
+    mine = {"Authorization": "Bearer mine"}
+    async with (
+        serving_api(at.store, access, coordinator=at.coordinator, **more) as url,
+        aiohttp.ClientSession(url, headers=mine) as http,
+    ):
+        yield http
 
 
 async def events(

@@ -18,7 +18,6 @@ import pytest
 
 from seedbed.crds.addresses import (
     PARTITIONS,
-    engine_address,
     partition_of,
     pool_setting,
     work_queue,
@@ -28,7 +27,7 @@ from seedbed.crds.errors import FencedError, InvalidError, NotFoundError, Unavai
 from seedbed.crds.messages import RunRequest, RunSummary, StepKey, StepResult, StepTask
 from seedbed.crds.pool import PoolSpec
 from seedbed.crds.run_ids import run_id
-from seedbed.crds.wire import decode, encode
+from seedbed.crds.wire import decode
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.bus.memory import MemoryBus
 from seedbed.runtime.bus.nats import NatsBus
@@ -46,14 +45,13 @@ from seedbed.runtime.workflow.partition import Partition
 from seedbed.runtime.workflow.records import StepScheduled, StepSucceeded
 from seedbed.runtime.workflow.replay import records_of
 from seedbed.runtime.workflow.world import World
+from tests.asking import Asking
 from tests.conftest import run_async
 from tests.servers import EtcdServer, NatsServer, PostgresServer
 
-ENDED = ("Succeeded", "Failed")
-
 
 @dataclass
-class Place:
+class Place(Asking):
     """Servers, or what stands for them, as one user of a namespace sees them."""
 
     store: Store
@@ -61,29 +59,6 @@ class Place:
     coordinator: Coordinator
     namespace: str
     urls: dict[str, str]
-
-    async def ask(self, run: str, message: Any) -> bytes:
-        """Ask the owner of the run's partition, for as long as nobody answers."""
-        address = engine_address(partition_of(run))
-        while True:
-            try:
-                return await self.bus.request(address, encode(message), wait=2.0)
-            except UnavailableError:
-                await asyncio.sleep(0.05)
-
-    async def submit(self, request: RunRequest) -> RunSummary:
-        return decode(RunSummary, await self.ask(request.run, Submit(request)))
-
-    async def summary(self, run: str) -> RunSummary:
-        return decode(RunSummary, await self.ask(run, Summarise(run)))
-
-    async def until(self, run: str, condition: Callable[[RunSummary], bool]) -> RunSummary:
-        while not condition(found := await self.summary(run)):
-            await asyncio.sleep(0.02)
-        return found
-
-    async def ended(self, run: str) -> RunSummary:
-        return await self.until(run, lambda summary: summary.phase in ENDED)
 
     async def pool(self, name: str = "general", **fields: Any) -> None:
         spec = PoolSpec(**fields).model_dump_json(by_alias=True)

@@ -29,7 +29,6 @@ from seedbed.runtime.api.access import (
     KubernetesAccess,
     UnauthenticatedError,
 )
-from seedbed.runtime.api.app import serve
 from seedbed.runtime.api.flags import LiveFlags
 from seedbed.runtime.api.inbox import InboxPages
 from seedbed.runtime.bus.port import Bus
@@ -37,6 +36,7 @@ from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.coordination.registry import register
 from seedbed.runtime.store.port import RunRow, Store
 from seedbed.runtime.telemetry.health import serving_app
+from tests.api_service import serving_api
 from tests.callers import AllowAll
 from tests.conftest import run_async
 
@@ -87,38 +87,23 @@ class History:
 async def api(access: Access, *, token: str = "good", **pages: Any) -> AsyncIterator[Any]:
     """The API as a function: `await call(method, path, ...)` gives (status, JSON, headers)."""
     coordinator = MemoryCoordinator()
-    ports: asyncio.Queue[int] = asyncio.Queue()
     flags = LiveFlags()
-    serving = asyncio.create_task(
-        serve(
-            store=cast("Store", Runs()),
-            history=History(),
-            coordinator=coordinator,
-            access=access,
-            host="127.0.0.1",
-            port=0,
-            flags=flags,
-            started=ports.put_nowait,
-            **pages,
-        )
-    )
-    try:
-        address = f"http://127.0.0.1:{await ports.get()}"
-        async with aiohttp.ClientSession(address) as http:
+    given = {"history": History(), "coordinator": coordinator, "flags": flags, **pages}
+    async with (
+        serving_api(cast("Store", Runs()), access, **given) as address,
+        aiohttp.ClientSession(address) as http,
+    ):
 
-            async def call(method: str, path: str, **options: Any) -> tuple[int, Any, Any]:
-                headers = {"Authorization": f"Bearer {token}"} | options.pop("headers", {})
-                async with http.request(method, path, headers=headers, **options) as answer:
-                    text = await answer.text()
-                    return answer.status, json.loads(text) if text else None, answer.headers
+        async def call(method: str, path: str, **options: Any) -> tuple[int, Any, Any]:
+            headers = {"Authorization": f"Bearer {token}"} | options.pop("headers", {})
+            async with http.request(method, path, headers=headers, **options) as answer:
+                text = await answer.text()
+                return answer.status, json.loads(text) if text else None, answer.headers
 
-            call.address = address  # type: ignore[attr-defined]
-            call.coordinator = coordinator  # type: ignore[attr-defined]
-            call.flags = flags  # type: ignore[attr-defined]
-            yield call
-    finally:
-        serving.cancel()
-        await asyncio.gather(serving, return_exceptions=True)
+        call.address = address  # type: ignore[attr-defined]
+        call.coordinator = coordinator  # type: ignore[attr-defined]
+        call.flags = flags  # type: ignore[attr-defined]
+        yield call
 
 
 async def set_flag(call: Any, namespace: str, name: str, **spec: Any) -> None:
