@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import torch
 from torch import Tensor, nn
 
@@ -123,6 +124,23 @@ async def pod(
     finally:
         stopping.set()
         await running
+
+
+@asynccontextmanager
+async def asked_pod(
+    folder: Path, spec: SeedLayerSpec, *, flags: tuple[str, ...] = FLAGS, token: str = ""
+) -> AsyncIterator[tuple[SeedServer, str, aiohttp.ClientSession]]:
+    """A pod with its own settings and bus, the address of its pages, and a session to ask them."""
+    bus = MemoryBus()
+    try:
+        async with (
+            settings(spec, flags) as coordinator,
+            pod(folder, coordinator, bus, token=token) as (server, url),
+            aiohttp.ClientSession() as session,
+        ):
+            yield server, url, session
+    finally:
+        await bus.close()
 
 
 async def until(holds: Callable[[], Any]) -> None:

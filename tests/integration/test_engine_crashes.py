@@ -153,6 +153,14 @@ class Place:
         path = self.folder / "executed"
         return Counter(path.read_text().splitlines() if path.exists() else ())
 
+    async def begin(self, *engines: str, worker: str = "worker") -> None:
+        """Start engines and a worker, and a run that is well under way when this returns."""
+        for name in engines:
+            await self.start("engine", name)
+        await self.start("worker", worker)
+        await self.submit()
+        await self.halfway()
+
     async def halfway(self) -> None:
         await until(lambda: len(self.executed()) >= ITEMS // 3)
 
@@ -200,10 +208,7 @@ def place(
 def test_another_engine_takes_over_from_one_that_was_killed(place: Place) -> None:
     async def body() -> None:
         async with place.open():
-            for kind, name in (("engine", "one"), ("engine", "two"), ("worker", "worker")):
-                await place.start(kind, name)
-            await place.submit()
-            await place.halfway()
+            await place.begin("one", "two")
             killed = await place.owner()
             await place.roles[killed].kill()
             await place.finish()
@@ -215,10 +220,7 @@ def test_another_engine_takes_over_from_one_that_was_killed(place: Place) -> Non
 def test_an_engine_that_was_killed_goes_on_where_it_was(place: Place) -> None:
     async def body() -> None:
         async with place.open():
-            await place.start("engine", "one")
-            await place.start("worker", "worker")
-            await place.submit()
-            await place.halfway()
+            await place.begin("one")
             await place.roles["one"].kill()
             await place.start("engine", "one")
             await place.finish()
@@ -229,10 +231,7 @@ def test_an_engine_that_was_killed_goes_on_where_it_was(place: Place) -> None:
 def test_a_paused_engine_writes_nothing_when_it_wakes_up(place: Place) -> None:
     async def body() -> None:
         async with place.open():
-            for kind, name in (("engine", "one"), ("engine", "two"), ("worker", "worker")):
-                await place.start(kind, name)
-            await place.submit()
-            await place.halfway()
+            await place.begin("one", "two")
             paused = await place.owner()
             place.roles[paused].send(signal.SIGSTOP)
             await place.finish()
@@ -252,10 +251,7 @@ def test_a_paused_engine_writes_nothing_when_it_wakes_up(place: Place) -> None:
 def test_the_steps_of_a_worker_that_was_killed_are_executed_by_another(place: Place) -> None:
     async def body() -> None:
         async with place.open():
-            await place.start("engine", "one")
-            await place.start("worker", "first")
-            await place.submit()
-            await place.halfway()
+            await place.begin("one", worker="first")
             await place.roles["first"].kill()
             await place.start("worker", "second")
             await place.finish()
@@ -268,10 +264,7 @@ def test_the_steps_of_a_worker_that_was_killed_are_executed_by_another(place: Pl
 def test_a_run_goes_on_when_nats_comes_back(place: Place, emptied: bool) -> None:
     async def body() -> None:
         async with place.open():
-            await place.start("engine", "one")
-            await place.start("worker", "worker")
-            await place.submit()
-            await place.halfway()
+            await place.begin("one")
             await asyncio.to_thread(place.nats.kill)
             if emptied:
                 place.nats.wipe()
@@ -284,10 +277,7 @@ def test_a_run_goes_on_when_nats_comes_back(place: Place, emptied: bool) -> None
 def test_a_run_goes_on_when_postgresql_comes_back(place: Place) -> None:
     async def body() -> None:
         async with place.open():
-            await place.start("engine", "one")
-            await place.start("worker", "worker")
-            await place.submit()
-            await place.halfway()
+            await place.begin("one")
             await asyncio.to_thread(place.postgres.kill)
             await asyncio.to_thread(place.postgres.start)
             await place.finish()

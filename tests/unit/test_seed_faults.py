@@ -32,7 +32,7 @@ from seedbed.runtime.seeds.places import CheckpointPlace
 from seedbed.runtime.seeds.training import Batch
 from seedbed.runtime.seeds.wishes import attach_spec
 from tests.conftest import run_async
-from tests.seed_pods import data, model, pod, settings, spec_of, until
+from tests.seed_pods import asked_pod, data, model, pod, settings, spec_of, until
 from tests.unit.test_seed_pod import changed, page
 
 HERE = "tests.unit.test_seed_faults"
@@ -71,30 +71,19 @@ def test_a_batch_that_cannot_be_learnt_from_ends_training_and_not_the_pod(
     monkeypatch.setattr(SeededModel, "train_epoch", refuse)
 
     async def body() -> None:
-        bus = MemoryBus()
-        async with (
-            settings(spec_of()) as coordinator,
-            pod(tmp_path, coordinator, bus) as (server, url),
-            aiohttp.ClientSession() as session,
-        ):
+        async with asked_pod(tmp_path, spec_of()) as (server, url, session):
             await until(lambda: server.progress.reason)
             assert (server.progress.phase, server.progress.reason) == ("Serving", "Invalid")
             assert "spec.data" in server.progress.message
             assert server.progress.activity == "Waiting"
             assert (await page(session, f"{url}/v1/infer", {"inputs": ROWS}))[0] == 200
-        await bus.close()
 
     run_async(body())
 
 
 def test_rows_that_cannot_be_learnt_from_are_refused_when_they_come(tmp_path: Path) -> None:
     async def body() -> None:
-        bus = MemoryBus()
-        async with (
-            settings(spec_of(data=None)) as coordinator,
-            pod(tmp_path, coordinator, bus) as (server, url),
-            aiohttp.ClientSession() as session,
-        ):
+        async with asked_pod(tmp_path, spec_of(data=None)) as (server, url, session):
             await until(lambda: not server.waiting)
             wrong: list[tuple[Any, Any, str]] = [
                 (ROWS, [0, 99], "targets"),
@@ -114,7 +103,6 @@ def test_rows_that_cannot_be_learnt_from_are_refused_when_they_come(tmp_path: Pa
             assert host is not None
             await until(lambda: host.model.epoch >= 1)
             assert (await page(session, f"{url}/v1/infer", {"inputs": whole["inputs"]}))[0] == 200
-        await bus.close()
 
     run_async(body())
 
@@ -307,19 +295,13 @@ def test_a_change_that_names_no_layer_leaves_the_former_spec_in_force(tmp_path: 
 
 def test_callers_that_name_seeds_are_answered_with_everything_off(tmp_path: Path) -> None:
     async def body() -> None:
-        bus = MemoryBus()
-        async with (
-            settings(spec_of(), flags=()) as coordinator,
-            pod(tmp_path, coordinator, bus) as (server, url),
-            aiohttp.ClientSession() as session,
-        ):
+        async with asked_pod(tmp_path, spec_of(), flags=()) as (server, url, session):
             await until(lambda: not server.waiting)
             asked = {"inputs": ROWS, "route": [0, 3]}
             status, told = await page(session, f"{url}/v1/infer", asked)
             assert status == 200
             plain = model()(torch.tensor(ROWS))
             assert torch.allclose(torch.tensor(told["outputs"]), plain)
-        await bus.close()
 
     run_async(body())
 
@@ -331,11 +313,10 @@ def test_data_that_have_gone_cost_the_training_and_come_back(
     file = tmp_path / "data.safetensors"
 
     async def body() -> None:
-        bus = MemoryBus()
-        async with (
-            settings(spec_of(data={"url": str(file)})) as coordinator,
-            pod(tmp_path / "seeds", coordinator, bus) as (server, url),
-            aiohttp.ClientSession() as session,
+        async with asked_pod(tmp_path / "seeds", spec_of(data={"url": str(file)})) as (
+            server,
+            url,
+            session,
         ):
             await until(lambda: server.progress.reason == "Invalid")
             assert server.progress.phase == "Serving"
@@ -347,7 +328,6 @@ def test_data_that_have_gone_cost_the_training_and_come_back(
             save_file(dict(zip(names, data(), strict=True)), file)
             await until(lambda: server.progress.activity == "Training")
             assert server.progress.reason == ""
-        await bus.close()
 
     run_async(body())
 
@@ -363,11 +343,10 @@ def test_a_hash_of_much_keeps_nobody_waiting(
         return "hash"
 
     async def body() -> None:
-        bus = MemoryBus()
-        async with (
-            settings(spec_of(lifecycle={"patience": 1000})) as coordinator,
-            pod(tmp_path, coordinator, bus) as (server, url),
-            aiohttp.ClientSession() as session,
+        async with asked_pod(tmp_path, spec_of(lifecycle={"patience": 1000})) as (
+            server,
+            url,
+            session,
         ):
             await until(lambda: not server.waiting)
             monkeypatch.setattr(Host, "digest", slow)
@@ -376,7 +355,6 @@ def test_a_hash_of_much_keeps_nobody_waiting(
             assert (await page(session, f"{url}/v1/infer", {"inputs": ROWS}))[0] == 200
             may_end.set()
             assert (await hashing)[1]["digest"] == "hash"
-        await bus.close()
 
     run_async(body())
 

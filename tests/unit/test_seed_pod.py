@@ -37,7 +37,7 @@ from seedbed.runtime.seeds.stages import Stage
 from seedbed.runtime.seeds.training import Batch
 from seedbed.runtime.seeds.wishes import growth, limits
 from tests.conftest import run_async
-from tests.seed_pods import FLAGS, HERE, data, model, pod, settings, spec_of, until
+from tests.seed_pods import FLAGS, HERE, asked_pod, data, model, pod, settings, spec_of, until
 
 CPU = torch.device("cpu")
 REST = {"patience": 1000}
@@ -406,47 +406,34 @@ def test_a_model_that_is_missing_is_reported_and_loaded_when_the_spec_changes(
 )
 def test_a_request_that_is_wrong_is_one_sentence(tmp_path: Path, body: Any, words: str) -> None:
     async def ask() -> None:
-        bus = MemoryBus()
-        async with (
-            settings(spec_of(lifecycle=REST)) as coordinator,
-            pod(tmp_path, coordinator, bus) as (server, url),
-            aiohttp.ClientSession() as session,
-        ):
+        async with asked_pod(tmp_path, spec_of(lifecycle=REST)) as (server, url, session):
             await until(lambda: not server.waiting)
             status, told = await page(session, f"{url}/v1/infer", body)
             assert status == 400
             assert words in told["error"]["message"]
-        await bus.close()
 
     run_async(ask())
 
 
 def test_a_token_is_asked_for_where_there_is_one(tmp_path: Path) -> None:
     async def body() -> None:
-        bus = MemoryBus()
-        async with (
-            settings(spec_of(lifecycle=REST)) as coordinator,
-            pod(tmp_path, coordinator, bus, token="secret") as (server, url),
-            aiohttp.ClientSession() as session,
+        async with asked_pod(tmp_path, spec_of(lifecycle=REST), token="secret") as (
+            server,
+            url,
+            session,
         ):
             await until(lambda: not server.waiting)
             assert (await page(session, f"{url}/v1/seeds"))[0] == 401
             wrong, right = {"Authorization": "Bearer x"}, {"Authorization": "Bearer secret"}
             assert (await page(session, f"{url}/v1/seeds", **wrong))[0] == 401
             assert (await page(session, f"{url}/v1/seeds", **right))[0] == 200
-        await bus.close()
 
     run_async(body())
 
 
 def test_what_callers_send_is_trained_on_where_the_spec_names_no_data(tmp_path: Path) -> None:
     async def body() -> None:
-        bus = MemoryBus()
-        async with (
-            settings(spec_of(data=None)) as coordinator,
-            pod(tmp_path, coordinator, bus) as (server, url),
-            aiohttp.ClientSession() as session,
-        ):
+        async with asked_pod(tmp_path, spec_of(data=None)) as (server, url, session):
             await until(lambda: server.progress.activity == "Waiting" and not server.waiting)
             inputs, targets, *_ = data()
             for at in range(10):
@@ -459,7 +446,6 @@ def test_what_callers_send_is_trained_on_where_the_spec_names_no_data(tmp_path: 
             await until(lambda: host.model.epoch >= 1)
             short = {"inputs": ROWS, "targets": [1]}
             assert (await page(session, f"{url}/v1/train", short))[0] == 400
-        await bus.close()
 
     run_async(body())
 
