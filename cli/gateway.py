@@ -30,7 +30,7 @@ from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.coordination.port import Coordinator
 from seedbed.runtime.llm.batch.offline.lane import OfflineLane
 from seedbed.runtime.llm.cache.cached import cached
-from seedbed.runtime.llm.cache.stage import Flagged, no_flags
+from seedbed.runtime.llm.cache.stage import CacheStage, Flagged, no_flags
 from seedbed.runtime.llm.funded import funded
 from seedbed.runtime.llm.gateway import Gateway
 from seedbed.runtime.llm.identity import (
@@ -138,73 +138,117 @@ async def _follow(flags: LiveFlags, coordinator: Coordinator) -> None:
         await asyncio.sleep(_AGAIN)
 
 
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One replica of the model service, with what it shares with the others.
+
+    Attributes:
+        holder: who it is.
+        store: keeps money, outcomes, answers and batches.
+        coordinator: has the live settings.
+        lease: seconds after which another one takes over the offline work of one that died.
+    """
+
+    holder: str
+    store: SqlStore
+    coordinator: Coordinator
+    lease: float = 10.0
+
+
 @asynccontextmanager
 async def serving_models(
     models: Models,
     host: str,
     port: int,
     *,
-    holder: str,
+    replica: Replica | None = None,
     identify: Identify = anybody,
-    store: SqlStore | None = None,
-    coordinator: Coordinator | None = None,
     tell: Tell | None = None,
     bus: Callable[[], Bus | None] = lambda: None,
-    lease: float = 10.0,
     registry: CollectorRegistry | None = None,
 ) -> AsyncIterator[int]:
-    """The model service while the context is open, with budgets where there is a store for them.
+    """The model service while the context is open; gives its port.
 
-    `lease` is the seconds after which another replica takes over the offline work of one that died;
-    `tell` hears its notices; `bus` leads to the workers that answer for Agents, once it is there.
-    `registry` takes in its metrics, which then are not shown on the service's own port.
+    Args:
+        models: what it serves.
+        host: where it listens.
+        port: likewise; any free one where it is 0.
+        replica: with what it has budgets, Agents, offline work and answers that outlive it.
+        identify: says who calls.
+        tell: hears its notices.
+        bus: leads to the workers that answer for Agents, once it is there.
+        registry: takes in its metrics, which then are not shown on the service's own port.
     """
     gateway = Gateway(models)
-    if coordinator is not None:
-        gateway.programs = Programs(bus, coordinator, gateway.now)
+    if replica is not None:
+        gateway.programs = Programs(bus, replica.coordinator, gateway.now)
     if tell is not None:
         gateway.notices.also(tell)
     async with AsyncExitStack() as stack:
         if registry is not None:
             registry.register(gateway.metrics.registry)
             stack.callback(registry.unregister, gateway.metrics.registry)
-        if store is not None and coordinator is not None:
-            # A replica that starts anew is another holder: what the old one held ends by itself.
-            name = f"{holder}-{secrets.token_hex(4)}"
-            await stack.enter_async_context(funded(gateway, SqlLedger(store), coordinator, name))
-            await stack.enter_async_context(gateway.learning.following(SqlOutcomes(store)))
-        cache = None
-        if models.cache.mode != "off":
-            answers = await SqlAnswers.open(store) if store is not None else None
-            flagged: Flagged = no_flags
-            if models.cache.flag and coordinator is not None:
-                flagged = await stack.enter_async_context(flags_of(coordinator))
-            cache = await stack.enter_async_context(
-                cached(gateway, answers, coordinator, flagged=flagged)
-            )
-        lane = None
-        if models.offline.enabled and store is not None and coordinator is not None:
-            lane = OfflineLane(
-                gateway,
-                store,
-                coordinator,
-                cache=cache,
-                holder=holder,
-                identify=identify,
-                lease=lease,
-            )
-        routes = lane.routes() if lane is not None else ()
-        bound = await stack.enter_async_context(
-            serving(
-                models,
-                host,
-                port,
-                gateway=gateway,
-                identify=identify,
-                routes=routes,
-                metrics=registry is None,
-            )
+        if replica is not None:
+            await stack.enter_async_context(_funded(gateway, replica))
+        cache = await _cache(gateway, replica, stack)
+        lane = _lane(gateway, replica, cache, identify)
+        service = serving(
+            models,
+            host,
+            port,
+            gateway=gateway,
+            identify=identify,
+            routes=lane.routes() if lane is not None else (),
+            metrics=registry is None,
         )
+        bound = await stack.enter_async_context(service)
         if lane is not None:
             await stack.enter_async_context(lane.running())
         yield bound
+
+
+@asynccontextmanager
+async def _funded(gateway: Gateway, replica: Replica) -> AsyncIterator[None]:
+    """The gateway spends from budgets, and learns from outcomes, while the context is open."""
+    # A replica that starts anew is another holder: what the old one held ends by itself.
+    name = f"{replica.holder}-{secrets.token_hex(4)}"
+    async with (
+        funded(gateway, SqlLedger(replica.store), replica.coordinator, name),
+        gateway.learning.following(SqlOutcomes(replica.store)),
+    ):
+        yield
+
+
+async def _cache(
+    gateway: Gateway, replica: Replica | None, stack: AsyncExitStack
+) -> CacheStage | None:
+    """The stage that keeps answers, where the models file asks for one."""
+    settings = gateway.models.cache
+    if settings.mode == "off":
+        return None
+    if replica is None:
+        return await stack.enter_async_context(cached(gateway))
+    flagged: Flagged = no_flags
+    if settings.flag:
+        flagged = await stack.enter_async_context(flags_of(replica.coordinator))
+    answers = await SqlAnswers.open(replica.store)
+    return await stack.enter_async_context(
+        cached(gateway, answers, replica.coordinator, flagged=flagged)
+    )
+
+
+def _lane(
+    gateway: Gateway, replica: Replica | None, cache: CacheStage | None, identify: Identify
+) -> OfflineLane | None:
+    """The lane for offline work, where the models file asks for one."""
+    if replica is None or not gateway.models.offline.enabled:
+        return None
+    return OfflineLane(
+        gateway,
+        replica.store,
+        replica.coordinator,
+        cache=cache,
+        holder=replica.holder,
+        identify=identify,
+        lease=replica.lease,
+    )

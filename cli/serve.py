@@ -32,6 +32,8 @@ from seedbed.runtime.seeds.torchrun import launched, local_rank
 if TYPE_CHECKING:
     from seedbed.cli.gateway import EventLogNotices
     from seedbed.operator.process import Options
+    from seedbed.runtime.api.app import Pages
+    from seedbed.runtime.api.checkpoints import Acting
     from seedbed.runtime.bus.nats import NatsBus
     from seedbed.runtime.coordination.etcd import EtcdCoordinator
     from seedbed.runtime.seeds.group import Alone, Group
@@ -198,28 +200,29 @@ async def _engine(process: Process) -> None:
 async def _gateway(process: Process) -> None:
     from prometheus_client import REGISTRY
 
-    from seedbed.cli.gateway import EventLogNotices, identities, serving_models
+    from seedbed.cli.gateway import EventLogNotices, Replica, identities, serving_models
     from seedbed.runtime.llm.models import load
 
     settings = process.settings
     models = load(settings.models)
     async with AsyncExitStack() as stack:
-        budgets = bool(settings.database_url and settings.etcd_endpoint)
+        replica = None
+        if settings.database_url and settings.etcd_endpoint:
+            store, coordinator = await _store(process, stack), await _coordinator(process, stack)
+            replica = Replica(settings.holder, store, coordinator, settings.lease_seconds)
+        identify = await stack.enter_async_context(
+            identities(settings.identity, settings.service_account)
+        )
         notices = EventLogNotices()
         await stack.enter_async_context(
             serving_models(
                 models,
                 _EVERYWHERE,
                 settings.port,
-                holder=settings.holder,
-                identify=await stack.enter_async_context(
-                    identities(settings.identity, settings.service_account)
-                ),
-                store=await _store(process, stack) if budgets else None,
-                coordinator=await _coordinator(process, stack) if budgets else None,
+                replica=replica,
+                identify=identify,
                 tell=notices,
                 bus=lambda: notices.bus,
-                lease=settings.lease_seconds,
                 registry=REGISTRY,
             )
         )
@@ -249,23 +252,11 @@ async def _reached(process: Process, stack: AsyncExitStack, notices: EventLogNot
 
 async def _api(process: Process) -> None:
     from seedbed.runtime.api.access import kubernetes_access
-    from seedbed.runtime.api.app import Pages, serve
-    from seedbed.runtime.api.batches import BatchPages
-    from seedbed.runtime.api.cache import CachePages
-    from seedbed.runtime.api.checkpoints import Acting, CheckpointPages
-    from seedbed.runtime.api.costs import CostPages
+    from seedbed.runtime.api.app import serve
+    from seedbed.runtime.api.checkpoints import Acting
     from seedbed.runtime.api.flags import LiveFlags
-    from seedbed.runtime.api.goals import GoalPages
     from seedbed.runtime.api.inbox import InboxPages
     from seedbed.runtime.api.objects import kubernetes_workflows
-    from seedbed.runtime.api.plans import PlanPages
-    from seedbed.runtime.store.answers import SqlAnswers
-    from seedbed.runtime.store.batches import SqlBatches
-    from seedbed.runtime.store.checkpoints import SqlCheckpoints
-    from seedbed.runtime.store.goals import SqlGoals
-    from seedbed.runtime.store.ledger import SqlLedger
-    from seedbed.runtime.store.outcomes import SqlOutcomes
-    from seedbed.runtime.store.plans import SqlPlans
     from seedbed.runtime.workflow.history import StoredHistory
     from seedbed.runtime.workflow.step_items import StepItems
 
@@ -279,14 +270,7 @@ async def _api(process: Process) -> None:
         workflows = await stack.enter_async_context(kubernetes_workflows())
         acting = Acting(bus, workflows) if bus else None
         coordinator = await _coordinator(process, stack)
-        pages: list[Pages] = [
-            PlanPages(SqlPlans(store)),
-            CheckpointPages(store, SqlCheckpoints(store), acting),
-            GoalPages(SqlGoals(store), process.settings.gateway_url),
-            CostPages(SqlLedger(store), SqlOutcomes(store)),
-            CachePages(await SqlAnswers.open(store), coordinator),
-            BatchPages(SqlBatches(store)),
-        ]
+        pages = await _pages_of_store(store, acting, coordinator, process.settings.gateway_url)
         if bus:
             pages.append(InboxPages(store, bus))
         await serve(
@@ -302,6 +286,34 @@ async def _api(process: Process) -> None:
             more=pages,
             started=lambda _: process.started(),
         )
+
+
+async def _pages_of_store(
+    store: SqlStore, acting: Acting | None, coordinator: EtcdCoordinator, gateway_url: str
+) -> list[Pages]:
+    """The pages of the API that tell what the store keeps."""
+    from seedbed.runtime.api.batches import BatchPages
+    from seedbed.runtime.api.cache import CachePages
+    from seedbed.runtime.api.checkpoints import CheckpointPages
+    from seedbed.runtime.api.costs import CostPages
+    from seedbed.runtime.api.goals import GoalPages
+    from seedbed.runtime.api.plans import PlanPages
+    from seedbed.runtime.store.answers import SqlAnswers
+    from seedbed.runtime.store.batches import SqlBatches
+    from seedbed.runtime.store.checkpoints import SqlCheckpoints
+    from seedbed.runtime.store.goals import SqlGoals
+    from seedbed.runtime.store.ledger import SqlLedger
+    from seedbed.runtime.store.outcomes import SqlOutcomes
+    from seedbed.runtime.store.plans import SqlPlans
+
+    return [
+        PlanPages(SqlPlans(store)),
+        CheckpointPages(store, SqlCheckpoints(store), acting),
+        GoalPages(SqlGoals(store), gateway_url),
+        CostPages(SqlLedger(store), SqlOutcomes(store)),
+        CachePages(await SqlAnswers.open(store), coordinator),
+        BatchPages(SqlBatches(store)),
+    ]
 
 
 async def _worker(process: Process) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,7 +19,13 @@ from seedbed.controllers.conditions import (
 )
 from seedbed.controllers.plan import Raw
 from seedbed.controllers.reading import status_of
-from seedbed.crds.messages import RESULT_PREVIEW_LIMIT, RunSummary, Waiting
+from seedbed.crds.messages import (
+    RESULT_PREVIEW_LIMIT,
+    Advice,
+    RunSummary,
+    TakenCheckpoint,
+    Waiting,
+)
 from seedbed.crds.workflow import WorkflowSpec
 
 FINISHED = ("Succeeded", "Failed")
@@ -86,6 +93,24 @@ def as_before(workflow: Raw, spec: WorkflowSpec) -> dict[str, Verdict]:
     return {**missing, **kept}
 
 
+def _optimisation(advice: Advice) -> dict[str, Any]:
+    return {
+        "applied": advice.applied,
+        "percent": round(100 * (1 - advice.after / advice.before)),
+        "message": shortened(advice.message, _ADVICE),
+    }
+
+
+def _checkpoint(last: TakenCheckpoint) -> dict[str, Any]:
+    return {
+        "number": last.number,
+        "id": last.id,
+        "time": timestamp(datetime.fromtimestamp(last.at, UTC)),
+        "sizeBytes": last.size_bytes,
+        "ratio": round(last.ratio, 2),
+    }
+
+
 def fields_of(run: RunSummary) -> dict[str, Any]:
     """The Workflow's own part of the status; small whatever the run's size."""
     counts = run.counts
@@ -115,11 +140,7 @@ def fields_of(run: RunSummary) -> dict[str, Any]:
     if run.eta is not None:
         fields["eta"] = timestamp(datetime.fromtimestamp(round(run.eta), UTC))
     if run.advice is not None and run.advice.before > run.advice.after:
-        fields["optimisation"] = {
-            "applied": run.advice.applied,
-            "percent": round(100 * (1 - run.advice.after / run.advice.before)),
-            "message": shortened(run.advice.message, _ADVICE),
-        }
+        fields["optimisation"] = _optimisation(run.advice)
     if run.replans:
         fields |= {"planVersion": run.replans + 1, "replans": run.replans}
     if run.started is not None:
@@ -127,22 +148,9 @@ def fields_of(run: RunSummary) -> dict[str, Any]:
     if run.finished is not None:
         fields["finishedAt"] = timestamp(datetime.fromtimestamp(run.finished, UTC))
     if run.checkpoint is not None:
-        last = run.checkpoint
-        fields["lastCheckpoint"] = {
-            "number": last.number,
-            "id": last.id,
-            "time": timestamp(datetime.fromtimestamp(last.at, UTC)),
-            "sizeBytes": last.size_bytes,
-            "ratio": round(last.ratio, 2),
-        }
+        fields["lastCheckpoint"] = _checkpoint(run.checkpoint)
     if run.origin is not None:
-        began = run.origin
-        fields["forkedFrom"] = {
-            "run": began.run,
-            "checkpoint": began.checkpoint,
-            "taken": began.taken,
-            "again": began.again,
-        }
+        fields["forkedFrom"] = asdict(run.origin)
     if run.result is not None and len(orjson.dumps(run.result)) <= RESULT_PREVIEW_LIMIT:
         fields["result"] = run.result
     return fields

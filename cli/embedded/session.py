@@ -197,17 +197,12 @@ async def _everything(
 @asynccontextmanager
 async def _model_service(parts: Parts, models: Models) -> AsyncIterator[str]:
     """The model service on a loopback port; gives its address. Only agents need what it imports."""
-    serving = (await asyncio.to_thread(import_module, "seedbed.cli.gateway")).serving_models
+    gateway = await asyncio.to_thread(import_module, "seedbed.cli.gateway")
     # Workers import the agents' libraries in the event loop: it takes seconds, so better here.
     importing = asyncio.create_task(asyncio.to_thread(import_module, "seedbed.runtime.agents.host"))
-    async with serving(
-        models,
-        "127.0.0.1",
-        0,
-        holder=_HOLDER,
-        store=parts.store,
-        coordinator=parts.coordinator,
-        bus=lambda: parts.bus,
+    replica = gateway.Replica(_HOLDER, parts.store, parts.coordinator)
+    async with gateway.serving_models(
+        models, "127.0.0.1", 0, replica=replica, bus=lambda: parts.bus
     ) as port:
         await importing
         for name in _TALKING:

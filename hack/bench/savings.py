@@ -55,7 +55,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from hack.bench.routing import FILE, PARTS, Question, learn, recorded
-from seedbed.cli.gateway import serving_models
+from seedbed.cli.gateway import Replica, serving_models
 from seedbed.cli.loops import fast_loop
 from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.llm.models import Models
@@ -237,12 +237,7 @@ async def service(
             await _keep(store, judged)
         port = await stack.enter_async_context(
             serving_models(
-                models,
-                "127.0.0.1",
-                0,
-                holder="bench",
-                store=store,
-                coordinator=MemoryCoordinator(),
+                models, "127.0.0.1", 0, replica=Replica("bench", store, MemoryCoordinator())
             )
         )
         session = await stack.enter_async_context(aiohttp.ClientSession(f"http://127.0.0.1:{port}"))

@@ -111,7 +111,8 @@ def complete(state: RunState, scope: Scope, now: float) -> list[Record]:
     except TypeError as error:
         message = f"spec.result: cannot be written: {error}"
         return finish(state, now, "Failed", "ResultInvalid", message)
-    message = f"all {state.counts['total']} steps ended"
+    total = state.counts["total"]
+    message = f"all {total} steps ended" if total > 1 else "its step ended"
     return finish(state, now, "Succeeded", "Succeeded", message, result)
 
 

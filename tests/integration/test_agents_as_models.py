@@ -12,7 +12,7 @@ import openai
 import orjson
 import pytest
 
-from seedbed.cli.gateway import serving_models
+from seedbed.cli.gateway import Replica, serving_models
 from seedbed.crds.addresses import agent_setting
 from seedbed.crds.agent import AgentSpec
 from seedbed.runtime.bus.memory import MemoryBus
@@ -84,9 +84,7 @@ async def place(folder: Path, fake: FakeProvider) -> AsyncIterator[Place]:
             models,
             "127.0.0.1",
             0,
-            holder="one",
-            store=store,
-            coordinator=coordinator,
+            replica=Replica("one", store, coordinator),
             bus=lambda: bus,
         ) as port:
             yield Place(port, bus, coordinator)

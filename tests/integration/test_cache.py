@@ -15,7 +15,7 @@ import orjson
 import pytest
 from typer.testing import CliRunner
 
-from seedbed.cli.gateway import flags_of, serving_models
+from seedbed.cli.gateway import Replica, flags_of, serving_models
 from seedbed.cli.main import app as command_line
 from seedbed.runtime.api.access import Action, Caller, ForbiddenError
 from seedbed.runtime.api.cache import CachePages
@@ -515,9 +515,7 @@ def test_the_service_keeps_answers_as_its_models_file_says(tmp_path: Path) -> No
                     load(file),
                     "127.0.0.1",
                     0,
-                    holder="one",
-                    store=store,
-                    coordinator=MemoryCoordinator(),
+                    replica=Replica("one", store, MemoryCoordinator()),
                 ) as port,
                 aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
             ):

@@ -16,7 +16,7 @@ import pytest
 from openai.types import Batch
 from sqlalchemy import func, select, update
 
-from seedbed.cli.gateway import serving_models
+from seedbed.cli.gateway import Replica, serving_models
 from seedbed.crds.budget import Budget
 from seedbed.crds.spending import agent_account, namespace_account
 from seedbed.runtime.coordination.memory import MemoryCoordinator
@@ -133,9 +133,7 @@ async def lane(
                 found,
                 "127.0.0.1",
                 0,
-                holder="test",
-                store=store,
-                coordinator=coordinator,
+                replica=Replica("test", store, coordinator),
                 tell=told.append,
             )
         )
