@@ -16,7 +16,7 @@ CLUSTER ?= dev
 	coverage-map generate lock clean
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Make the Python environment in .venv
 
@@ -62,6 +62,7 @@ format: setup ## Format the code
 
 generate: setup ## Make the CRDs and the reference pages from the models
 	@$(PYTHON) -m seedbed.crds.generate
+	@$(PYTHON) -m hack.openapi
 
 cluster-up: setup ## Start a local Kubernetes, or find the one there is
 	@$(PYTHON) -m hack.cluster up --name $(CLUSTER)

@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 from aiohttp import hdrs, web
+from pydantic import BaseModel
 
 from seedbed.crds.errors import (
     ConflictError,
@@ -25,6 +26,7 @@ from seedbed.runtime.api.access import (
     ForbiddenError,
     UnauthenticatedError,
 )
+from seedbed.runtime.openapi import PATH
 
 TOKEN_HEADER = "X-Seedbed-Authorization"  # noqa: S105  # the name of a header
 """Holds the caller's token where the API server's proxy, which takes `Authorization` out, is between."""
@@ -32,7 +34,7 @@ TOKEN_HEADER = "X-Seedbed-Authorization"  # noqa: S105  # the name of a header
 _Page = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-PUBLIC = frozenset({"/healthz"})
+PUBLIC = frozenset({"/healthz", PATH})
 """Paths that anybody may call."""
 
 ACCESS = web.AppKey("access", Access)
@@ -60,6 +62,23 @@ def answer(
     return web.Response(body=data, status=status, content_type="application/json", headers=headers)
 
 
+class Problem(BaseModel):
+    """What was wrong."""
+
+    code: str
+    message: str
+
+
+class Failure(BaseModel):
+    """An error."""
+
+    error: Problem
+
+
+def _form(code: str, message: str) -> dict[str, Any]:
+    return Failure(error=Problem(code=code, message=message)).model_dump()
+
+
 def failure(error: SeedbedError) -> web.Response:
     """An error as an answer."""
     status = next(number for form, number in _STATUS if isinstance(error, form))
@@ -68,8 +87,7 @@ def failure(error: SeedbedError) -> web.Response:
         headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
     if isinstance(error, RetryableError) and error.retry_after is not None:
         headers[hdrs.RETRY_AFTER] = str(max(1, round(error.retry_after)))
-    body = {"error": {"code": error.code, "message": error.message}}
-    return answer(body, status=status, headers=headers)
+    return answer(_form(error.code, error.message), status=status, headers=headers)
 
 
 @web.middleware
@@ -82,8 +100,8 @@ async def errors_as_answers(request: web.Request, handler: _Page) -> web.StreamR
     except web.RequestPayloadError:
         return failure(InvalidError("body", "cannot be read as its headers say"))
     except web.HTTPException as error:
-        told = {"code": error.reason.lower().replace(" ", "_"), "message": error.reason}
-        return answer({"error": told}, status=error.status)
+        code = error.reason.lower().replace(" ", "_")
+        return answer(_form(code, error.reason), status=error.status)
     except Exception:  # noqa: BLE001  # the edge: a caller gets an answer whatever happens
         _log.exception("%s %s failed", request.method, request.path)
         return failure(SeedbedError("the server failed; its log tells why"))

@@ -10,6 +10,7 @@
     /api/v3/tasks/...              goals and their trees of tasks (goals.py)
     GET /api/v3/services           the live services, of `?namespace=` or of all
     /api/v3/dead-letters           events that could not be handled (dead_letters.py)
+    GET /openapi.json              all of this, for programs (openapi.py)
     GET /healthz                   for anybody
 
 Errors are `{"error": {"code", "message"}}`; those of a flag's evaluation have OFREP's form.
@@ -26,7 +27,15 @@ from aiohttp import web
 
 from seedbed.crds.errors import RetryableError
 from seedbed.runtime.api.access import Access, Action
-from seedbed.runtime.api.answers import ACCESS, answer, errors_as_answers, require, with_caller
+from seedbed.runtime.api.answers import (
+    ACCESS,
+    PUBLIC,
+    Failure,
+    answer,
+    errors_as_answers,
+    require,
+    with_caller,
+)
 from seedbed.runtime.api.dead_letters import DeadLetterPages
 from seedbed.runtime.api.flags import LiveFlags
 from seedbed.runtime.api.ofrep import FlagPages
@@ -37,6 +46,7 @@ from seedbed.runtime.api.streams import StreamPages
 from seedbed.runtime.bus.events import EventLog
 from seedbed.runtime.coordination.port import Coordinator
 from seedbed.runtime.coordination.registry import discover
+from seedbed.runtime.openapi import add_described, says
 from seedbed.runtime.store.port import Store
 from seedbed.runtime.telemetry.health import serving_app
 from seedbed.runtime.workflow.live import LiveRuns, live_runs
@@ -67,7 +77,9 @@ def create_app(
 ) -> web.Application:
     """The application; `flags` is kept up to date by whoever calls, `more` are pages of other subjects."""
 
+    @says(query=("namespace",))
     async def services(request: web.Request) -> web.Response:
+        """The live services, of a namespace or of all."""
         # A service belongs to the Pool it works for.
         namespace = request.query.get("namespace", "")
         await require(request, Action("list", "pools", namespace))
@@ -88,25 +100,25 @@ def create_app(
         )
 
     async def alive(_: web.Request) -> web.Response:
+        """Whether it answers."""
         return answer({"status": "ok"})
 
     app = web.Application(
         client_max_size=_LARGEST_BODY, middlewares=[errors_as_answers, with_caller]
     )
     app[ACCESS] = access
-    app.add_routes(
-        [
-            web.get("/healthz", alive),
-            web.get("/api/v3/services", services),
-            *FlagPages(flags).routes(),
-            *RunPages(store, history).routes(),
-            *PlanningPages(store).routes(),
-            *StreamPages(store, live, items or StepItems(store, None)).routes(),
-            *RecordPages(store).routes(),
-            *(DeadLetterPages(events).routes() if events else ()),
-            *(route for pages in more for route in pages.routes()),
-        ]
-    )
+    shown = [
+        web.get("/healthz", alive),
+        web.get("/api/v3/services", services),
+        *FlagPages(flags).routes(),
+        *RunPages(store, history).routes(),
+        *PlanningPages(store).routes(),
+        *StreamPages(store, live, items or StepItems(store, None)).routes(),
+        *RecordPages(store).routes(),
+        *(DeadLetterPages(events).routes() if events else ()),
+        *(route for pages in more for route in pages.routes()),
+    ]
+    add_described(app, "Seedbed's API", shown, error=Failure, public=PUBLIC)
     return app
 
 

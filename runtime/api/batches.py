@@ -20,6 +20,7 @@ from seedbed.crds.errors import InvalidError, NotFoundError
 from seedbed.runtime.api.access import Action
 from seedbed.runtime.api.answers import answer, require
 from seedbed.runtime.llm.batch.offline.form import batch_form, page_form
+from seedbed.runtime.openapi import says
 from seedbed.runtime.store.batches import BatchRow, SqlBatches, cancelled
 
 MOST = 100
@@ -40,6 +41,7 @@ class BatchPages:
             web.post("/api/v3/batches/{id}/cancel", self.cancel),
         ]
 
+    @says(query=("namespace", "limit", "after"))
     async def listed(self, request: web.Request) -> web.Response:
         """A page of batches."""
         namespace = request.query.get("namespace", "")

@@ -23,6 +23,7 @@ from seedbed.runtime.api.answers import answer, require
 from seedbed.runtime.coordination.port import Coordinator
 from seedbed.runtime.llm.cache.invalidation import invalidate
 from seedbed.runtime.llm.cache.stats import summary
+from seedbed.runtime.openapi import says
 from seedbed.runtime.store.answers import AnswerStore, Selection
 
 DAYS = 30
@@ -51,6 +52,7 @@ class CachePages:
             web.post("/api/v3/cache/invalidate", self.invalidate),
         ]
 
+    @says(query=("namespace", "days"))
     async def stats(self, request: web.Request) -> web.Response:
         """What the gateways have counted, a second ago."""
         namespace = request.query.get("namespace", "")
@@ -58,6 +60,7 @@ class CachePages:
         days = _days(request.query.get("days", str(DAYS)))
         return answer(await counted(self._store, namespace, days))
 
+    @says(Forget)
     async def invalidate(self, request: web.Request) -> web.Response:
         """Forgets answers in the store and in every gateway."""
         try:

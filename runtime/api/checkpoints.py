@@ -29,6 +29,7 @@ from seedbed.runtime.api.answers import answer, bearer_token, require
 from seedbed.runtime.api.objects import Workflows
 from seedbed.runtime.api.runs import newest_run
 from seedbed.runtime.bus.port import Bus
+from seedbed.runtime.openapi import JSON, says
 from seedbed.runtime.store.checkpoints import CheckpointRow, Checkpoints
 from seedbed.runtime.store.port import RunRow, Store
 
@@ -63,17 +64,20 @@ class CheckpointPages:
             web.post(f"{base}/fork", self.fork),
         ]
 
+    @says(query=("run",))
     async def listed(self, request: web.Request) -> web.Response:
         """The checkpoints of a run, oldest first."""
         row = await self._run(request, request.query.get("run"))
         found = await self._rows.of_run(row.run)
         return answer({"run": row.run, "checkpoints": [told(one) for one in found]})
 
+    @says(query=("run",))
     async def one(self, request: web.Request) -> web.Response:
         """One checkpoint."""
         wanted = request.match_info["checkpoint_id"]
         return answer(told(await self._found(request, wanted)))
 
+    @says(status=_CREATED)
     async def take(self, request: web.Request) -> web.Response:
         """Take a checkpoint of the run under way; answers when it is kept."""
         namespace, name = request.match_info["namespace"], request.match_info["name"]
@@ -88,6 +92,7 @@ class CheckpointPages:
             raise NotFoundError("Checkpoint", taken.id)
         return answer(told(found), status=_CREATED)
 
+    @says(takes=JSON, query=("run",), status=_ACCEPTED)
     async def restore(self, request: web.Request) -> web.Response:
         """Have the Workflow go on from one of its checkpoints, as a new run."""
         body = await _body(request, {"checkpoint"})
@@ -99,14 +104,18 @@ class CheckpointPages:
         await workflows.patch(token, namespace, name, patch)
         return answer({"workflow": name, "checkpoint": told(found)}, status=_ACCEPTED)
 
+    @says(takes=JSON, query=("run",), status=_CREATED)
     async def fork(self, request: web.Request) -> web.Response:
         """Make a Workflow that goes on from a run of this one, with other parameters."""
-        body = await _body(request, {"name", "checkpoint", "params"})
+        body = await _body(request, {"name", "checkpoint", "params", "again"})
         new, params = body.get("name"), body.get("params") or {}
         if not isinstance(new, str) or not new:
             raise InvalidError("name", "the new Workflow needs one")
         if not isinstance(params, dict):
             raise InvalidError("params", "expected an object")
+        again = body.get("again") or []
+        if not isinstance(again, list) or not all(isinstance(one, str) for one in again):
+            raise InvalidError("again", "expected a list of names of steps")
         wanted = body.get("checkpoint")
         found = await self._found(request, wanted) if wanted is not None else None
         run = found.run if found else (await newest_run(request, self._store)).run
@@ -115,7 +124,9 @@ class CheckpointPages:
             token, request.match_info["namespace"], request.match_info["name"]
         )
         number = found.number if found else None
-        manifest = forked(workflow, name=new, run=run, checkpoint=number, params=params)
+        manifest = forked(
+            workflow, name=new, run=run, checkpoint=number, params=params, again=again
+        )
         made = await workflows.create(token, manifest)
         fork = {"run": run, "checkpoint": number}
         return answer({"workflow": made["metadata"]["name"], "forkFrom": fork}, status=_CREATED)

@@ -24,6 +24,7 @@ from seedbed.runtime.api.answers import answer, require
 from seedbed.runtime.llm.report import report
 from seedbed.runtime.llm.routing.marks import sent
 from seedbed.runtime.llm.routing.predictor import Outcomes
+from seedbed.runtime.openapi import says
 from seedbed.runtime.store.ledger import DIMENSIONS, Ledger
 from seedbed.runtime.store.outcomes import OutcomeRow, OutcomeStore
 
@@ -54,6 +55,7 @@ class CostPages:
             web.post("/api/v3/outcomes", self.outcome),
         ]
 
+    @says(query=("namespace", "by", "workflow", "agent", "since"))
     async def costs(self, request: web.Request) -> web.Response:
         """Spending by one dimension, and all of it."""
         query = request.query
@@ -69,6 +71,7 @@ class CostPages:
         )
         return answer(found)
 
+    @says(query=("namespace",))
     async def report(self, request: web.Request) -> web.Response:
         """What routing knows of a namespace's tasks."""
         namespace = request.query.get("namespace", "")
@@ -77,6 +80,7 @@ class CostPages:
         await require(request, Action("list", "workflows", namespace))
         return answer(await curves(self._ledger, self._outcomes, namespace))
 
+    @says(Outcome, status=201)
     async def outcome(self, request: web.Request) -> web.Response:
         """Learns one outcome."""
         try:

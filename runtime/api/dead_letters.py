@@ -18,6 +18,7 @@ from seedbed.crds.errors import InvalidError, NotFoundError
 from seedbed.runtime.api.access import Action
 from seedbed.runtime.api.answers import answer, require
 from seedbed.runtime.bus.events import DeadLetter, EventLog
+from seedbed.runtime.openapi import says
 
 _LISTED = 100
 _MOST = 1000
@@ -39,6 +40,7 @@ class DeadLetterPages:
             web.delete(f"{base}/{{number}}", self.discard),
         ]
 
+    @says(query=("after", "limit"))
     async def listed(self, request: web.Request) -> web.Response:
         """Some of them, in order of their numbers."""
         await require(request, Action("list", "workflows", ""))

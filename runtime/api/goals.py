@@ -25,6 +25,7 @@ from seedbed.crds.errors import InvalidError, NotFoundError, UnavailableError
 from seedbed.crds.goal import MOST_LEVELS, MOST_TASKS, GoalTemplate, GoalText
 from seedbed.runtime.api.access import Action
 from seedbed.runtime.api.answers import TOKEN_HEADER, answer, require
+from seedbed.runtime.openapi import JSON, says
 from seedbed.runtime.store.goals import GoalRow, Goals
 from seedbed.runtime.workflow.planning.goals.model import ModelPlanner
 from seedbed.runtime.workflow.planning.goals.planner import Bounds, Planner, decompose
@@ -75,6 +76,7 @@ class GoalPages:
             web.delete(one, self.remove),
         ]
 
+    @says(Decompose, status=_CREATED)
     async def decompose(self, request: web.Request) -> web.Response:
         """Take a goal apart and keep the tree."""
         try:
@@ -122,6 +124,7 @@ class GoalPages:
         await require(request, Action("list", "workflows", namespace))
         return answer({"trees": [_told(row) for row in await self._goals.of_namespace(namespace)]})
 
+    @says(query=("form", "under", "levels"), gives=(JSON, "text/html"))
     async def hierarchy(self, request: web.Request) -> web.Response:
         """A tree, or the part of it below a task."""
         namespace, digest = request.match_info["namespace"], request.match_info["id"]

@@ -30,6 +30,7 @@ from seedbed.runtime.api.access import Action
 from seedbed.runtime.api.answers import CALLER, answer, require
 from seedbed.runtime.api.runs import newest_run
 from seedbed.runtime.bus.port import Bus
+from seedbed.runtime.openapi import JSON, says
 from seedbed.runtime.store.port import Store
 
 KEY_HEADER = "Idempotency-Key"
@@ -52,6 +53,7 @@ class InboxPages:
             web.post(f"{base}/events/{{event}}", self.signal),
         ]
 
+    @says(Approval)
     async def approve(self, request: web.Request) -> web.Response:
         """Decide about a step; answers when the decision is durable."""
         run = await self._run(request, "approvals")
@@ -63,6 +65,7 @@ class InboxPages:
         summary = await self._ask(Approve(run, request.match_info["step"], decision))
         return answer({"run": run, "decision": asdict(decision), "phase": summary.phase})
 
+    @says(takes=JSON, query=("key",))
     async def signal(self, request: web.Request) -> web.Response:
         """Tell of an event; answers when it is durable."""
         run = await self._run(request, "events")

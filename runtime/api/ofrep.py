@@ -20,6 +20,7 @@ from seedbed.runtime.api.access import Action, Caller
 from seedbed.runtime.api.answers import CALLER, answer, require
 from seedbed.runtime.api.flags import LiveFlags
 from seedbed.runtime.flags.evaluate import Decision
+from seedbed.runtime.openapi import JSON, says
 
 NAMESPACE_HEADER = "X-Seedbed-Namespace"
 
@@ -37,6 +38,7 @@ class FlagPages:
             web.post("/ofrep/v1/evaluate/flags", self.all),
         ]
 
+    @says(takes=JSON)
     async def one(self, request: web.Request) -> web.Response:
         """Evaluate one flag."""
         key = request.match_info["key"]
@@ -54,6 +56,7 @@ class FlagPages:
             )
         return answer(_evaluation(key, decision))
 
+    @says(takes=JSON)
     async def all(self, request: web.Request) -> web.Response:
         """Evaluate every flag of the namespace."""
         namespace = _namespace(request)

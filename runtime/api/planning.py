@@ -17,6 +17,7 @@ from aiohttp import web
 
 from seedbed.runtime.api.answers import answer
 from seedbed.runtime.api.runs import newest_run
+from seedbed.runtime.openapi import says
 from seedbed.runtime.store.port import RunRow, Store
 from seedbed.runtime.workflow.planning.insight import (
     PAGES,
@@ -50,8 +51,10 @@ class PlanningPages:
         async def page(request: web.Request) -> web.Response:
             return answer(await self._told(request, tell))
 
+        page.__doc__ = tell.__doc__
         return page
 
+    @says(query=("form",), gives=("image/svg+xml",))
     async def picture(self, request: web.Request) -> web.Response:
         """The run over time, or as a graph."""
         form = request.query.get("form", "gantt")

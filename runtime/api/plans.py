@@ -21,6 +21,7 @@ from seedbed.crds.steps_document import DOCUMENT_LIMIT, read_steps
 from seedbed.crds.steps_source import PUSHED
 from seedbed.runtime.api.access import Action
 from seedbed.runtime.api.answers import answer, require
+from seedbed.runtime.openapi import says
 from seedbed.runtime.store.plans import PlanRow, Plans
 
 _CREATED = 201
@@ -44,6 +45,7 @@ class PlanPages:
             web.delete(f"{base}/{{digest}}", self.remove),
         ]
 
+    @says(takes="application/octet-stream", status=_CREATED)
     async def push(self, request: web.Request) -> web.Response:
         """Keep a document, after a look at every step of it."""
         namespace = await _allowed(request, "create")

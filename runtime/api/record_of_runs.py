@@ -36,4 +36,5 @@ class RecordPages:
             await require(request, Action("get", "workflows", namespace, name))
             return answer(await tell(self._store, namespace, name))
 
+        page.__doc__ = tell.__doc__
         return page

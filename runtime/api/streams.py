@@ -22,6 +22,7 @@ from prometheus_client import Counter, Gauge
 
 from seedbed.crds.errors import QueueFullError
 from seedbed.runtime.api.runs import newest_run
+from seedbed.runtime.openapi import says
 from seedbed.runtime.store.port import Store
 from seedbed.runtime.workflow.live import LiveRuns
 from seedbed.runtime.workflow.run_events import RunEvent, position
@@ -60,6 +61,7 @@ class StreamPages:
             web.get(f"{base}/steps/{{step}}/items", self.items),
         ]
 
+    @says(query=("after",), gives=("text/event-stream",))
     async def events(self, request: web.Request) -> web.StreamResponse:
         """The run's events, as they happen."""
         row = await newest_run(request, self._store)
@@ -67,6 +69,7 @@ class StreamPages:
         following = self._live.follow(row.run, after, heartbeat=HEARTBEAT)
         return await self._stream(request, row.run, following, over=row.finished and bool(after))
 
+    @says(query=("after",), gives=("text/event-stream",))
     async def items(self, request: web.Request) -> web.StreamResponse:
         """A step's items, as they are yielded; a client that reads slowly slows the step down."""
         row = await newest_run(request, self._store)

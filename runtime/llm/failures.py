@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import orjson
 from aiohttp import web
+from pydantic import BaseModel
 
 from seedbed.crds.errors import (
     ConflictError,
@@ -42,12 +43,30 @@ _STATUS: tuple[tuple[type[SeedbedError], int, str], ...] = (
 _FIRST_ERROR = 400
 
 
+class Problem(BaseModel):
+    """What was wrong; `param` names the field of the request."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class Failure(BaseModel):
+    """An error, in OpenAI's form."""
+
+    error: Problem
+
+
+def _form(message: str, kind: str, param: str | None = None, code: str | None = None) -> Json:
+    problem = Problem(message=message, type=kind, param=param, code=code)
+    return Failure(error=problem).model_dump()
+
+
 def told(error: SeedbedError) -> tuple[int, Json]:
     """Status and body of an error."""
     status, kind = next((s, k) for form, s, k in _STATUS if isinstance(error, form))
-    param = getattr(error, "field", None)
-    body = {"message": error.message, "type": kind, "param": param, "code": error.code}
-    return status, {"error": body}
+    return status, _form(error.message, kind, getattr(error, "field", None), error.code)
 
 
 @web.middleware
@@ -72,19 +91,12 @@ async def in_openai_form(
     except web.HTTPException as error:
         if error.status < _FIRST_ERROR:
             raise
-        body = {
-            "message": error.reason,
-            "type": "invalid_request_error",
-            "param": None,
-            "code": None,
-        }
-        return _answer(error.status, {"error": body}, {})
+        return _answer(error.status, _form(error.reason, "invalid_request_error"), {})
     except Exception:
         if request.writer.output_size:
             raise
         log.exception("a request failed for no reason that anybody thought of")
-        body = {"message": "it failed", "type": "server_error", "param": None, "code": "internal"}
-        return _answer(500, {"error": body}, {})
+        return _answer(500, _form("it failed", "server_error", code="internal"), {})
 
 
 def _answer(status: int, body: Json, headers: dict[str, str]) -> web.Response:

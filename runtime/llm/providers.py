@@ -23,9 +23,12 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     ValidationError,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from seedbed.crds.errors import InvalidError, TerminalError, UnavailableError
 from seedbed.runtime.llm.media import PARTS, Media, Part, media_of, taken_apart
@@ -37,6 +40,7 @@ _NOT_ASKED = {"model", "stream", "stream_options", "n", "user", "max_completion_
 _UNCOMMON = ("logprobs", "top_logprobs", "logit_bias")
 _LONGEST_PLACE = 200
 _BYTES_OF_A_TOKEN = 4
+_Inputs = str | list[str] | list[int] | list[list[int]]
 _MOST_TOKENS = 2**31
 
 
@@ -149,6 +153,17 @@ class ChatMessage(BaseModel):
     # Sound and the older form of tools are not served; clients send them as null.
     audio: None = None
     function_call: None = None
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """As callers write it: parts stand in `content`."""
+        schema = handler.resolve_ref_schema(handler(core))
+        parts = schema["properties"].pop(PARTS)
+        content = schema["properties"]["content"]["anyOf"]
+        content += [form for form in parts["anyOf"] if form not in content]
+        return schema
 
     @model_validator(mode="before")
     @classmethod
@@ -304,9 +319,10 @@ class EmbeddingRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
-    input: Annotated[tuple[str, ...] | tuple[tuple[int, ...], ...], BeforeValidator(_inputs)] = (
-        Field(min_length=1, max_length=2048)
-    )
+    input: Annotated[
+        tuple[str, ...] | tuple[tuple[int, ...], ...],
+        BeforeValidator(_inputs, json_schema_input_type=_Inputs),
+    ] = Field(min_length=1, max_length=2048)
     dimensions: int | None = Field(default=None, ge=1, le=1_000_000)
     encoding_format: Literal["float", "base64"] | None = None
     user: str | None = None

@@ -6,6 +6,7 @@
     GET  /v1/models    and /v1/models/NAME
     POST /api/v3/outcomes        whether an answer to `auto` was good
     GET  /api/v3/prompts/patterns    what the namespace's prompts have in common
+    GET  /openapi.json           what is here, for programs
     GET  /healthz /readyz
     GET  /metrics                for anybody, where the process has no other port for it
 
@@ -30,12 +31,20 @@ from seedbed.crds.money import dollars
 from seedbed.runtime.llm.cache.streaming import replayed
 from seedbed.runtime.llm.call import Call, Reply
 from seedbed.runtime.llm.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, Endpoint, Form, Request
-from seedbed.runtime.llm.failures import in_openai_form, told
+from seedbed.runtime.llm.failures import Failure, in_openai_form, told
 from seedbed.runtime.llm.gateway import Gateway
 from seedbed.runtime.llm.identity import Identify, anybody
 from seedbed.runtime.llm.models import Models
-from seedbed.runtime.llm.providers import ChatRequest, Json, Outcome, parse
+from seedbed.runtime.llm.providers import (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    Json,
+    Outcome,
+    parse,
+)
 from seedbed.runtime.llm.routing.marks import sent
+from seedbed.runtime.openapi import JSON, PATH, add_described, says
 from seedbed.runtime.store.outcomes import OutcomeRow
 
 _LARGEST_BODY = 8 * 1024 * 1024
@@ -44,6 +53,8 @@ _TIMEOUT, _TASK, _QUALITY = "X-Seedbed-Timeout", "X-Seedbed-Task", "X-Seedbed-Qu
 _STREAM = "X-Seedbed-Stream"
 _LONGEST_TASK = 128
 _DONE = b"data: [DONE]\n\n"
+_ANSWERS, _TEXT = (JSON, "text/event-stream"), ("text/plain",)
+_PUBLIC = ("/healthz", "/readyz", "/metrics", PATH)
 _log = logging.getLogger(__name__)
 
 
@@ -65,21 +76,20 @@ def create_app(
     app = web.Application(client_max_size=_LARGEST_BODY, middlewares=[in_openai_form])
     service = _Service(gateway, identify)
     app.cleanup_ctx.append(service.running)
-    app.add_routes(
-        [
-            web.post("/v1/chat/completions", service.chat),
-            web.post("/v1/completions", service.completions),
-            web.post("/v1/embeddings", service.embeddings),
-            web.get("/v1/models", service.models),
-            web.get("/v1/models/{name:.+}", service.model),
-            web.post("/api/v3/outcomes", service.outcome),
-            web.get("/api/v3/prompts/patterns", service.patterns),
-            web.get("/healthz", service.alive),
-            web.get("/readyz", service.ready),
-            *([web.get("/metrics", service.metrics)] if metrics else ()),
-            *routes,
-        ]
-    )
+    shown = [
+        web.post("/v1/chat/completions", service.chat),
+        web.post("/v1/completions", service.completions),
+        web.post("/v1/embeddings", service.embeddings),
+        web.get("/v1/models", service.models),
+        web.get("/v1/models/{name:.+}", service.model),
+        web.post("/api/v3/outcomes", service.outcome),
+        web.get("/api/v3/prompts/patterns", service.patterns),
+        web.get("/healthz", service.alive),
+        web.get("/readyz", service.ready),
+        *([web.get("/metrics", service.metrics)] if metrics else ()),
+        *routes,
+    ]
+    add_described(app, "Seedbed's model service", shown, error=Failure, public=_PUBLIC)
     return app
 
 
@@ -123,13 +133,19 @@ class _Service:
             yield
             self._ready = False
 
+    @says(ChatRequest, gives=_ANSWERS)
     async def chat(self, http: web.Request) -> web.StreamResponse:
+        """OpenAI's chat completions."""
         return await self._answered(http, CHAT)
 
+    @says(CompletionRequest, gives=_ANSWERS)
     async def completions(self, http: web.Request) -> web.StreamResponse:
+        """The older form: one prompt, one text."""
         return await self._answered(http, COMPLETIONS)
 
+    @says(EmbeddingRequest)
     async def embeddings(self, http: web.Request) -> web.StreamResponse:
+        """Vectors of texts."""
         return await self._answered(http, EMBEDDINGS)
 
     async def _answered(self, http: web.Request, asked: Endpoint) -> web.StreamResponse:
@@ -189,16 +205,19 @@ class _Service:
         return await _streamed(http, call, reply, form, begun)
 
     async def models(self, http: web.Request) -> web.Response:
+        """The models that are there for the caller."""
         identity = await self._identify(http)
         names = self._gateway.names(identity.namespace)
         return _json({"object": "list", "data": [_told(name) for name in names]})
 
     async def model(self, http: web.Request) -> web.Response:
+        """One of them."""
         identity = await self._identify(http)
         name = http.match_info["name"]
         self._gateway.named(name, identity.namespace)
         return _json(_told(name))
 
+    @says(Outcome, status=201)
     async def outcome(self, http: web.Request) -> web.Response:
         """Learns whether an answer that routing chose a model for was good."""
         identity = await self._identify(http)
@@ -210,18 +229,25 @@ class _Service:
         return _json({}, 201)
 
     async def patterns(self, http: web.Request) -> web.Response:
+        """What the namespace's prompts have in common."""
         identity = await self._identify(http)
         return _json({"patterns": self._gateway.prompts.patterns(identity.namespace)})
 
+    @says(gives=_TEXT)
     async def alive(self, _: web.Request) -> web.Response:
+        """Whether it answers."""
         return web.Response(text="ok\n")
 
+    @says(gives=_TEXT)
     async def ready(self, _: web.Request) -> web.Response:
+        """Whether it is ready for calls."""
         return web.Response(
             text="ok\n" if self._ready else "stopping\n", status=200 if self._ready else 503
         )
 
+    @says(gives=_TEXT)
     async def metrics(self, _: web.Request) -> web.Response:
+        """What Prometheus reads."""
         return web.Response(
             body=self._metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4"}
         )

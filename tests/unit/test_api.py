@@ -187,6 +187,7 @@ def test_health_is_for_everybody() -> None:
     async def body() -> None:
         async with api(Rights(), token="bad") as call:
             assert (await call("GET", "/healthz"))[0] == 200
+            assert (await call("GET", "/openapi.json"))[0] == 200
 
     run_async(body())
 

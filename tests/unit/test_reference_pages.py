@@ -73,16 +73,20 @@ def test_options_that_documents_name_exist(document: Path) -> None:
         assert given <= options, line
 
 
-def routes() -> set[str]:
-    found = {"GET /healthz", "GET /api/v3/services"}
+def pages_of_the_api() -> Iterator[Any]:
     for name in API:
         module = import_module(f"seedbed.runtime.api.{name}")
         for pages in vars(module).values():
             own = inspect.isclass(pages) and pages.__module__ == module.__name__
             if own and hasattr(pages, "routes"):
                 # Routes name methods only: nothing of what the pages are given is looked at.
-                made = pages.__new__(pages).routes()
-                found |= {f"{one.method} {one.path}" for one in made}
+                yield pages.__new__(pages)
+
+
+def routes() -> set[str]:
+    found = {"GET /healthz", "GET /openapi.json", "GET /api/v3/services"}
+    for pages in pages_of_the_api():
+        found |= {f"{one.method} {one.path}" for one in pages.routes()}
     return found
 
 

@@ -39,6 +39,7 @@ from seedbed.runtime.llm.batch.offline.lines import output_line
 from seedbed.runtime.llm.call import Identity
 from seedbed.runtime.llm.identity import Identify
 from seedbed.runtime.llm.providers import Json, parse
+from seedbed.runtime.openapi import says
 from seedbed.runtime.store.batch_files import (
     ABANDONED_SECONDS,
     INPUT,
@@ -102,6 +103,7 @@ class OfflinePages:
             web.post("/v1/batches/{id}/cancel", self.cancel),
         ]
 
+    @says(takes="multipart/form-data")
     async def upload(self, http: web.Request) -> web.Response:
         """Takes a file in, chunk by chunk."""
         identity = await self._identify(http)
@@ -157,6 +159,7 @@ class OfflinePages:
             await self._files.add_chunk(name, number, bytes(held))
         return size
 
+    @says(query=("purpose", "after", "limit"))
     async def files(self, http: web.Request) -> web.Response:
         """The namespace's files, the newest first."""
         namespace = (await self._identify(http)).namespace
@@ -182,6 +185,7 @@ class OfflinePages:
             raise InvalidError("file_id", "is the input of a batch that goes on")
         return _json({"id": row.id, "object": "file", "deleted": True})
 
+    @says(gives=("application/jsonl",))
     async def content(self, http: web.Request) -> web.StreamResponse:
         """A file's lines."""
         namespace = (await self._identify(http)).namespace
@@ -199,6 +203,7 @@ class OfflinePages:
         async for line in self._batches.all_results(row.batch, failed=failed):
             yield output_line(line)
 
+    @says(BatchRequest)
     async def create(self, http: web.Request) -> web.Response:
         """Takes a batch in."""
         identity = await self._identify(http)
@@ -234,6 +239,7 @@ class OfflinePages:
         self._wake()
         return _json(batch_form(row))
 
+    @says(query=("after", "limit"))
     async def listed(self, http: web.Request) -> web.Response:
         """The namespace's batches, the newest first."""
         namespace = (await self._identify(http)).namespace
@@ -274,7 +280,8 @@ def _name_of(namespace: str, key: str) -> str:
     """A batch's id: a new one, or the same for the same key."""
     if not key:
         return f"batch_{secrets.token_hex(12)}"
-    made = blake2b(f"{namespace}\0{key}".encode(), digest_size=12)
+    # Bytes of the header that are no UTF-8 stay what they are.
+    made = blake2b(f"{namespace}\0{key}".encode(errors="surrogateescape"), digest_size=12)
     return f"batch_{made.hexdigest()}"
 
 

@@ -1,0 +1,100 @@
+"""The descriptions of our HTTP services: they are valid, and they say what the code does."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from importlib import import_module
+from typing import Any
+
+import pytest
+from aiohttp import web
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it ships no types
+from openapi_spec_validator import validate
+
+from hack.openapi import PLACE, documents
+from seedbed.runtime.llm.endpoints import ENDPOINTS
+from seedbed.runtime.openapi import PATH, said_of
+from tests.conftest import run_async
+from tests.unit.test_gateway_targets import chat, one
+from tests.unit.test_reference_pages import pages_of_the_api, routes
+
+MADE = dict(documents())
+MODELS = json.loads(MADE["models.json"])
+READS = re.compile(r"query\.get\(\"(\w+)\"|_number\(request, \"(\w+)\"")
+CHAT, EMBED = "/v1/chat/completions", "/v1/embeddings"
+ASKED: list[tuple[str, dict[str, Any]]] = [
+    (CHAT, {"messages": [{"role": "user", "content": "x"}], "n": 2, "stream": True}),
+    (CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]}),
+    (CHAT, {"messages": [{"role": "assistant", "tool_calls": [{"id": "a"}]}], "seed": 1}),
+    (EMBED, {"input": "x"}),
+    (EMBED, {"input": ["x", "y"]}),
+    (EMBED, {"input": [1, 2]}),
+    (EMBED, {"input": [[1, 2], [3]], "dimensions": 8}),
+    ("/v1/completions", {"prompt": "x", "echo": False}),
+]
+REFUSED: list[tuple[str, dict[str, Any]]] = [
+    (CHAT, {"messages": [{"role": "user", "content": "x"}], "n": 0}),
+    (CHAT, {"messages": [], "model": "m"}),
+    (CHAT, {"messages": [{"role": "user", "content": "x"}], "unknown": 1}),
+    (EMBED, {"input": {}}),
+]
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_description_is_valid_and_as_it_is_kept(name: str) -> None:
+    validate(json.loads(MADE[name]))
+    assert (PLACE / name).read_text() == MADE[name], "run python -m hack.openapi"
+
+
+def test_every_route_of_the_api_is_described() -> None:
+    paths = json.loads(MADE["api.json"])["paths"]
+    told = {f"{method.upper()} {path}" for path, page in paths.items() for method in page}
+    assert told == routes()
+
+
+def test_every_name_in_a_query_is_described() -> None:
+    for pages in pages_of_the_api():
+        # What several pages share is read by functions beside them.
+        read = {
+            a or b
+            for a, b in READS.findall(inspect.getsource(import_module(type(pages).__module__)))
+        }
+        made = [route for route in pages.routes() if isinstance(route, web.RouteDef)]
+        assert {name for route in made for name in said_of(route).query} == read, type(pages)
+
+
+def form_of(path: str) -> Draft202012Validator:
+    content = MODELS["paths"][path]["post"]["requestBody"]["content"]
+    schema = content["application/json"]["schema"]
+    return Draft202012Validator({**schema, "components": MODELS["components"]})
+
+
+@pytest.mark.parametrize(("path", "body"), ASKED)
+def test_what_is_described_is_taken(path: str, body: dict[str, Any]) -> None:
+    asked = {"model": "m", **body}
+    form_of(path).validate(asked)
+    ENDPOINTS[path].read(json.dumps(asked).encode())
+
+
+@pytest.mark.parametrize(("path", "body"), REFUSED)
+def test_what_is_refused_is_not_described(path: str, body: dict[str, Any]) -> None:
+    assert not form_of(path).is_valid({"model": "m", **body})
+
+
+def test_the_service_shows_its_own_and_its_errors_are_as_described() -> None:
+    async def body() -> None:
+        async with one() as (session, _):
+            async with session.get(PATH) as answer:
+                assert answer.status == 200
+                shown = await answer.json()
+            validate(shown)
+            assert shown["info"] == MODELS["info"]
+            assert shown["paths"][CHAT] == MODELS["paths"][CHAT]
+            status, failure, _ = await chat(session, n=0)
+            assert status == 400
+            schema = {"$ref": "#/components/schemas/Failure", "components": shown["components"]}
+            Draft202012Validator(schema).validate(failure)
+
+    run_async(body())
