@@ -28,12 +28,13 @@ _COLUMNS = ("NUMBER", "AGE", "STEPS", "KIND", "SIZE", "RATIO", "CAUSE", "KEY", "
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """What a user wants: `settings` as `PARAM=YAML`; `printed` makes nothing."""
+    """What a user wants: `settings` as `PARAM=YAML`, steps `again`; `printed` makes nothing."""
 
     name: str
     run: str | None
     checkpoint: int | None
     settings: tuple[str, ...]
+    again: tuple[str, ...]
     printed: bool
 
 
@@ -90,7 +91,14 @@ async def fork(source: Source, workflow: str, namespace: str | None, wish: Fork)
         run = (await _find(source, space, workflow, wish.run, wish.checkpoint))["run"]
     if not run:
         raise NotFoundError("Run", f"of Workflow {space}/{workflow}")
-    made = forked(obj, name=wish.name, run=run, checkpoint=wish.checkpoint, params=params)
+    made = forked(
+        obj,
+        name=wish.name,
+        run=run,
+        checkpoint=wish.checkpoint,
+        params=params,
+        again=wish.again,
+    )
     if wish.printed:
         print(output.serialised(made, "yaml"))
         return 0

@@ -82,6 +82,9 @@ def fork(
     set_: Annotated[
         list[str], typer.Option("--set", metavar="PARAM=VALUE", help="Another value, as YAML.")
     ] = [],  # noqa: B006  # typer reads it and never changes it
+    again: Annotated[
+        list[str], typer.Option("--again", metavar="STEP", help="A step to execute again anyway.")
+    ] = [],  # noqa: B006  # likewise
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the manifest instead of creating it.")
     ] = False,
@@ -95,7 +98,8 @@ def fork(
     manifest is printed, for `seedbed run --keep`.
     """
     commands = import_module("seedbed.cli.checkpointing")
-    wish = commands.Fork(name, run, checkpoint, tuple(set_), dry_run or place.local is not None)
+    printed = dry_run or place.local is not None
+    wish = commands.Fork(name, run, checkpoint, tuple(set_), tuple(again), printed)
     read(lambda source: commands.fork(source, workflow, namespace, wish), place)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -44,8 +44,8 @@ class CheckpointPolicy(Model):
 class ForkFrom(Model):
     """An earlier run whose results this plan takes over, as far as they are still right.
 
-    A step is executed again where its definition differs, where it reads a parameter that differs, or
-    where it needs a step that is executed again.
+    A step is executed again where its definition differs, where it reads a parameter that differs,
+    where `again` names it, or where it needs a step that is executed again.
     """
 
     workflow: Name | None = Field(
@@ -65,6 +65,15 @@ class ForkFrom(Model):
         description="Number of its checkpoint; the run as it is where none is given.",
         ge=1,
         examples=[3],
+    )
+    again: tuple[Name, ...] = Field(
+        default=(),
+        description=(
+            "Steps to execute again although nothing of theirs differs, with all that need them: "
+            "what they read from outside has changed, or their result was wrong."
+        ),
+        max_length=1000,
+        examples=[["load"]],
     )
 
 
@@ -107,6 +116,7 @@ def forked(
     run: str,
     checkpoint: int | None,
     params: Mapping[str, Any],
+    again: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The manifest of a Workflow that goes on from a run of another one.
 
@@ -116,13 +126,14 @@ def forked(
         run: the run.
         checkpoint: number of its checkpoint; None for the run as it is.
         params: parameters that are to differ.
+        again: steps to execute again in any case.
     """
     metadata, spec = workflow["metadata"], dict(workflow["spec"])
     for decided in ("suspend", "approvals"):
         spec.pop(decided, None)
     if params:
         spec["params"] = {**(spec.get("params") or {}), **params}
-    spec["forkFrom"] = fork_from(run, checkpoint)
+    spec["forkFrom"] = {**fork_from(run, checkpoint), **({"again": list(again)} if again else {})}
     labels = metadata.get("labels")
     head = {"name": name, "namespace": metadata["namespace"]}
     return {
@@ -150,4 +161,4 @@ def restored(workflow: Mapping[str, Any], run: str, checkpoint: int) -> dict[str
             f"the Workflow's present run began at checkpoint {checkpoint} of {run}: "
             "restore a checkpoint of the present run, or fork"
         )
-    return {"spec": {"forkFrom": {"workflow": None, **wanted}}}
+    return {"spec": {"forkFrom": {"workflow": None, "again": None, **wanted}}}

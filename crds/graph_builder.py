@@ -20,6 +20,7 @@ from seedbed.crds.graph_checks import (
     UNDO_RETRY,
     check_approvals,
     check_exits,
+    check_fork,
     check_local,
     check_policies,
     check_speculation,
@@ -104,6 +105,7 @@ class _Builder:
         for position, step in enumerate(spec.steps):
             self._nodes.setdefault(step.name, self._node(step, position))
         check_approvals(spec, self._refuse)
+        check_fork(spec, self._refuse)
         check_speculation(spec, self._nodes, self._refuse)
         check_policies(spec, self._refuse)
         if spec.on_exit:

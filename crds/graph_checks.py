@@ -273,6 +273,15 @@ def check_approvals(spec: WorkflowSpec, refuse: Refuse) -> None:
             refuse(below("spec.approvals", name), expected)
 
 
+def check_fork(spec: WorkflowSpec, refuse: Refuse) -> None:
+    """Refuse steps to execute again that the plan does not have."""
+    known = dict.fromkeys(step.name for step in spec.steps)
+    for at, name in enumerate(spec.fork_from.again if spec.fork_from is not None else ()):
+        if name not in known:
+            expected = f"there is no step `{name}`{suggestion(name, known)}"
+            refuse(f"spec.forkFrom.again[{at}]", expected)
+
+
 def _check_on_error(step: Step, policy: OnError, field: str, refuse: Refuse) -> None:
     if step.allow_failure:
         refuse(

@@ -18,6 +18,7 @@ from prometheus_client import REGISTRY
 from sqlalchemy import text
 
 from hack.cluster import ControlPlane
+from seedbed.crds.addresses import PARTITIONS
 from seedbed.crds.engine_requests import Cancel, Signal, Submit, Summarise
 from seedbed.crds.errors import ConflictError
 from seedbed.crds.messages import RunRequest, RunSummary
@@ -167,6 +168,7 @@ def cluster() -> Iterator[ControlPlane]:
 def an_engine(etcd: str, nats: str, folder: Path, number: int) -> Iterator[None]:
     """A real engine in a thread, on servers and a store that outlive it."""
     loop = asyncio.new_event_loop()
+    engines: list[Engine] = []
 
     async def serve() -> None:
         async with AsyncExitStack() as stack:
@@ -175,19 +177,29 @@ def an_engine(etcd: str, nats: str, folder: Path, number: int) -> Iterator[None]
             coordinator = EtcdCoordinator.open(etcd)
             stack.push_async_callback(coordinator.close)
             store = await stack.enter_async_context(a_store(folder))
-            await Engine(
-                store=store, bus=bus, coordinator=coordinator, holder=f"e{number}", lease_ttl=2.0
-            ).run()
+            engines.append(
+                Engine(
+                    store=store,
+                    bus=bus,
+                    coordinator=coordinator,
+                    holder=f"e{number}",
+                    lease_ttl=2.0,
+                )
+            )
+            await engines[0].run()
 
     task = loop.create_task(serve())
     thread = threading.Thread(target=lambda: loop.run_until_complete(asyncio.wait({task})))
     thread.start()
     try:
+        wait_until(lambda: engines and len(engines[0].partitions) == PARTITIONS, "all partitions")
         yield
     finally:
         loop.call_soon_threadsafe(task.cancel)
         thread.join(30.0)
         loop.close()
+        if not task.cancelled():
+            task.result()
 
 
 def seedbed(cluster: ControlPlane, *arguments: str) -> str:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seedbed.crds.errors import InvalidError
 from seedbed.crds.messages import RunRequest, StepError, StepTask
 from seedbed.crds.workflow import Step
 from seedbed.runtime.workflow.checkpoint.fork import Inherited, changed_params, inherited, reads
@@ -25,8 +26,9 @@ def compute(task: StepTask) -> Any:
 
 def forked(state: RunState, plan: RunRequest) -> tuple[Inherited, Clockwork]:
     """A run of `plan` from a state of another, to its end."""
-    before = plan_of(state.request)
-    found = inherited(shortest(state), before, plan_of(plan))
+    before, after = plan_of(state.request), plan_of(plan)
+    wanted = after.spec.fork_from.again if after.spec.fork_from is not None else ()
+    found = inherited(shortest(state), before, after, wanted)
     world = a_world()
     run = RunState(plan, world.hands)
     run.apply(RunStarted(1.0))
@@ -52,6 +54,18 @@ def chain(run: str = "run-1", **params: Any) -> RunRequest:
         params={"source": "s3", "limit": 3, **params},
         run=run,
     )
+
+
+def test_steps_that_the_user_names_run_again_with_all_that_need_them() -> None:
+    done = play(chain(), compute)
+    plan = chain("run-2")
+    plan.spec["forkFrom"] = {"again": ["count"]}
+    found, again = forked(done.state, plan)
+    assert found.again == ("count", "report")
+    assert executed(again) == {"count", "report"}
+    plan.spec["forkFrom"] = {"again": ["cont"]}
+    with pytest.raises(InvalidError, match=r"spec.forkFrom.again\[0\]: .* did you mean `count`"):
+        plan_of(plan)
 
 
 def test_only_what_reads_a_changed_parameter_and_what_needs_it_runs_again() -> None:

@@ -41,7 +41,10 @@ class Archive:
             UnavailableError: it could not be written.
         """
         path = f"{self._root.rstrip('/')}/{name}"
-        await self._call(path, lambda: self._write(path, data))
+        try:
+            await self._call(path, lambda: self._write(path, data))
+        except FileNotFoundError as error:  # there is no such bucket
+            raise UnavailableError(f"the archive takes nothing at {path}: {error}") from error
         return path
 
     async def get(self, path: str) -> bytes | None:
@@ -79,6 +82,6 @@ class Archive:
                 return await asyncio.to_thread(call)
         except FileNotFoundError:
             raise
-        except (OSError, TimeoutError) as error:
+        except Exception as error:  # packages behind fsspec raise errors of their own
             reason = str(error) or type(error).__name__
             raise UnavailableError(f"the archive does not answer for {path}: {reason}") from error

@@ -1,9 +1,9 @@
 """What a new run takes over from an earlier one: the results that its own plan would make again. Pure.
 
 A step is not executed again where the earlier run ended it, its definition is the same in both plans, it
-reads no parameter that differs, and all that it needs is taken over too. What was under way begins
-anew, and so does every step that failed, but where its plan goes on without it, and every step that was
-compensated. What follows a run's outcome (onExit) follows the new run's.
+reads no parameter that differs, nobody wants it executed again, and all that it needs is taken over too.
+What was under way begins anew, and so does every step that failed, but where its plan goes on without it,
+and every step that was compensated. What follows a run's outcome (onExit) follows the new run's.
 """
 
 from __future__ import annotations
@@ -52,10 +52,19 @@ class Inherited:
     again: tuple[str, ...]
 
 
-def inherited(records: Sequence[Record], before: RunPlan, after: RunPlan) -> Inherited:
-    """What a run of the plan `after` takes over from the records of one of the plan `before`."""
+def inherited(
+    records: Sequence[Record], before: RunPlan, after: RunPlan, wanted: Iterable[str] = ()
+) -> Inherited:
+    """What a run of the plan `after` takes over from the records of one of the plan `before`.
+
+    Args:
+        records: of the earlier run.
+        before: its plan.
+        after: the new run's plan.
+        wanted: steps that the user wants executed again.
+    """
     ended = {_step(one) for one in _results(records, after)}
-    anew = _anew(before, after, _broken(records, after))
+    anew = _anew(before, after, _broken(records, after).union(wanted))
     kept = tuple(one for one in _results(records, after) if _step(one) not in anew)
     again = tuple(name for name in after.graph.nodes if name in ended and name in anew)
     return Inherited(kept, len({_step(one) for one in kept}), again)
@@ -79,7 +88,7 @@ def reads(step: Step, params: frozenset[str]) -> bool:
     )
 
 
-def _anew(before: RunPlan, after: RunPlan, broken: set[str]) -> set[str]:
+def _anew(before: RunPlan, after: RunPlan, named: set[str]) -> set[str]:
     """Steps of the new plan whose earlier result does not count."""
     changed = changed_params(before.spec.params, after.spec.params)
     anew: set[str] = set()
@@ -87,7 +96,7 @@ def _anew(before: RunPlan, after: RunPlan, broken: set[str]) -> set[str]:
         node, old = after.graph.nodes[name], before.graph.nodes.get(name)
         if (
             old is None
-            or name in broken
+            or name in named
             or not anew.isdisjoint(node.needs)
             or _definition(old.step) != _definition(node.step)
             or reads(node.step, changed)

@@ -66,7 +66,7 @@ class Origins:
         assert fork is not None
         try:
             state = await self._state(fork, start.request)
-            found = inherited(state.records, state.plan, start.plan)
+            found = inherited(state.records, state.plan, start.plan, fork.again)
         except TerminalError as error:
             reason = next(word for form, word in _REASONS if isinstance(error, form))
             end = RunFinished(now, "Failed", reason, error.message, None)
