@@ -368,7 +368,7 @@ def main() -> None:
         figures["conditions"] = {
             "python": platform.python_version(),
             "cores": processes,
-            "embedding_threads": 1,
+            "embedding_threads": model.threads,
             "accepted_wrong_per_hit": 0.02,
             "accepted_wrong_per_lookup": 0.01,
             "seconds": round(time.perf_counter() - start),

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_info
 
+from seedbed.runtime.cpus import cpus
 from seedbed.runtime.llm.cache.embedder import Embedded, EmbeddingService, MiniLm
 from seedbed.runtime.llm.cache.evidence import Evidence, expected
 from seedbed.runtime.llm.cache.features import features, prompt
@@ -57,6 +59,14 @@ def test_texts_are_embedded_alike_alone_and_in_company() -> None:
     assert together[1].truncated
     assert not together[0].truncated
     assert len(together[0].states) == len(together[0].tokens)
+
+
+def test_the_model_computes_with_two_threads_at_most_and_numpy_beside_it_with_one() -> None:
+    assert model().threads == min(2, cpus())
+    assert MiniLm(1).threads == 1
+    blas = [each for each in threadpool_info() if each["user_api"] == "blas"]
+    assert blas
+    assert {each["num_threads"] for each in blas} == {1}
 
 
 def test_an_embedded_text_outlives_the_process() -> None:
