@@ -15,32 +15,25 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from seedbed.cli.connections import EVERYWHERE, bus_of, coordinator_of, store_of
 from seedbed.cli.loops import fast_loop
 from seedbed.cli.process import (
     END_SECONDS,
-    FAILED,
-    MISUSED,
     Process,
-    always,
-    patiently,
     run_role,
 )
+from seedbed.cli.seed_role import serve_seeds, start_group
 from seedbed.cli.settings import Settings
-from seedbed.crds.errors import InvalidError, SeedbedError, UnavailableError
-from seedbed.runtime.seeds.torchrun import launched, local_rank
+from seedbed.crds.errors import UnavailableError
+from seedbed.runtime.seeds.torchrun import launched
 
 if TYPE_CHECKING:
     from seedbed.cli.gateway import EventLogNotices
     from seedbed.operator.process import Options
     from seedbed.runtime.api.app import Pages
     from seedbed.runtime.api.checkpoints import Acting
-    from seedbed.runtime.bus.nats import NatsBus
     from seedbed.runtime.coordination.etcd import EtcdCoordinator
-    from seedbed.runtime.seeds.group import Alone, Group
-    from seedbed.runtime.seeds.reporting import Pod
     from seedbed.runtime.store.sql import SqlStore
-
-_EVERYWHERE = "0.0.0.0"  # noqa: S104  # pods are reached from outside; NetworkPolicies say by whom
 
 _log = logging.getLogger("seedbed.cli.serve")
 
@@ -91,42 +84,16 @@ def seeds() -> None:
     """Serve the model of one SeedLayer and train its seeds."""
     needed = ("nats_url", "etcd_endpoint", "namespace", "seed_layer", "seed_checkpoints")
     if os.environ.get("SEEDBED_SEED_GROUP") and not launched():
-        raise typer.Exit(_group_of_seeds(*needed))
-    run_role("seeds", _seeds, *needed, loop=fast_loop())
-
-
-def _group_of_seeds(*needed: str) -> int:
-    """Start this command again as the processes of a group, and stay beside them; gives the exit status."""
-    from seedbed.runtime.telemetry.logs import configure
-
-    configure("seeds")
-    try:
-        settings = Settings.read(os.environ, *needed, "seed_rendezvous", "seed_address")
-        from seedbed.runtime.seeds.launch import Launch, launch, this_command
-
-        wanted = Launch(
-            name=settings.seed_layer_uid or settings.seed_layer,
-            rendezvous=settings.seed_rendezvous,
-            address=settings.seed_address,
-            processes=settings.seed_processes,
-            least=settings.seed_least_pods,
-            drain=settings.drain,
-        )
-        return launch(wanted, this_command())
-    except InvalidError as error:
-        _log.error("%s", error)
-        return MISUSED
-    except SeedbedError as error:
-        _log.error("%s", error, extra={"code": error.code})
-        return FAILED
+        raise typer.Exit(start_group(*needed))
+    run_role("seeds", serve_seeds, *needed, loop=fast_loop())
 
 
 async def _operator(process: Process) -> None:
     from seedbed.operator.process import run_operator
 
     async with AsyncExitStack() as stack:
-        bus = await _bus(process, stack, "operator")
-        coordinator = await _coordinator(process, stack)
+        bus = await bus_of(process, stack, "operator")
+        coordinator = await coordinator_of(process, stack)
         options = _operator_options(process.settings)
         await run_operator(
             bus=bus, coordinator=coordinator, options=options, started=process.started
@@ -174,15 +141,15 @@ async def _engine(process: Process) -> None:
 
     settings = process.settings
     async with AsyncExitStack() as stack:
-        store = await _store(process, stack)
+        store = await store_of(process, stack)
         checkpoints = vault(store, settings.checkpoint_keys, settings.checkpoint_url)
-        bus = await _bus(process, stack, "engine")
+        bus = await bus_of(process, stack, "engine")
         try:
             await bus.events.prepare()
         except UnavailableError as error:
             # Runs do not need it: whoever follows them reads their journals.
             _log.warning("the event log cannot be made: %s", error)
-        coordinator = await _coordinator(process, stack)
+        coordinator = await coordinator_of(process, stack)
         process.started()
         await Engine(
             store=store,
@@ -208,7 +175,10 @@ async def _gateway(process: Process) -> None:
     async with AsyncExitStack() as stack:
         replica = None
         if settings.database_url and settings.etcd_endpoint:
-            store, coordinator = await _store(process, stack), await _coordinator(process, stack)
+            store, coordinator = (
+                await store_of(process, stack),
+                await coordinator_of(process, stack),
+            )
             replica = Replica(settings.holder, store, coordinator, settings.lease_seconds)
         identify = await stack.enter_async_context(
             identities(settings.identity, settings.service_account)
@@ -217,7 +187,7 @@ async def _gateway(process: Process) -> None:
         await stack.enter_async_context(
             serving_models(
                 models,
-                _EVERYWHERE,
+                EVERYWHERE,
                 settings.port,
                 replica=replica,
                 identify=identify,
@@ -263,13 +233,13 @@ async def _api(process: Process) -> None:
     flags = LiveFlags()
     process.waiting["the flags"] = lambda: not flags.loaded
     async with AsyncExitStack() as stack:
-        store = await _store(process, stack)
-        bus = await _bus(process, stack, "api") if process.settings.nats_url else None
+        store = await store_of(process, stack)
+        bus = await bus_of(process, stack, "api") if process.settings.nats_url else None
         # What the store tells can be read also while NATS is away.
         process.waiting.pop("NATS", None)
         workflows = await stack.enter_async_context(kubernetes_workflows())
         acting = Acting(bus, workflows) if bus else None
-        coordinator = await _coordinator(process, stack)
+        coordinator = await coordinator_of(process, stack)
         pages = await _pages_of_store(store, acting, coordinator, process.settings.gateway_url)
         if bus:
             pages.append(InboxPages(store, bus))
@@ -278,7 +248,7 @@ async def _api(process: Process) -> None:
             history=StoredHistory(store),
             coordinator=coordinator,
             access=await stack.enter_async_context(kubernetes_access()),
-            host=_EVERYWHERE,
+            host=EVERYWHERE,
             port=process.settings.port,
             flags=flags,
             events=bus.events if bus else None,
@@ -322,8 +292,8 @@ async def _worker(process: Process) -> None:
     settings = process.settings
     process.drain = settings.drain + END_SECONDS
     async with AsyncExitStack() as stack:
-        bus = await _bus(process, stack, f"worker {settings.namespace}/{settings.pool}")
-        coordinator = await _coordinator(process, stack)
+        bus = await bus_of(process, stack, f"worker {settings.namespace}/{settings.pool}")
+        coordinator = await coordinator_of(process, stack)
         # The agents' libraries take seconds: they are loaded beside the event loop, before any step.
         await asyncio.to_thread(_load_agents)
         process.started()
@@ -342,97 +312,7 @@ async def _worker(process: Process) -> None:
         )
 
 
-async def _seeds(process: Process) -> None:
-    from prometheus_client import REGISTRY
-
-    try:
-        from seedbed.runtime.seeds.group import Group
-        from seedbed.runtime.seeds.reporting import Pod
-        from seedbed.runtime.seeds.server import SeedServer
-        from seedbed.runtime.seeds.threads import aside
-    except ModuleNotFoundError as error:
-        raise InvalidError("image", f"lacks {error.name}: SeedLayers need `seeds.image`") from error
-
-    settings = process.settings
-    group: Alone | None = None
-    async with AsyncExitStack() as stack:
-        bus = await _bus(process, stack, f"seeds {settings.namespace}/{settings.seed_layer}")
-        pod = Pod(settings.namespace, settings.seed_layer, settings.seed_layer_uid, settings.holder)
-        if settings.seed_group:
-            group = await aside(Group, settings.seed_group)
-        # Until now there was nothing to save.
-        process.drain = settings.drain + END_SECONDS / 2
-        if isinstance(group, Group) and not group.leads:
-            await _following(process, group, pod, bus)
-            return
-        server = SeedServer(
-            pod=pod,
-            bus=bus,
-            group=group,
-            coordinator=await _coordinator(process, stack),
-            checkpoints=settings.seed_checkpoints,
-            environment=os.environ,
-            drain=settings.drain,
-            token=settings.seed_token,
-            registry=REGISTRY,
-        )
-        process.waiting["the model"] = lambda: server.waiting
-        # Answers do not depend on NATS: a pod goes on serving while it is away.
-        process.waiting.pop("NATS", None)
-        await server.run(_EVERYWHERE, settings.port, process.stopping, lambda _: process.started())
-
-
-async def _following(process: Process, group: Group, pod: Pod, bus: NatsBus) -> None:
-    from prometheus_client import REGISTRY
-
-    from seedbed.runtime.seeds.follower import SeedFollower
-
-    settings = process.settings
-    follower = SeedFollower(
-        group,
-        pod=pod,
-        bus=bus,
-        checkpoints=settings.seed_checkpoints,
-        token=settings.seed_token,
-        serves=local_rank() == 0,
-        drain=settings.drain,
-        registry=REGISTRY,
-    )
-    process.waiting["the model"] = lambda: follower.waiting
-    process.waiting.pop("NATS", None)
-    await follower.run(_EVERYWHERE, settings.port, process.stopping, lambda _: process.started())
-
-
 def _load_agents() -> None:
     # An image without them is right for Pools that only execute entry points.
     with suppress(ModuleNotFoundError):
         import seedbed.runtime.agents.host  # noqa: F401
-
-
-async def _bus(process: Process, stack: AsyncExitStack, name: str) -> NatsBus:
-    from seedbed.runtime.bus.nats import NatsBus
-
-    url, events = process.settings.nats_url, process.settings.events.settings(name == "engine")
-    process.waiting["NATS"] = always
-    bus = await patiently("NATS", lambda: NatsBus.open(url, name=name, wait=10.0, events=events))
-    stack.push_async_callback(bus.close)
-    process.waiting["NATS"] = lambda: not bus.connected
-    return bus
-
-
-async def _coordinator(process: Process, stack: AsyncExitStack) -> EtcdCoordinator:
-    from seedbed.runtime.coordination.etcd import EtcdCoordinator
-
-    coordinator = EtcdCoordinator.open(process.settings.etcd_endpoint)
-    stack.push_async_callback(coordinator.close)
-    await patiently("etcd", lambda: coordinator.holder("operator"))
-    return coordinator
-
-
-async def _store(process: Process, stack: AsyncExitStack) -> SqlStore:
-    from seedbed.runtime.store.sql import SqlStore
-
-    store = SqlStore.open(process.settings.store_url())
-    stack.push_async_callback(store.close)
-    await patiently("the database", store.migrate)
-    return store

@@ -109,6 +109,14 @@ class World:
         """What a user does; not counted."""
         await MemoryCluster.apply(self.cluster, made(kind, name, **spec))
 
+    async def audit(self) -> str:
+        """Make a Workflow and what it needs; the id of its run, once that runs."""
+        await self.apply("Pool", "general", replicas=0)
+        await self.apply("Workflow", "audit", steps=[STEP])
+        await until(lambda: self.ready("Workflow", "audit") == "Running")
+        (run,) = self.engine.active
+        return run
+
     def ready(self, kind: str, name: str) -> str:
         return str(condition(self.cluster.get(Key(kind, "default", name)), "Ready").get("reason"))
 
@@ -190,10 +198,7 @@ def test_references_resolve_when_the_pool_comes_in_any_order() -> None:
 def test_a_forecast_is_shown_although_nothing_happened_in_the_run() -> None:
     async def body() -> None:
         async with world() as w:
-            await w.apply("Pool", "general", replicas=0)
-            await w.apply("Workflow", "audit", steps=[STEP])
-            await until(lambda: w.ready("Workflow", "audit") == "Running")
-            (run,) = w.engine.active
+            run = await w.audit()
             forecast = encode(summary(run, 1, eta=1_795_255_200.0))
 
             def shown() -> Any:
@@ -212,10 +217,7 @@ def test_a_forecast_is_shown_although_nothing_happened_in_the_run() -> None:
 def test_a_run_is_submitted_shown_and_cancelled_with_its_workflow() -> None:
     async def body() -> None:
         async with world() as w:
-            await w.apply("Pool", "general", replicas=0)
-            await w.apply("Workflow", "audit", steps=[STEP])
-            await until(lambda: w.ready("Workflow", "audit") == "Running")
-            (run,) = w.engine.active
+            run = await w.audit()
             told = summary(run, 2, phase="Succeeded", reason="Succeeded", result=7)
             for _ in range(2):  # telling twice does no harm
                 await w.bus.publish(summaries_topic(0), encode(told))
@@ -238,10 +240,7 @@ def test_a_run_is_submitted_shown_and_cancelled_with_its_workflow() -> None:
 def test_the_run_of_a_plan_that_has_changed_ends_however_late_the_engine_hears_of_it() -> None:
     async def body() -> None:
         async with world() as w:
-            await w.apply("Pool", "general", replicas=0)
-            await w.apply("Workflow", "audit", steps=[STEP])
-            await until(lambda: w.ready("Workflow", "audit") == "Running")
-            (before,) = w.engine.active
+            before = await w.audit()
             w.engine.deaf_to_cancels = 2
             await w.apply("Workflow", "audit", steps=[{**STEP, "name": "other"}])
             await until(lambda: len([op for op, _ in w.engine.heard if op == "submit"]) == 2)
@@ -268,10 +267,7 @@ def test_a_run_of_a_plan_that_was_replaced_unseen_is_cancelled() -> None:
 
     async def body() -> None:
         async with world(resync=0.02) as w:
-            await w.apply("Pool", "general", replicas=0)
-            await w.apply("Workflow", "audit", steps=[STEP])
-            await until(lambda: w.ready("Workflow", "audit") == "Running")
-            (run,) = w.engine.active
+            run = await w.audit()
             uid = run.rpartition("-")[0]
             step = child_id(run, StepKey("collect"), 0)
             w.engine.active |= {f"{uid}-0123abcd", step}
