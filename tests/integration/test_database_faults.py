@@ -172,3 +172,21 @@ def test_what_the_ledger_refuses_holds_up_nobody_else(store_url: str) -> None:
         await store.close()
 
     run_async(body())
+
+
+def test_an_answer_that_cannot_be_kept_keeps_no_other_from_it(store_url: str) -> None:
+    async def body(found: Lane) -> None:
+        await poisoned(found.store, "cached_answers", "INSERT", "NEW.cost_nanos > 3000000")
+
+        async def ask(text: str) -> None:
+            message: Any = {"role": "user", "content": text}
+            await found.client.chat.completions.create(model="m", messages=[message], temperature=0)
+
+        await ask("bad " * 100)
+        number = 0
+        while not await found.store.rows(select(schema.cached_answers.c.id)):
+            number += 1
+            await ask(f"good {number}")
+            await asyncio.sleep(0.1)
+
+    ran(store_url, body, cache={"mode": "on"})

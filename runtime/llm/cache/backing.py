@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from seedbed.crds.errors import SeedbedError
 from seedbed.runtime.llm.cache.counting import Counting
 from seedbed.runtime.store.answers import AnswerKey, AnswerRow, AnswerStore, Selection
+from seedbed.runtime.store.port import StoreRefusedError
 
 T = TypeVar("T")
 
@@ -209,6 +210,10 @@ class Backing:
             await self._store.put(list(rows.values()))
             await self._store.used(hits)
             await self._store.learnt(taught)
+        except StoreRefusedError as error:
+            # Nobody knows which of them it is, and it would be in the way of all that come.
+            log.warning("%d cached answers are not stored: %s", len(rows), error)
+            return False
         except SeedbedError as error:
             log.warning("%d cached answers wait to be stored: %s", len(rows), error)
             self._rows = dict(list((rows | self._rows).items())[-PENDING:])
