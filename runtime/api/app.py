@@ -8,7 +8,7 @@
     /api/v3/cache/...              answers that are kept, and what they saved (cache.py)
     /api/v3/batches/...            offline work in batches (batches.py)
     /api/v3/tasks/...              goals and their trees of tasks (goals.py)
-    GET /api/v3/services           the live services, of `?namespace=` or of all
+    /api/v3/services               the live services (services.py)
     /api/v3/dead-letters           events that could not be handled (dead_letters.py)
     GET /openapi.json              all of this, for programs (openapi.py)
     GET /healthz                   for anybody
@@ -26,14 +26,13 @@ from typing import Protocol
 from aiohttp import web
 
 from seedbed.crds.errors import RetryableError
-from seedbed.runtime.api.access import Access, Action
+from seedbed.runtime.api.access import Access
 from seedbed.runtime.api.answers import (
     ACCESS,
     PUBLIC,
     Failure,
     answer,
     errors_as_answers,
-    require,
     with_caller,
 )
 from seedbed.runtime.api.dead_letters import DeadLetterPages
@@ -42,11 +41,11 @@ from seedbed.runtime.api.ofrep import FlagPages
 from seedbed.runtime.api.planning import PlanningPages
 from seedbed.runtime.api.record_of_runs import RecordPages
 from seedbed.runtime.api.runs import History, RunPages
+from seedbed.runtime.api.services import ServicePages
 from seedbed.runtime.api.streams import StreamPages
 from seedbed.runtime.bus.events import EventLog
 from seedbed.runtime.coordination.port import Coordinator
-from seedbed.runtime.coordination.registry import discover
-from seedbed.runtime.openapi import add_described, says
+from seedbed.runtime.openapi import add_described
 from seedbed.runtime.store.port import Store
 from seedbed.runtime.telemetry.health import serving_app
 from seedbed.runtime.workflow.live import LiveRuns, live_runs
@@ -63,6 +62,11 @@ class Pages(Protocol):
         """Where they stand."""
 
 
+async def alive(_: web.Request) -> web.Response:
+    """Whether it answers."""
+    return answer({"status": "ok"})
+
+
 def create_app(
     *,
     store: Store,
@@ -76,40 +80,13 @@ def create_app(
     more: Iterable[Pages] = (),
 ) -> web.Application:
     """The application; `flags` is kept up to date by whoever calls, `more` are pages of other subjects."""
-
-    @says(query=("namespace",))
-    async def services(request: web.Request) -> web.Response:
-        """The live services, of a namespace or of all."""
-        # A service belongs to the Pool it works for.
-        namespace = request.query.get("namespace", "")
-        await require(request, Action("list", "pools", namespace))
-        wanted = {"namespace": namespace} if namespace else None
-        found = await discover(coordinator, metadata=wanted)
-        return answer(
-            {
-                "services": [
-                    {
-                        "name": each.name,
-                        "instance": each.instance,
-                        "capabilities": sorted(each.capabilities),
-                        "metadata": dict(each.metadata),
-                    }
-                    for each in found
-                ]
-            }
-        )
-
-    async def alive(_: web.Request) -> web.Response:
-        """Whether it answers."""
-        return answer({"status": "ok"})
-
     app = web.Application(
         client_max_size=_LARGEST_BODY, middlewares=[errors_as_answers, with_caller]
     )
     app[ACCESS] = access
     shown = [
         web.get("/healthz", alive),
-        web.get("/api/v3/services", services),
+        *ServicePages(coordinator).routes(),
         *FlagPages(flags).routes(),
         *RunPages(store, history).routes(),
         *PlanningPages(store).routes(),
