@@ -4,24 +4,27 @@ Before they start, everything is listed once, so that no object is judged by hal
 Then a handler for each kind and each owned child hands every event on. kopf's own create and update
 handlers, timers and finalizers are not used: they write their progress on the user's object.
 
-Of kopf are used: the discovery of the kinds, the credentials and their renewal, the lists and the watch
-streams with their resuming. What it does with an event before a handler sees it (a task, four loggers,
-a patch, three dozen keyword arguments) is left out: it took half of the operator's CPU, and nothing
-here reads it. See `straight`.
+Of kopf are used: the credentials and their renewal, the lists and the watch streams with their resuming.
+What it does with an event before a handler sees it (a task, four loggers, a patch, three dozen keyword
+arguments) is left out: it took half of the operator's CPU, and nothing here reads it. Nor does it look for
+the kinds: they are known, and one whose CRD is missing or comes back is asked for until it is there. See
+`straight`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import kopf
+from kopf._cogs.clients import errors
 from kopf._cogs.clients.watching import infinite_watch
+from kopf._cogs.structs.references import Resource
 from kopf._core.reactor import orchestration
 
 from seedbed.controllers.plan import Key, Raw
@@ -34,6 +37,9 @@ from seedbed.operator.reconciler import Reconciler
 from seedbed.operator.registration import REGISTRATIONS, WATCHED, api_version
 
 log = logging.getLogger(__name__)
+
+REFUSED_SECONDS = 2.0
+"""Between two attempts to watch a kind that the API server does not show."""
 
 
 async def list_everything(
@@ -80,6 +86,7 @@ def settings() -> kopf.OperatorSettings:
     chosen = kopf.OperatorSettings()
     chosen.posting.enabled = False
     chosen.scanning.disabled = True
+    chosen.networking.error_backoffs = (1, 2, 3)
     chosen.watching.server_timeout = 300
     chosen.watching.chunk_size = PAGE
     for child in WATCHED.values():
@@ -89,35 +96,54 @@ def settings() -> kopf.OperatorSettings:
 
 
 @contextmanager
-def straight(notice: Callable[[Raw, bool], None]) -> Iterator[None]:
-    """Have kopf's watchers give each event to `notice`, at once and in the order of the stream.
+def straight(notice: Callable[[Raw, bool], None], namespaces: Iterable[str] = ()) -> Iterator[None]:
+    """Have kopf, where it is started meanwhile, give each event to `notice`, in the order of the stream.
 
-    Replaces the one function between kopf's streams and its processing, for the watchers that are
-    started meanwhile. kopf has no setting for it; its minor version is pinned for this reason.
+    Replaces what starts kopf's watchers for the kinds that it finds, and with them the way from its streams
+    to its processing. kopf has no setting for it; its minor version is pinned for this reason.
     """
-    kinds = {BY_NAME[kind].plural: kind for kind in REGISTRATIONS}
-    kinds |= {child.plural: child.kind for child in WATCHED.values()}
+    spaces = tuple(namespaces) or (None,)
 
-    async def watcher(
-        *, resource: Any, namespace: Any, settings: Any, operator_paused: Any, **_: Any
-    ) -> None:
-        kind = kinds[resource.plural]
+    async def follow(kind: str, resource: Resource, **asked: Any) -> None:
         common = {"apiVersion": api_version(kind), "kind": kind}
-        async for event in infinite_watch(
-            settings=settings,
-            resource=resource,
-            namespace=namespace,
-            operator_paused=operator_paused,
-        ):
-            if isinstance(event, dict) and event["type"] != "BOOKMARK":
-                notice({**event["object"], **common}, event["type"] == "DELETED")
+        while True:
+            try:
+                async for event in infinite_watch(resource=resource, **asked):
+                    if isinstance(event, dict) and event["type"] != "BOOKMARK":
+                        notice({**event["object"], **common}, event["type"] == "DELETED")
+            except errors.APIError as error:
+                # A CRD that is missing, a right, a server that is ill: no reason to leave all other kinds.
+                log.warning("%s cannot be watched now: %s", kind, error)
+                await asyncio.sleep(REFUSED_SECONDS)
+
+    async def watchers(*, settings: Any, operator_paused: Any, **_: Any) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for (kind, resource), namespace in itertools.product(_resources().items(), spaces):
+                following = follow(
+                    kind,
+                    resource,
+                    settings=settings,
+                    namespace=namespace,
+                    operator_paused=operator_paused,
+                )
+                tasks.create_task(following, name=f"watch {kind} {namespace or ''}")
 
     names = vars(orchestration)
-    kept, names["queueing"] = names["queueing"], SimpleNamespace(watcher=watcher)
+    kept, names["orchestrator"] = names["orchestrator"], watchers
     try:
         yield
     finally:
-        names["queueing"] = kept
+        names["orchestrator"] = kept
+
+
+def _resources() -> dict[str, Resource]:
+    """What there is to watch, by kind."""
+    found = {}
+    for kind in (*WATCHED, *REGISTRATIONS):
+        group, _, version = api_version(kind).rpartition("/")
+        plural = WATCHED[kind].plural if kind in WATCHED else BY_NAME[kind].plural
+        found[kind] = Resource(group, version, plural, namespaced=True)
+    return found
 
 
 async def watch(
@@ -134,7 +160,7 @@ async def watch(
     def notice(obj: Raw, deleted: bool) -> None:  # noqa: FBT001 -- called in one place
         reconciler.notice(obj, deleted=deleted)
 
-    with straight(notice):
+    with straight(notice, chosen):
         with _own_signals(asyncio.get_running_loop()):
             tasks = await kopf.spawn_tasks(
                 registry=registry(),

@@ -7,6 +7,7 @@ import json
 import re
 import secrets
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,14 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from hack.cluster import ControlPlane
+from hack.cluster import ControlPlane, binaries
 from seedbed.crds.addresses import PARTITIONS, engine_address
 from seedbed.crds.base import API_VERSION
 from seedbed.crds.seed_messages import SeedReport, seeds_topic
 from seedbed.crds.wire import encode
 from seedbed.runtime.bus.nats import NatsBus
-from tests.clusters import apply, read, refusal, seedbed_control_plane
+from tests.clusters import apply, install_crds, read, refusal, seedbed_control_plane
 from tests.operators import LEASE, Operator, operators, until
 from tests.servers import EtcdServer, NatsServer
 
@@ -83,6 +85,7 @@ def quiet(operator: Operator) -> float:
     return last
 
 
+CHART = Path(__file__).parents[2] / "charts" / "seedbed"
 AGENT = {"pool": {"name": "general"}, "signature": "text: str -> kind: str"}
 
 
@@ -246,6 +249,54 @@ def test_a_namespace_full_of_objects_can_be_deleted(
 
 
 @pytest.mark.req("FND-02")
+def as_the_chart_allows(cluster: ControlPlane, folder: Path) -> dict[str, str]:
+    """The environment of an operator that has just the rights that the chart gives it."""
+    template = ["template", "seedbed", str(CHART), "--namespace", "default"]
+    shown = [
+        "--show-only",
+        "templates/operator-rbac.yaml",
+        "--show-only",
+        "templates/operator.yaml",
+    ]
+    rendered = subprocess.run(
+        [str(binaries.path("helm")), *template, *shown], capture_output=True, text=True, check=True
+    )
+    objects = [obj for obj in yaml.safe_load_all(rendered.stdout) if obj]
+    rights = [obj for obj in objects if obj["kind"] in ("ServiceAccount", "ClusterRole")]
+    rights += [obj for obj in objects if obj["kind"] == "ClusterRoleBinding"]
+    for each in rights:
+        apply(cluster, each, "-n", "default")
+    token = cluster.kubectl("create", "token", "seedbed-operator", "-n", "default").strip()
+    config = yaml.safe_load(cluster.kubeconfig.read_text())
+    for user in config["users"]:
+        user["user"] = {"token": token}
+    file = folder / "operator.kubeconfig"
+    file.write_text(yaml.safe_dump(config))
+    return {"KUBECONFIG": str(file)}
+
+
+def test_with_the_rights_of_the_chart_a_kind_that_goes_and_comes_back_is_served_again(
+    cluster: ControlPlane,
+    etcd_server: EtcdServer,
+    nats_server: NatsServer,
+    namespace: str,
+    tmp_path: Path,
+) -> None:
+    servers = (cluster, etcd_server, nats_server, tmp_path)
+    with operators(*servers, "one", settings=as_the_chart_allows(cluster, tmp_path)) as (one,):
+        apply(cluster, made("FeatureFlag", namespace, "first"))
+        until(is_ready(cluster, namespace, "featureflags/first"), "Ready")
+        cluster.kubectl("delete", "crd", "featureflags.seedbed.dev")
+        until(lambda: "FeatureFlag cannot be watched now" in one.log(), "end of the watch")
+        apply(cluster, made("Pool", namespace, "general", replicas=0))
+        until(is_ready(cluster, namespace, "pools/general"), "Ready, whatever is missing")
+        install_crds(cluster)
+        apply(cluster, made("FeatureFlag", namespace, "second"))
+        until(is_ready(cluster, namespace, "featureflags/second"), "Ready")
+        assert one.leads
+        assert "forbidden" not in one.log()
+
+
 def test_a_paused_leader_is_replaced_and_writes_nothing_when_it_wakes(
     cluster: ControlPlane,
     etcd_server: EtcdServer,

@@ -9,13 +9,14 @@ from typing import Any
 import kopf
 import pytest
 from kopf._cogs.aiokits.aiotoggles import ToggleSet
+from kopf._cogs.clients import errors
 from kopf._cogs.clients.watching import Bookmark
 from kopf._cogs.structs.references import Resource
 from kopf._core.reactor import orchestration
 
 from seedbed.cli.embedded.cluster import MemoryCluster
 from seedbed.controllers.plan import Defaults, Key
-from seedbed.crds.base import API_VERSION, GROUP, VERSION
+from seedbed.crds.base import API_VERSION
 from seedbed.crds.errors import NotFoundError
 from seedbed.operator import watch
 from seedbed.operator.reconciler import Reconciler
@@ -24,6 +25,11 @@ from seedbed.runtime.coordination.memory import MemoryCoordinator
 from tests.conftest import run_async
 
 NAMED = {"metadata": {"name": "general", "namespace": "default"}}
+KINDS_OF_ERROR = {
+    403: errors.APIForbiddenError,
+    404: errors.APINotFoundError,
+    500: errors.APIServerError,
+}
 STREAM = [
     {"type": None, "object": NAMED},
     Bookmark.LISTED,
@@ -33,47 +39,67 @@ STREAM = [
 ]
 
 
+async def following(notice: Callable[[Any, bool], None], until: Callable[[], bool]) -> None:
+    """Run what stands for kopf's own watchers until something has come of it."""
+    unused: Any = None
+    with watch.straight(notice):
+        running = asyncio.create_task(
+            orchestration.orchestrator(
+                processor=unused,
+                settings=kopf.OperatorSettings(),
+                identity=unused,
+                insights=unused,
+                operator_paused=ToggleSet(any),
+            )
+        )
+        async with asyncio.timeout(10):
+            while not until():
+                await asyncio.sleep(0.005)
+        running.cancel()
+        await asyncio.wait({running}, timeout=10)
+
+
 def test_kopf_hands_on_each_event_in_order_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def stream(**asked: Any) -> AsyncIterator[Any]:
-        assert asked["resource"].plural == "pools"
-        for event in STREAM:
+    asked: list[tuple[str, str, str]] = []
+
+    async def stream(*, resource: Resource, **_: Any) -> AsyncIterator[Any]:
+        asked.append((resource.group, resource.version, resource.plural))
+        for event in STREAM if resource.plural == "pools" else ():
             yield event
         await asyncio.sleep(3600)
 
     monkeypatch.setattr(watch, "infinite_watch", stream)
     seen: list[tuple[Any, bool]] = []
-
-    async def unused(**_: Any) -> None:
-        raise AssertionError("kopf's own processing was asked")
-
-    async def body() -> None:
-        toggles = [ToggleSet(any), ToggleSet(any), ToggleSet(all)]
-        missing = await toggles[0].make_toggle(name="peering")
-        ensemble = orchestration.Ensemble(
-            peering_missing=missing, operator_paused=toggles[1], operator_indexed=toggles[2]
-        )
-        with watch.straight(lambda obj, deleted: seen.append((obj, deleted))):
-            await orchestration.spawn_missing_watchers(
-                processor=unused,
-                settings=kopf.OperatorSettings(),
-                indexed_resources=(),
-                watched_resources=[Resource(GROUP, VERSION, "pools", namespaced=True)],
-                watched_namespaces=[None],
-                ensemble=ensemble,
-            )
-            async with asyncio.timeout(10):
-                while len(seen) < 3:
-                    await asyncio.sleep(0.005)
-        for task in ensemble.watcher_tasks.values():
-            task.cancel()
-        await asyncio.wait(ensemble.watcher_tasks.values(), timeout=10)
-
-    run_async(body())
+    before = orchestration.orchestrator
+    run_async(following(lambda obj, deleted: seen.append((obj, deleted)), lambda: len(seen) == 3))
     expected = {**NAMED, "apiVersion": API_VERSION, "kind": "Pool"}
     assert seen == [(expected, False), (expected, False), (expected, True)]
-    assert vars(orchestration)["queueing"].__name__ == "kopf._core.reactor.queueing"
+    assert len(asked) == len(set(asked)) == 10
+    assert {("seedbed.dev", "v1alpha1", "pools"), ("apps", "v1", "deployments")} <= set(asked)
+    assert ("", "v1", "pods") in asked
+    assert orchestration.orchestrator is before
+
+
+def test_a_kind_that_cannot_be_watched_is_tried_again_and_stops_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watch, "REFUSED_SECONDS", 0.01)
+    tries = iter([404, 403, 500])
+
+    async def stream(*, resource: Resource, **_: Any) -> AsyncIterator[Any]:
+        status = next(tries, None) if resource.plural == "pools" else None
+        if status is not None:
+            raise KINDS_OF_ERROR[status](None, status=status, headers={})
+        if resource.plural in ("pools", "agents"):
+            yield {"type": "ADDED", "object": NAMED}
+        await asyncio.sleep(3600)
+
+    monkeypatch.setattr(watch, "infinite_watch", stream)
+    seen: list[str] = []
+    run_async(following(lambda obj, _: seen.append(obj["kind"]), lambda: len(seen) == 2))
+    assert seen == ["Agent", "Pool"]
 
 
 class Pages:
