@@ -76,3 +76,10 @@ def test_every_make_target_that_is_named_exists() -> None:
             if f"`make {n}" in document.read_text() or f"\nmake {n}" in document.read_text()
         }
         assert named <= targets, document
+
+
+def test_the_page_of_the_benchmarks_names_every_one() -> None:
+    folder = ROOT / "hack" / "bench"
+    table = (folder / "README.md").read_text().partition("| Subject")[2].partition("\n\n")[0]
+    programs = {path.stem for path in folder.glob("*.py") if "__main__" in path.read_text()}
+    assert set(re.findall(r"`(\w+)`", table)) == programs
