@@ -230,10 +230,17 @@ class Expression:
                 return self.path.follow(getattr(scope, self.path.root), scope.index)
         return self.compute(scope) if scope.elsewhere is None else scope.elsewhere(self, scope)
 
-    def compute(self, scope: Scope) -> Any:
-        """The value, computed here and now, whatever that costs; else as `evaluate`."""
+    def compute(self, scope: Scope, read: dict[str, Any] | None = None) -> Any:
+        """The value, computed here and now, whatever that costs; else as `evaluate`.
+
+        Args:
+            scope: the scope.
+            read: what `reads` gives of it, where that is known.
+        """
         failed: list[Exception] = []
-        context = cel.Context(self.reads(scope), self._bind_functions(scope, failed))
+        context = cel.Context(
+            self.reads(scope) if read is None else read, self._bind_functions(scope, failed)
+        )
         try:
             value = plain(self._program.execute(context))
         except _FAILURES as error:

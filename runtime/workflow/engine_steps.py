@@ -15,7 +15,6 @@ from seedbed.crds.expressions import Scope
 from seedbed.crds.graph import Node
 from seedbed.crds.messages import Decision, StepError, StepKey
 from seedbed.runtime.workflow.failures import failed, refused
-from seedbed.runtime.workflow.inbox import KEPT_EVENTS
 from seedbed.runtime.workflow.records import (
     ApprovalGiven,
     EventReceived,
@@ -95,8 +94,8 @@ def receive(state: RunState, event: EventReceived) -> list[Record]:
     if state.finished is not None:
         raise ConflictError(f"run {state.request.run} has ended")
     waiting = list(state.inbox.waiting_for(event.name))
-    if not waiting and state.inbox.kept >= KEPT_EVENTS:
-        raise QueueFullError(f"events of {state.request.run}", KEPT_EVENTS)
+    if not waiting and state.inbox.is_full:
+        raise QueueFullError(f"events of {state.request.run}", state.inbox.kept)
     records = made(state, event)
     for key in waiting:
         began = state.inbox.waiting[key].at

@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from seedbed.crds.messages import Decision, StepKey
+from seedbed.crds.values import written
 from seedbed.runtime.workflow.records import ApprovalGiven, EventReceived, StepWaiting
 
 KEPT_EVENTS = 1000
 """Events that a run keeps for steps that do not wait for them yet; more are refused."""
+KEPT_BYTES = 16 * 1024 * 1024
+"""Bytes that the payloads of these events may have together."""
 SEEN_EVENTS = 1000
 """Ids of events that a run remembers, so that one that is sent twice counts once."""
 
@@ -24,17 +27,24 @@ class Inbox:
         approvals: what was decided, by step; the last decision counts until the step waits.
         events: events that no step has taken, oldest first, by name.
         seen: ids of the events that came last.
+        bytes: of the payloads of those that no step has taken.
     """
 
     waiting: dict[StepKey, StepWaiting] = field(default_factory=dict)
     approvals: dict[str, Decision] = field(default_factory=dict)
     events: dict[str, deque[EventReceived]] = field(default_factory=dict)
     seen: dict[str, None] = field(default_factory=dict)
+    bytes: int = 0
 
     @property
     def kept(self) -> int:
         """How many events no step has taken."""
         return sum(map(len, self.events.values()))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no further event is kept."""
+        return self.kept >= KEPT_EVENTS or self.bytes >= KEPT_BYTES
 
     def take(self, record: ApprovalGiven | EventReceived) -> None:
         """Take a record in."""
@@ -42,6 +52,7 @@ class Inbox:
             self.approvals[record.step] = record.decision
             return
         self.events.setdefault(record.name, deque()).append(record)
+        self.bytes += _size(record)
         self.see(record.id)
 
     def see(self, event: str) -> None:
@@ -59,7 +70,7 @@ class Inbox:
         """A step has ended with an event: with the oldest that is kept, where one is."""
         kept = self.events.get(event)
         if kept:
-            kept.popleft()
+            self.bytes -= _size(kept.popleft())
         if not kept:
             self.events.pop(event, None)
 
@@ -75,3 +86,7 @@ class Inbox:
             yield ApprovalGiven(step, 0.0, decision)
         for kept in self.events.values():
             yield from kept
+
+
+def _size(event: EventReceived) -> int:
+    return 0 if event.payload is None else len(written(event.payload, any_keys=True))

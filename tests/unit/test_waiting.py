@@ -11,6 +11,7 @@ from seedbed.crds.errors import ConflictError, InvalidError, NotFoundError, Queu
 from seedbed.crds.graph_builder import graph_problems
 from seedbed.crds.messages import Decision
 from seedbed.crds.workflow import WorkflowSpec
+from seedbed.runtime.workflow import inbox
 from seedbed.runtime.workflow.decide import asked
 from seedbed.runtime.workflow.inbox import KEPT_EVENTS
 from seedbed.runtime.workflow.records import ApprovalGiven, StepFailed, StepWaiting
@@ -221,6 +222,22 @@ def test_events_that_nobody_takes_are_bounded() -> None:
     with pytest.raises(QueueFullError):
         asked(run.state, event("noise", 0, "more"), run.now)
     assert len(run.state.inbox.seen) == KEPT_EVENTS
+
+
+def test_large_events_that_nobody_takes_are_bounded_and_give_their_room_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inbox, "KEPT_BYTES", 1000)
+    run = waiting(approval(), wait("w", {"event": "late"}, needs=["ok"]), approval("later"))
+    for at in range(2):
+        asked(run.state, event("late", "x" * 600, str(at)), run.now)
+    with pytest.raises(QueueFullError):
+        asked(run.state, event("late", 0, "more"), run.now)
+    asked(run.state, Approve("run-1", "ok", Decision("approve", "kim")), run.now)
+    run.advance()
+    assert run.state.told["w"]["output"] == "x" * 600
+    asked(run.state, event("late", 0, "more"), run.now)
+    assert run.state.inbox.bytes == 603
 
 
 def test_a_step_that_waits_is_journalled_once() -> None:

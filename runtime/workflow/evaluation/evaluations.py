@@ -122,12 +122,13 @@ class Evaluations:
                 tasks.create_task(self._work())
 
     def _evaluate(self, run: str, expression: Expression, scope: Scope) -> Any:
+        reads = expression.reads(scope)
         try:
-            read = orjson.dumps(expression.reads(scope), option=orjson.OPT_NON_STR_KEYS)
+            read = orjson.dumps(reads, option=orjson.OPT_NON_STR_KEYS)
         except orjson.JSONEncodeError as error:
             raise InvalidError(expression.field, f"cannot be read: {error}") from error
         if expression.cost.is_cheap(read):
-            return self._here(run, expression, scope)
+            return self._here(run, expression, scope, reads)
         key = run, _digest(expression.text, read)
         known = self._known.get(key)
         if known is not None and known.holds(scope.flag):
@@ -138,13 +139,13 @@ class Evaluations:
         )
         raise Pending(full=len(self._lines[run]) >= ASKED_AT_ONCE)
 
-    def _here(self, run: str, expression: Expression, scope: Scope) -> Any:
+    def _here(self, run: str, expression: Expression, scope: Scope, reads: dict[str, Any]) -> Any:
         if self._left <= 0:
             self._wake(run)
             raise Pending(full=True)
         began = time.perf_counter()
         try:
-            return expression.compute(scope)
+            return expression.compute(scope, reads)
         finally:
             self._left -= time.perf_counter() - began
 
