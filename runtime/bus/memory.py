@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -49,19 +49,29 @@ class _Queue:
         self.waiting: deque[_Item] = deque()
         self.held: set[_Item] = set()
         self.pullers: deque[_Puller] = deque()
-        self.seen: dict[str, float] = {}
+        self._seen: set[str] = set()
+        self._seen_before: set[str] = set()
+        self._seen_since = time.monotonic()
         self._patience = Patience()
         self._clock: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self.waiting) + len(self.held)
 
-    def forget_old(self) -> None:
-        """Forget the ids that were queued before the window."""
-        oldest = time.monotonic() - DUPLICATE_SECONDS
-        # A dict keeps the order of insertion, so the oldest ids stand first.
-        while self.seen and next(iter(self.seen.values())) < oldest:
-            del self.seen[next(iter(self.seen))]
+    def put(self, items: Sequence[tuple[str, bytes]], limit: int) -> bool:
+        """Queue items whose ids are new; False where some did not fit."""
+        now = time.monotonic()
+        if now > self._seen_since + DUPLICATE_SECONDS:
+            # Ids are forgotten together, so that none of them needs a time of its own.
+            self._seen, self._seen_before, self._seen_since = set(), self._seen, now
+        for item_id, payload in items:
+            if item_id in self._seen or item_id in self._seen_before:
+                continue
+            if len(self) >= limit:
+                return False
+            self._seen.add(item_id)
+            self.waiting.append(_Item(payload))
+        return True
 
     def hand_out(self) -> None:
         """Give what waits to those who wait, as evenly as it goes."""
@@ -192,8 +202,7 @@ class _Delivery:
 class _Pull:
     """One open pull on a queue."""
 
-    def __init__(self, queues: dict[str, _Queue], queue: str, redeliver_after: float) -> None:
-        self._queues = queues
+    def __init__(self, queue: _Queue, redeliver_after: float) -> None:
         self._queue = queue
         self._redeliver_after = redeliver_after
 
@@ -202,10 +211,9 @@ class _Pull:
         return found[0] if found else None
 
     async def many(self, wait: float, most: int) -> list[_Delivery]:
-        items = self._queues.setdefault(self._queue, _Queue())
-        taken = await items.take(wait, most)
+        taken = await self._queue.take(wait, most)
         now = asyncio.get_running_loop().time()
-        return [_Delivery(items, item, self._redeliver_after, now) for item in taken]
+        return [_Delivery(self._queue, item, self._redeliver_after, now) for item in taken]
 
 
 class MemoryBus:
@@ -218,7 +226,7 @@ class MemoryBus:
     ) -> None:
         self._queue_limit = queue_limit
         self._events = MemoryEvents(events)
-        self._queues: dict[str, _Queue] = {}
+        self._queues: defaultdict[str, _Queue] = defaultdict(_Queue)
         self._served: dict[str, deque[Answering]] = {}
         self._listeners: list[tuple[str, Listener]] = []
         self._patience = Patience()
@@ -234,24 +242,16 @@ class MemoryBus:
 
     async def put_all(self, queue: str, items: Sequence[tuple[str, bytes]]) -> None:
         """See the port."""
-        kept = self._queues.setdefault(queue, _Queue())
-        kept.forget_old()
-        now = time.monotonic()
-        try:
-            for item_id, payload in items:
-                if item_id in kept.seen:
-                    continue
-                if len(kept) >= self._queue_limit:
-                    raise QueueFullError(queue, self._queue_limit)
-                kept.seen[item_id] = now
-                kept.waiting.append(_Item(payload))
-        finally:
-            kept.hand_out()
+        kept = self._queues[queue]
+        fitted = kept.put(items, self._queue_limit)
+        kept.hand_out()
+        if not fitted:
+            raise QueueFullError(queue, self._queue_limit)
 
     @asynccontextmanager
     async def pull_work(self, queue: str, *, redeliver_after: float = 30.0) -> AsyncIterator[Pull]:
         """See the port."""
-        yield _Pull(self._queues, queue, redeliver_after)
+        yield _Pull(self._queues[queue], redeliver_after)
 
     async def request(self, address: str, payload: bytes, *, wait: float = 5.0) -> bytes:
         """See the port."""
