@@ -60,6 +60,7 @@ class _Job:
     partition: int
     token: int
     commit: Commit
+    small: bool
     done: bool = False
     error: Exception | None = None
 
@@ -85,7 +86,7 @@ class SqliteWriter:
 
     async def commit(self, partition: int, token: int, commit: Commit) -> None:
         """Write a group durably; see `Store.commit`."""
-        job = _Job(partition, token, commit)
+        job = _Job(partition, token, commit, _is_small(commit))
         if self._is_alone(job):
             self._write([job], wait=0)
         else:
@@ -108,7 +109,7 @@ class SqliteWriter:
         """
         if self._usual >= SWIFT_SECONDS or job.partition != self._last:
             return False
-        return not self._jobs and not self._lock.locked() and _is_small(job.commit)
+        return job.small and not self._jobs and not self._lock.locked()
 
     async def _write_in_turn(self, job: _Job) -> None:
         self._jobs.append(job)
@@ -128,7 +129,7 @@ class SqliteWriter:
         jobs, self._jobs = self._jobs[:MOST_AT_ONCE], self._jobs[MOST_AT_ONCE:]
         alone = len(jobs) == 1
         self._last = jobs[0].partition if alone else -1
-        if alone and self._usual < SWIFT_SECONDS and _is_small(jobs[0].commit):
+        if alone and self._usual < SWIFT_SECONDS and jobs[0].small:
             self._write(jobs, wait=0)
         else:
             await self._in_thread(partial(self._write, jobs, wait=STATEMENT_SECONDS))
@@ -174,7 +175,7 @@ class SqliteWriter:
             for job in jobs:
                 job.error = _translated(error)
         else:
-            if len(jobs) == 1 and _is_small(jobs[0].commit):
+            if len(jobs) == 1 and jobs[0].small:
                 self._note(time.perf_counter() - began)
         for job in jobs:
             job.done = True
@@ -284,7 +285,7 @@ def _is_small(commit: Commit) -> bool:
     """Whether it is a few rows of one run."""
     if commit.values or commit.snapshots or len(commit.entries) > 1 or len(commit.runs) > 1:
         return False
-    return all(len(entry.records) < SMALL_BYTES for entry in commit.entries)
+    return not commit.entries or len(commit.entries[0].records) < SMALL_BYTES
 
 
 def _translated(error: Exception) -> Exception:

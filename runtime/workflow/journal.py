@@ -6,7 +6,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from seedbed.crds.errors import ConflictError, FencedError, UnavailableError
@@ -109,7 +111,7 @@ class Journal:
         commit = self._commit(runs, summaries)
         if commit.empty:
             return ()
-        metrics.GROUP_SIZE.observe(sum(len(run.records) for run in runs.values()))
+        metrics.GROUP_SIZE.observe(sum([len(run.records) for run in runs.values()]))
         began = time.perf_counter()
         await self._write(commit)
         metrics.COMMIT_SECONDS.observe(time.perf_counter() - began)
@@ -157,22 +159,21 @@ class Journal:
 
     async def _write(self, commit: Commit) -> None:
         """Write until it is written."""
-        tried = 0
+        try:
+            await self._write_once(commit)
+        except UnavailableError:
+            await until_answered(partial(self._write_again, commit))
 
-        async def write() -> None:
-            nonlocal tried
-            if not self._ownership.held:
-                raise FencedError(self._ownership.name, self._ownership.token)
-            tried += 1
-            try:
-                await self._store.commit(self._partition, self._ownership.token, commit)
-            except ConflictError:
-                # Nobody else writes under this token, so an attempt whose answer was lost has
-                # written the group.
-                if tried == 1:
-                    raise
+    async def _write_once(self, commit: Commit) -> None:
+        if not self._ownership.held:
+            raise FencedError(self._ownership.name, self._ownership.token)
+        await self._store.commit(self._partition, self._ownership.token, commit)
 
-        await until_answered(write)
+    async def _write_again(self, commit: Commit) -> None:
+        # Nobody else writes under this token, so an attempt whose answer was lost has written the
+        # group.
+        with suppress(ConflictError):
+            await self._write_once(commit)
 
 
 def _snapshot(name: str, run: LiveRun) -> tuple[Entry, Mapping[str, bytes]]:
