@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import msgspec
 import orjson
@@ -12,12 +12,6 @@ from seedbed.crds.errors import InvalidError
 _T = TypeVar("_T")
 _ENCODER = msgspec.json.Encoder()
 _DECODERS: dict[type, msgspec.json.Decoder[Any]] = {}
-
-
-def _decoder(form: type) -> msgspec.json.Decoder[Any]:
-    if form not in _DECODERS:
-        _DECODERS[form] = msgspec.json.Decoder(form)
-    return _DECODERS[form]
 
 
 def encode(message: Any) -> bytes:
@@ -35,11 +29,15 @@ def decode(form: type[_T], data: bytes) -> _T:
     Raises:
         InvalidError: naming the first field that is not as expected.
     """
+    decoder = _DECODERS.get(form)
+    if decoder is None:
+        decoder = _DECODERS[form] = msgspec.json.Decoder(form)
     try:
-        return cast("_T", _decoder(form).decode(data))
+        message: _T = decoder.decode(data)
     except msgspec.ValidationError as error:
         problem, _, where = str(error).partition(" - at `$")
         field = where.removesuffix("`").replace("[", ".").replace("]", "").strip(".")
         raise InvalidError(field or "message", problem) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidError("message", f"must be JSON: {error}") from error
+    return message

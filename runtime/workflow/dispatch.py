@@ -43,6 +43,8 @@ MOST_AT_ONCE = 250
 
 _Put = tuple[LiveRun, Unit, int]
 _OF_WORKERS = ("agent", "call")
+_ENDED = (StepSucceeded, StepFailed)
+_OVER = (RunEnding, RunFinished)
 
 
 class Dispatch:
@@ -67,7 +69,7 @@ class Dispatch:
             if isinstance(record, StepScheduled):
                 if record.kind in _OF_WORKERS and awaits(record.key, record.attempt):
                     self._put(run, scheduled[record.key], now)
-            elif isinstance(record, StepSucceeded | StepFailed):
+            elif isinstance(record, _ENDED):
                 put = handed.pop(record.key, None)
                 if type(record) is StepFailed and record.error.code == QUEUE_SHED:
                     self._drop(run, record.key, record.attempt)
@@ -75,7 +77,7 @@ class Dispatch:
                     if run.doubled.get(record.key) == put[0]:
                         self._drop(run, record.key, put[0])
                     learn(run, record.key, now - put[1])
-            elif isinstance(record, RunEnding | RunFinished):
+            elif isinstance(record, _OVER):
                 self._drop_left(run)
         if raced:
             self._race(run, now)

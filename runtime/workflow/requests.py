@@ -58,6 +58,9 @@ Known = bytes | SeedbedError
 """An answer that needs no commit."""
 Asked = EngineRequest | Start | Capture | Note | Arrived
 """What a partition may be asked, by others and by the engine itself."""
+_STARTS = (Start, Submit)
+_TOLD = (Report, ReportMany, ListActive, Note, Arrived)
+"""What is answered with no more than that it is durable."""
 
 
 @dataclass(slots=True)
@@ -119,7 +122,7 @@ class Requests:
             return orjson.dumps({"runs": list(self._runs)})
         if isinstance(request, ReportMany):
             return await self._results(request.results, now)
-        if isinstance(request, Start | Submit):
+        if isinstance(request, _STARTS):
             return self._submit(request)
         name = request.result.run if isinstance(request, Report) else request.run
         run = self._runs.get(name)
@@ -163,9 +166,12 @@ class Requests:
 
     def _new_runs(self, asks: Iterable[Ask]) -> set[str]:
         """Runs that shall begin and are not here."""
-        asked = (each.request for each in asks)
-        starts = [one.request.run for one in asked if isinstance(one, Start | Submit)]
-        return set(starts) - self._runs.keys()
+        new = set()
+        for each in asks:
+            request = each.request
+            if isinstance(request, _STARTS) and request.request.run not in self._runs:
+                new.add(request.request.run)
+        return new
 
     async def _look_up(self, new: set[str]) -> Mapping[str, RunRow] | SeedbedError:
         """Those of the runs that shall begin which the store knows: they began before."""
@@ -257,13 +263,13 @@ class Requests:
         request = asked.request
         if asked.known is not None:
             return asked.known
-        if isinstance(request, Report | ReportMany | ListActive | Note | Arrived):
+        if isinstance(request, _TOLD):
             return b"{}"
         if isinstance(request, Capture):
             with PAUSE.time():
                 request.captured = capture(self._runs[request.run].state)
             return b"{}"
-        name = request.request.run if isinstance(request, Start | Submit) else request.run
+        name = request.request.run if isinstance(request, _STARTS) else request.run
         return encode(summarise(self._runs[name].state))
 
 
