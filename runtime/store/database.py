@@ -14,7 +14,7 @@ from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
 from sqlalchemy import event, exc
-from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.engine import URL, Connection, ExceptionContext, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
@@ -31,7 +31,9 @@ READ_ONLY = "seedbed_read_only"
 
 # PostgreSQL's SQLSTATE classes that pass by themselves: connection, transaction rollback (deadlock),
 # insufficient resources, lock not available, operator intervention (restart, statement timeout).
-_PASSING = ("08", "25P03", "40", "53", "55P03", "57")
+_READ_ONLY_SERVER = "25006"
+"""What a server says that leads no more: another one does, and a new connection finds it."""
+_PASSING = (_READ_ONLY_SERVER, "08", "25P03", "40", "53", "55P03", "57")
 
 
 def connect(url: str, connections: int, limit: float | None = None) -> AsyncEngine:
@@ -111,6 +113,11 @@ def _postgresql(url: URL, connections: int, limit: float) -> AsyncEngine:
         driver = record.driver_connection
         if driver is not None and driver.is_closed():
             raise exc.InvalidatePoolError
+
+    @event.listens_for(engine.sync_engine, "handle_error")
+    def leave_former_leader(context: ExceptionContext) -> None:
+        if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY_SERVER:
+            context.is_disconnect = True
 
     return engine
 

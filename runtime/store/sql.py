@@ -16,6 +16,7 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.util.exc import CommandError
 from sqlalchemy import (
     Connection,
     Insert,
@@ -36,7 +37,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from seedbed.crds.errors import FencedError
 from seedbed.runtime.store.database import READ_ONLY, connect, connect_sqlite, translated
-from seedbed.runtime.store.port import Commit, Entry, RunRow
+from seedbed.runtime.store.port import Commit, Entry, RunRow, StoreRefusedError
 from seedbed.runtime.store.schema import (
     checkpoints,
     journal,
@@ -380,4 +381,9 @@ def _upgrade(connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise StoreRefusedError(
+            f"the database has the schema of a newer version, which this one cannot read: {error}"
+        ) from error

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import asyncpg  # type: ignore[import-untyped]  # it ships no types
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -21,7 +22,7 @@ from sqlalchemy import Connection, text
 
 from seedbed.crds.errors import ConflictError, FencedError, InvalidError, UnavailableError
 from seedbed.runtime.store import database
-from seedbed.runtime.store.port import Commit, Entry, RunRow, Store
+from seedbed.runtime.store.port import Commit, Entry, RunRow, Store, StoreRefusedError
 from seedbed.runtime.store.schema import metadata
 from seedbed.runtime.store.sql import _FENCE, SqlStore
 from tests.conftest import run_async
@@ -378,6 +379,37 @@ def test_a_restart_of_postgresql_is_survived(
             await asyncio.to_thread(postgres_server.start)
             await store.commit(0, 1, Commit(entries=[Entry("a", 2, b"y")]))
             assert await store.journal("a") == [Entry("a", 1, b"x"), Entry("a", 2, b"y")]
+
+    run_async(body())
+
+
+def test_connections_to_a_server_that_leads_no_more_are_left(postgres_url: str) -> None:
+    """After a failover the former leader takes no writes, and its connections stand."""
+
+    async def body() -> None:
+        admin = await asyncpg.connect(postgres_url)
+        name = await admin.fetchval("SELECT current_database()")
+        async with opened(postgres_url) as store:
+            await admin.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+            await asyncio.gather(*(store.run("a") for _ in range(8)))
+            with pytest.raises(UnavailableError, match="read-only"):
+                await store.claim(0, 1)
+            await admin.execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE")
+            await admin.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
+            await asyncio.gather(*(store.claim(partition, 1) for partition in range(8)))
+        await admin.close()
+
+    run_async(body())
+
+
+def test_a_schema_of_a_newer_version_is_refused_and_left_as_it_is(store_url: str) -> None:
+    async def body() -> None:
+        async with opened(store_url) as store:
+            async with store.transaction() as connection:
+                await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+            with pytest.raises(StoreRefusedError, match=r"newer version.*9999"):
+                await store.migrate()
+            await store.claim(0, 1)
 
     run_async(body())
 
