@@ -16,6 +16,8 @@ K = TypeVar("K", bound=Hashable)
 
 FIRST_RETRY = 0.05
 LONGEST_RETRY = 30.0
+HURRIED_FAILURES = 5
+"""What of earlier failures still counts for a key that was told to hurry: the next wait is 1.6 s."""
 
 
 def _spread() -> float:
@@ -45,6 +47,11 @@ class WorkQueue(Generic[K]):
     def idle(self) -> bool:
         """Whether nothing is waiting or in work; delayed keys do not count."""
         return not self._dirty and not self._busy
+
+    @property
+    def failed(self) -> int:
+        """How many keys wait to be tried again."""
+        return len(self._failures.keys() & self._timers.keys())
 
     def add(self, key: K) -> None:
         """Have the key looked at soon."""
@@ -95,6 +102,12 @@ class WorkQueue(Generic[K]):
         wait: float = backoff if after is None else max(after, backoff)
         self.add_after(key, wait)
         return wait
+
+    def hurry(self, within: float) -> None:
+        """Have keys that failed looked at in about so many seconds: what they failed of may be over."""
+        for key in self._failures.keys() & self._timers.keys():
+            self._failures[key] = min(self._failures[key], HURRIED_FAILURES)
+            self.add_after(key, within * self._jitter())
 
     def forget(self, key: K) -> None:
         """The key went well: its next failure starts from the shortest wait."""

@@ -55,6 +55,9 @@ log = logging.getLogger(__name__)
 
 _SPENDERS = ("Agent", "Workflow")
 WORKERS_PREFIX = "services/worker/"
+ENGINES_PREFIX = "services/engine/"
+ENGINE_SERVES_AFTER = 2.0
+"""Seconds in which partitions have an owner again after an engine has come or gone."""
 TERMINAL_RETRY = 60.0
 PROGRESS_SECONDS = 0.5
 """Longest age of a run's counters in a status."""
@@ -216,6 +219,8 @@ class Reconciler:
     def _setting_changed(self, change: Change) -> None:
         if change.key.startswith(WORKERS_PREFIX):
             self._worker_changed(change)
+        elif change.key.startswith(ENGINES_PREFIX):
+            self.queue.hurry(ENGINE_SERVES_AFTER)
         elif change.key.startswith(SETTING_PREFIXES):
             self._settings.told(change.key, change.value)
         elif change.value is None:

@@ -119,7 +119,7 @@ class Requests:
     async def _take(self, request: Asked, now: float) -> Known | None:
         """Apply a request to its run; returns an answer that is known already, or None."""
         if isinstance(request, ListActive):
-            return orjson.dumps({"runs": list(self._runs)})
+            return orjson.dumps({"runs": [*self._runs, *self._stuck]})
         if isinstance(request, ReportMany):
             return await self._results(request.results, now)
         if isinstance(request, _STARTS):

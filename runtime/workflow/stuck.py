@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -56,6 +56,9 @@ class Stuck:
 
     def __contains__(self, run: object) -> bool:
         return run in self._left
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._left)
 
     def summary(self, run: str) -> RunSummary:
         """What is said of a run that is here."""

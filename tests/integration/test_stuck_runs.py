@@ -18,11 +18,11 @@ from prometheus_client import REGISTRY
 from sqlalchemy import text
 
 from hack.cluster import ControlPlane
-from seedbed.crds.addresses import PARTITIONS
-from seedbed.crds.engine_requests import Cancel, Signal, Submit, Summarise
+from seedbed.crds.addresses import PARTITIONS, engine_address, partition_of
+from seedbed.crds.engine_requests import Cancel, ListActive, Signal, Submit, Summarise
 from seedbed.crds.errors import ConflictError
 from seedbed.crds.messages import RunRequest, RunSummary
-from seedbed.crds.wire import decode
+from seedbed.crds.wire import decode, encode
 from seedbed.runtime.bus.nats import NatsBus
 from seedbed.runtime.coordination.etcd import EtcdCoordinator
 from seedbed.runtime.store.sql import SqlStore
@@ -122,6 +122,9 @@ def test_a_value_that_is_gone_is_named_and_such_a_run_can_be_ended(tmp_path: Pat
             async with serving(store, start=1) as bus:
                 found = await until(bus, lost.run, lambda found: found.stuck)
                 assert "is missing" in found.message
+                address = engine_address(partition_of(lost.run))
+                told = await bus.request(address, encode(ListActive()), wait=10.0)
+                assert lost.run in told.decode(), "who cleans up behind objects has to know of it"
                 ended = await ask(bus, lost.run, Cancel(lost.run, "nobody needs it"))
                 assert (ended.phase, ended.reason) == ("Failed", "Cancelled")
                 assert counted() == 0

@@ -111,3 +111,19 @@ def test_whatever_is_added_is_looked_at_after_it_was_added(keys: list[str], work
         assert seen == added
 
     run_async(body())
+
+
+def test_keys_that_failed_for_long_come_soon_where_the_cause_may_be_over() -> None:
+    async def body() -> None:
+        work = queue()
+        for _ in range(12):
+            work.retry("failed")
+        work.add_after("planned", LONGEST_RETRY)
+        work.hurry(0.01)
+        assert await work.take() == "failed"
+        work.done("failed")
+        assert work.retry("failed") < 2.0, "it does not wait as long as before either"
+        assert len(work) == 0, "what did not fail has its time"
+        work.close()
+
+    run_async(body())

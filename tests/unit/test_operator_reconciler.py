@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -585,5 +585,26 @@ def test_a_long_queue_lets_the_lease_and_the_watches_have_their_turns() -> None:
                 turns += 1
             # At most one look a worker between two turns.
             assert turns >= 200 // 16
+
+    run_async(body())
+
+
+def test_an_engine_that_comes_is_asked_soon_for_what_failed_without_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However long there was none: a plan does not wait for half a minute more."""
+    monkeypatch.setattr("seedbed.operator.queue.FIRST_RETRY", 1000.0)
+    monkeypatch.setattr("seedbed.operator.reconciler.ENGINE_SERVES_AFTER", 0.05)
+
+    async def body() -> None:
+        async with world(engine=False) as w, AsyncExitStack() as stack:
+            await w.apply("Pool", "general")
+            await w.apply("Workflow", "audit", steps=[STEP])
+            await until(lambda: w.reconciler.queue.failed)
+            for number in range(PARTITIONS):
+                serving = w.bus.serve(engine_address(number), w.engine.answer)
+                await stack.enter_async_context(serving)
+            await w.coordinator.put("services/engine/one", b"{}")
+            await until(lambda: not w.reconciler.queue.failed)
 
     run_async(body())
