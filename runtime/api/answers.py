@@ -27,6 +27,7 @@ from seedbed.runtime.api.access import (
     UnauthenticatedError,
 )
 from seedbed.runtime.openapi import PATH
+from seedbed.runtime.store.port import StoreRefusedError
 
 TOKEN_HEADER = "X-Seedbed-Authorization"  # noqa: S105  # the name of a header
 """Holds the caller's token where the API server's proxy, which takes `Authorization` out, is between."""
@@ -96,6 +97,8 @@ async def errors_as_answers(request: web.Request, handler: _Page) -> web.StreamR
     try:
         return await handler(request)
     except SeedbedError as error:
+        if isinstance(error, StoreRefusedError):
+            _log.exception("%s %s failed", request.method, request.path)
         return failure(error)
     except web.RequestPayloadError:
         return failure(InvalidError("body", "cannot be read as its headers say"))

@@ -22,6 +22,7 @@ from seedbed.runtime.llm.budget.stage import UnpricedError
 from seedbed.runtime.llm.budget.teller import BudgetExceededError
 from seedbed.runtime.llm.identity import NotAllowedError, NotKnownError
 from seedbed.runtime.llm.providers import Json, MalformedError, RateLimitedError, RefusedError
+from seedbed.runtime.store.port import StoreRefusedError
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,8 @@ async def in_openai_form(
     except SeedbedError as error:
         if request.writer.output_size:
             raise
+        if isinstance(error, StoreRefusedError):
+            log.exception("a request failed because the database refuses it")
         status, body = told(error)
         wait = error.retry_after if isinstance(error, RetryableError) else None
         return _answer(status, body, {"Retry-After": f"{wait:.0f}"} if wait else {})

@@ -18,10 +18,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from seedbed.crds.base import Model, Name
 from seedbed.crds.budget import Budget
@@ -51,6 +51,9 @@ AUTO = "auto"
 """The name that leaves the choice of the model to the service, where no model has it."""
 DEFAULT = "default"
 """The name that always means the file's default model."""
+
+
+FieldName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 
 
 class ModelPrice(Model):
@@ -199,6 +202,14 @@ class ModelEntry(Model):
     failover: bool = Field(
         default=True, description="Whether others answer where it cannot, and it for others."
     )
+    passes: tuple[FieldName, ...] = Field(
+        default=(),
+        max_length=64,
+        description=(
+            "openai: further fields of a chat's request that it takes, such as `top_k`. What they "
+            "cost more is for who lists them: no budget reckons with it."
+        ),
+    )
     namespaces: tuple[Name, ...] | None = Field(
         default=None,
         max_length=1000,
@@ -209,6 +220,8 @@ class ModelEntry(Model):
     def _can_batch(self) -> ModelEntry:
         if self.batch == "prompts" and self.provider != "openai":
             raise ValueError("batch: prompts needs provider: openai")
+        if self.passes and self.provider != "openai":
+            raise ValueError("passes needs provider: openai")
         if self.batch_api and self.provider != "openai":
             raise ValueError("batchApi needs provider: openai")
         fits = {"automatic": self.provider, "key": "openai", "marks": "litellm"}
@@ -253,6 +266,7 @@ class ModelEntry(Model):
             self.provider != "minilm",
             self._batch_price(price, table.batch),
             self.image_tokens or image_tokens(self.model),
+            frozenset(self.passes),
         )
 
     def _batch_price(self, price: Price | None, told: Price | None) -> Price | None:
@@ -274,6 +288,7 @@ class ModelFacts:
         chats: whether it answers chats at all.
         batch_price: of a line of the provider's batch.
         image_tokens: that a picture is at most.
+        passes: fields beside those of the protocol that it takes.
         whole_form: whether it knows `n`, `logprobs` and what else few requests have.
     """
 
@@ -285,6 +300,7 @@ class ModelFacts:
     chats: bool = True
     batch_price: Price | None = None
     image_tokens: int = IMAGE_TOKENS
+    passes: frozenset[str] = frozenset()
 
 
 class WhenShort(Model):

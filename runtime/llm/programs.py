@@ -67,6 +67,8 @@ class Programs:
         asked = call.request
         if not isinstance(asked, ChatRequest) or asked.tools is not None or asked.n > 1:
             raise InvalidError("model", "an Agent takes chats without tools, one answer at a time")
+        for field in sorted(asked.further):
+            raise InvalidError(field, "is nothing that an Agent takes")
         namespace, name = call.identity.namespace, asked.model.removeprefix(PREFIX)
         spec = await self._spec(namespace, name)
         left = call.deadline - self._now() - _SPARE

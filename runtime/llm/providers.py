@@ -203,11 +203,11 @@ class StreamOptions(BaseModel):
 class ChatRequest(BaseModel):
     """A chat completion request: the part of OpenAI's form that providers here honour.
 
-    A field that is not here is refused rather than dropped, so that nobody relies on it, nor passed
-    on, because nobody knows what it would cost.
+    A field that is not here goes to models whose entry names it, and is refused otherwise: dropped,
+    somebody would rely on it; passed on, nobody would know what it costs.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     model: str
     messages: tuple[ChatMessage, ...] = Field(min_length=1)
@@ -236,6 +236,17 @@ class ChatRequest(BaseModel):
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None
     user: str | None = None
+
+    @model_validator(mode="after")
+    def _can_be_sent(self) -> ChatRequest:
+        if self.model_extra:
+            _sendable(self.model_extra)
+        return self
+
+    @property
+    def further(self) -> frozenset[str]:
+        """Fields that the protocol does not have."""
+        return frozenset(self.model_extra or ())
 
     def parameters(self) -> Json:
         """What a provider is asked, without model, streaming and what was not set."""

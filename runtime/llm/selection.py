@@ -16,6 +16,7 @@ from seedbed.runtime.llm.models import Capability, ModelEntry, ModelFacts
 from seedbed.runtime.llm.providers import ChatRequest, EmbeddingRequest
 
 _BYTES_A_TOKEN = 4
+_LONGEST_NAME = 200
 """Of usual text, for judging whether a prompt fits; money is reckoned with the worst case instead."""
 _FIELD: Mapping[Capability, str] = {
     "streaming": "stream",
@@ -32,6 +33,7 @@ class Need:
     Attributes:
         tokens: of prompt and answer, as far as they can be told before.
         fields: of the request that a provider has to know; not every kind does.
+        further: fields that only models take whose entries say so.
         chats: whether a chat is to be answered.
         at: the parts of messages that need something, by what they need.
     """
@@ -41,6 +43,7 @@ class Need:
     fields: frozenset[str] = frozenset()
     chats: bool = True
     at: Mapping[Sense, str] = field(default_factory=dict)
+    further: frozenset[str] = frozenset()
 
     def field_of(self, name: Capability) -> str:
         """Where the request asks for it."""
@@ -68,7 +71,7 @@ def need_of(request: ChatRequest | EmbeddingRequest) -> Need:
     media = request.media()
     tokens = request.prompt_bytes() // _BYTES_A_TOKEN + media.usual_tokens() + (request.limit or 0)
     able = frozenset(name for name, is_wanted in wanted.items() if is_wanted) | media.at.keys()
-    return Need(able, tokens, request.uncommon, at=media.at)
+    return Need(able, tokens, request.uncommon, at=media.at, further=request.further)
 
 
 def lacks(facts: ModelFacts, need: Need) -> str:
@@ -79,6 +82,8 @@ def lacks(facts: ModelFacts, need: Need) -> str:
         return "no_chats"
     if need.fields and not facts.whole_form:
         return f"no_{min(need.fields)}"
+    if need.further - facts.passes:
+        return "no_such_field"
     return "too_short" if need.tokens > facts.context else ""
 
 
@@ -112,6 +117,8 @@ def choose(
     if missing[asked] == "too_short":
         # How long the prompt is, only the model itself knows for certain: it may say so.
         return Choice((asked,))
+    if unknown := sorted(need.further - facts[asked].passes):
+        raise InvalidError(unknown[0][:_LONGEST_NAME], "is not known, or not for this model")
     lacking = [need.field_of(name) for name in sorted(need.able - facts[asked].able)]
     named = next(iter(lacking or sorted(need.fields) or ["model"]))
     raise InvalidError(named, f"no model that may answer for {asked!r} can do this")

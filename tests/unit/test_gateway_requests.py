@@ -9,6 +9,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from seedbed.runtime.llm.batch.prompt_form import as_prompt
+from seedbed.runtime.llm.cache.key import digest
+from seedbed.runtime.llm.providers import ChatRequest
 from tests.conftest import run_async
 from tests.providers import Json, provider
 from tests.unit.test_gateway_targets import asked, chat, gateway, one
@@ -136,3 +139,38 @@ def test_what_cannot_be_read_as_its_headers_say_is_the_callers_mistake() -> None
             assert not fake.seen, "nothing is asked that no ledger could keep"
 
     run_async(body())
+
+
+@pytest.mark.req("DSX-15")
+def test_further_fields_go_to_models_that_say_they_take_them() -> None:
+    async def body() -> None:
+        more = {"top_k": 3, "chat_template_kwargs": {"thinking": False}}
+        passes: Json = {"passes": sorted(more)}
+        async with one(None, passes) as (session, fake):
+            status, _, _ = await chat(session, **more)
+            assert status == 200
+            assert {name: fake.seen[0][name] for name in more} == more
+            for name, value in (("top_p_k", 1), ("a\r\nb", 1), ("top_k", 10**30)):
+                status, answer, _ = await chat(session, **{name: value})
+                assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
+            assert len(fake.seen) == 1
+        async with (
+            provider() as plain,
+            provider() as able,
+            gateway(first=(plain, {}), second=(able, passes)) as session,
+        ):
+            _, _, headers = await chat(session, **more)
+            assert headers["X-Seedbed-Attempts"] == "first=no_such_field,second=ok"
+            assert not plain.seen
+            status, answer, _ = await chat(session, temprature=1)
+            assert (status, answer["error"]["param"]) == (400, "temprature")
+
+    run_async(body())
+
+
+def test_requests_with_other_further_fields_are_other_requests() -> None:
+    first, second = (
+        ChatRequest.model_validate({**asked(), "top_k": at}, strict=False) for at in (1, 2)
+    )
+    assert digest(first) != digest(second)
+    assert as_prompt(first, "plain") is None

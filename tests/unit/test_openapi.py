@@ -37,7 +37,7 @@ ASKED: list[tuple[str, dict[str, Any]]] = [
 REFUSED: list[tuple[str, dict[str, Any]]] = [
     (CHAT, {"messages": [{"role": "user", "content": "x"}], "n": 0}),
     (CHAT, {"messages": [], "model": "m"}),
-    (CHAT, {"messages": [{"role": "user", "content": "x"}], "unknown": 1}),
+    (EMBED, {"input": "x", "unknown": 1}),
     (EMBED, {"input": {}}),
 ]
 

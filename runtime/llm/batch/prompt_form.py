@@ -18,8 +18,10 @@ _CHAT_ONLY = ("tools", "response_format", "tool_choice", "parallel_tool_calls")
 
 def as_prompt(request: ChatRequest, form: PromptForm) -> str | None:
     """What the model reads; None where the request has to go as a chat."""
-    if getattr(request, "uncommon", None) or any(
-        getattr(request, name) is not None for name in _CHAT_ONLY
+    if (
+        request.uncommon
+        or request.further
+        or any(getattr(request, name) is not None for name in _CHAT_ONLY)
     ):
         return None
     for message in request.messages:

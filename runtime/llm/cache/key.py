@@ -57,6 +57,7 @@ def settings_of(request: ChatRequest) -> dict[str, Any]:
         for name, value in request.__dict__.items()
         if name not in _LEFT_OUT and value != _DEFAULTS[name]
     }
+    found |= request.model_extra or {}
     if isinstance(request.stop, str):
         found["stop"] = (request.stop,)
     if request.limit:
