@@ -110,7 +110,10 @@ def test_what_a_process_gives_is_what_the_engine_gives() -> None:
         "{'t': timestamp('2026-01-02T03:04:05Z'), 1: [1.5, null, params.n]}",
         "steps['a-b'].output.map(x, x * 2)",
     ]
-    read: dict[str, Any] = {"params": {"n": 1}, "steps": {"a-b": {"output": [1, 2], "state": "Succeeded"}}}
+    read: dict[str, Any] = {
+        "params": {"n": 1},
+        "steps": {"a-b": {"output": [1, 2], "state": "Succeeded"}},
+    }
 
     async def body() -> None:
         async with an_evaluator() as evaluator:
