@@ -26,7 +26,8 @@ from seedbed.examples.seeds.picture import drawn
 from seedbed.runtime.seeds.attach import AttachSpec, attach
 from seedbed.runtime.seeds.blueprints import Growth
 from seedbed.runtime.seeds.features import Features
-from seedbed.runtime.seeds.policy import Decision, Limits, Rules
+from seedbed.runtime.seeds.policy import Decision, Limits
+from seedbed.runtime.seeds.rules import Rules
 
 HIDDEN = ("0", "2", "4")
 """The three hidden layers of the network, by name."""

@@ -33,7 +33,7 @@ from seedbed.runtime.seeds.attach import AttachSpec, attach
 from seedbed.runtime.seeds.blueprints import Growth
 from seedbed.runtime.seeds.features import Features
 from seedbed.runtime.seeds.model import SeededModel
-from seedbed.runtime.seeds.policy import Rules
+from seedbed.runtime.seeds.rules import Rules
 from seedbed.runtime.seeds.stages import Stage
 from seedbed.runtime.seeds.state import Core, SeedState
 from seedbed.runtime.seeds.telemetry import LayerSpan, Telemetry

@@ -18,7 +18,8 @@ from seedbed.runtime.seeds.learnt import (
     chosen,
     fit,
 )
-from seedbed.runtime.seeds.policy import Policy, Rules
+from seedbed.runtime.seeds.policy import Policy
+from seedbed.runtime.seeds.rules import Rules
 from seedbed.runtime.seeds.state import SeedState
 from seedbed.runtime.seeds.telemetry import Telemetry
 from seedbed.runtime.seeds.wishes import limits

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from seedbed.crds.errors import InvalidError
 from seedbed.runtime.seeds.features import Features
-from seedbed.runtime.seeds.policy import Limits, Policy, Rules, need
+from seedbed.runtime.seeds.policy import Limits, Policy
+from seedbed.runtime.seeds.rules import Rules, need
 from seedbed.runtime.seeds.stages import ACTIVE, FAILURES, Stage
 from seedbed.runtime.seeds.state import Core, Metric, SeedState
 from seedbed.runtime.seeds.telemetry import Telemetry

@@ -17,7 +17,8 @@ from seedbed.runtime.seeds.group import Alone, Mode
 from seedbed.runtime.seeds.layer import Reads, Routing
 from seedbed.runtime.seeds.model import SeededModel
 from seedbed.runtime.seeds.places import CheckpointPlace
-from seedbed.runtime.seeds.policy import Decision, Limits, Rules
+from seedbed.runtime.seeds.policy import Decision, Limits
+from seedbed.runtime.seeds.rules import Rules
 from seedbed.runtime.seeds.shards import store_shard
 from seedbed.runtime.seeds.stages import Stage
 from seedbed.runtime.seeds.state import Graft, SeedState

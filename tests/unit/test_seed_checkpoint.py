@@ -15,7 +15,8 @@ from seedbed.crds.errors import InvalidError, NotFoundError
 from seedbed.runtime.seeds.attach import AttachSpec, attach
 from seedbed.runtime.seeds.features import Features
 from seedbed.runtime.seeds.model import SeededModel
-from seedbed.runtime.seeds.policy import Limits, Rules
+from seedbed.runtime.seeds.policy import Limits
+from seedbed.runtime.seeds.rules import Rules
 from seedbed.runtime.seeds.stages import Stage
 from seedbed.runtime.seeds.state import Core, Graft
 from tests.unit.test_seed_model import BLUEPRINTS, data, host, move, randomise, samples, seeded

@@ -12,7 +12,8 @@ from seedbed.crds.errors import InvalidError
 from seedbed.runtime.seeds import learnt
 from seedbed.runtime.seeds.features import Features
 from seedbed.runtime.seeds.learnt import Exploring, Germination, Learnt, Recorder, Replay
-from seedbed.runtime.seeds.policy import Limits, Rules
+from seedbed.runtime.seeds.policy import Limits
+from seedbed.runtime.seeds.rules import Rules
 from seedbed.runtime.seeds.stages import Stage
 from seedbed.runtime.seeds.state import Core, Graft, Metric, SeedState
 from seedbed.runtime.seeds.telemetry import LayerSpan, Telemetry

@@ -15,7 +15,8 @@ from seedbed.runtime.seeds.blueprints import Growth
 from seedbed.runtime.seeds.features import Features
 from seedbed.runtime.seeds.layer import SeededLayer, View
 from seedbed.runtime.seeds.model import SeededModel
-from seedbed.runtime.seeds.policy import Decision, Limits, Rules
+from seedbed.runtime.seeds.policy import Decision, Limits
+from seedbed.runtime.seeds.rules import Rules
 from seedbed.runtime.seeds.stages import Stage
 from seedbed.runtime.seeds.state import Core, Graft, Metric
 from seedbed.runtime.seeds.training import Batch, Data, shuffled, whole
