@@ -358,7 +358,10 @@ def _compile(text: str) -> _Compiled:
     _check_names(found)
     parted = comprehensions.in_parts(text)
     if parted != text:
-        program = cel.compile(parted)
+        try:
+            program = cel.compile(parted)
+        except ValueError as error:
+            raise ExpressionError(f"`{short(text)}` has too many macros within macros") from error
     path, cost = path_of(pieces, VARIABLES), cost_of(text, pieces)
     return _Compiled(program, found, parted != text, path, cost)
 

@@ -104,6 +104,7 @@ def test_only_the_steps_it_names_are_read() -> None:
         ("[[", "it ends too early"),
         ("(" * 2000, "is not a CEL expression"),
         ("😀", "is not a CEL expression"),
+        ("[1].map(x, " * 85 + "1" + ")" * 85, "has too many macros within macros"),
     ],
 )
 def test_what_is_said_of_wrong_text(text: str, said: str) -> None:

@@ -84,6 +84,8 @@ def main(limits: Limits) -> None:
     os.nice(_NICER)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":  # elsewhere the kernel keeps no such account
+        # Where memory runs out, this goes and not the engine.
+        Path("/proc/self/oom_score_adj").write_text("1000")
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         most = pages * resource.getpagesize() + limits.memory
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
