@@ -65,6 +65,7 @@ def test_a_call_that_would_not_fit_halts_until_the_budget_is_raised() -> None:
     under = Budget(limit="10").halt_nanos
     plan = reconcile_agent(reader("9", under, limit="10"), NOW, DEFAULTS)
     assert verdict(plan, "BudgetExceeded") == ("True", "BudgetExceeded")
+    assert verdict(plan, "Ready")[0] == "False"
     plan = reconcile_agent(reader("9", under, limit="12"), NOW, DEFAULTS)
     assert verdict(plan, "BudgetExceeded") == ("False", "WithinBudget")
     assert verdict(plan, "Ready")[0] == "True"
