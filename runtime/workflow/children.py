@@ -92,11 +92,12 @@ class Children:
         """Act on what these records, now durable, have decided."""
         state = run.state
         for record in records:
-            if isinstance(record, StepSucceeded):
-                continue
             match record:
-                case StepScheduled(key, attempt, kind="workflow") if state.awaits(key, attempt):
-                    self._begin(state, state.scheduled[key])
+                case StepSucceeded():
+                    pass  # what most records are, and no run begins or ends with it
+                case StepScheduled(key, attempt, kind=kind):
+                    if kind == "workflow" and state.awaits(key, attempt):
+                        self._begin(state, state.scheduled[key])
                 case RunAdjusted(_, suspend):
                     for unit in _running(state):
                         self._spawn(self._tell(_id(state, unit), _adjust(state, unit, suspend)))
