@@ -29,7 +29,15 @@ View = Callable[[Tensor], Tensor]
 
 
 class State(NamedTuple):
-    """A layer's seeds, as the operators receive them."""
+    """What the kernels need of all seeds of one layer; the entries past a seed's rank must be finite.
+
+    Attributes:
+        down: (S, R, w), floating. A row is a direction that the seed reads (peft's `lora_A.weight`).
+        up: (S, R, w), floating. A row is a direction that it writes (peft's `lora_B.weight` transposed).
+        alpha: (S,) fp32, the seed's share in the output; zero for a seed that does not act.
+        rank: (S,) int32, how many rows the seed uses.
+        blueprint: (S,) int32, see `blueprints.Blueprint`.
+    """
 
     down: Tensor
     up: Tensor
@@ -89,7 +97,7 @@ class Batch(NamedTuple):
 
 
 def _host(tensor: Tensor) -> NDArray[Any]:
-    return tensor.numpy(force=True)
+    return tensor.numpy(force=tensor.requires_grad or not tensor.is_cpu)
 
 
 def _pick(chosen: Mask | Indexes, device: torch.device) -> Pick | None:
@@ -161,6 +169,14 @@ def _block(first: int, seeds: int, each: int) -> View:
     return lambda tensor: tensor[first : first + seeds * each].view(seeds, each, -1)
 
 
+def _in_blocks(wanted: NDArray[Any], seeds: int) -> bool:
+    """Whether each seed in turn has as many tokens side by side."""
+    if not len(wanted) or len(wanted) % seeds or wanted[0] != 0 or wanted[-1] != seeds - 1:
+        return False
+    each = np.arange(seeds, dtype=wanted.dtype)[:, None]
+    return bool((wanted.reshape(seeds, -1) == each).all())
+
+
 def _inverse(numbers: NDArray[Any]) -> Indexes:
     """Where each of [0, n) stands among n such numbers; -1 for one that is missing."""
     found = np.full(len(numbers), -1)
@@ -192,11 +208,10 @@ class Routing(NamedTuple):
             return cls._unpacked(plan, seed_of.shape[0], seeds)
         wanted = _host(seed_of)
         tokens = len(wanted)
-        if tokens and tokens % seeds == 0:
-            blocks = wanted.reshape(seeds, -1)
-            if bool((blocks == np.arange(seeds, dtype=wanted.dtype)[:, None]).all()):
-                return cls(None, None, None)
-        outside = tokens and (wanted.min() < 0 or wanted.max() >= seeds)
+        if _in_blocks(wanted, seeds):
+            return BLOCKS
+        # a negative number without its sign is a large one
+        outside = tokens and wanted.view(f"u{wanted.itemsize}").max() >= seeds
         if tokens == seeds and not outside:
             inverse = _inverse(wanted)
             if inverse.min() >= 0:
@@ -228,7 +243,10 @@ class Routing(NamedTuple):
         """Its length tells of which kind it is. Even blocks need as many tokens as seeds at least."""
         length = plan.shape[0]
         if tokens >= seeds and tokens % seeds == 0 and length in (0, 2 * tokens):
-            return cls(plan[:tokens], plan[tokens:], None) if length else cls(None, None, None)
+            if not length:
+                return BLOCKS
+            order, places = plan.chunk(2)
+            return cls(order, places, None)
         if length == seeds:
             return cls(None, None, _host(plan))
         if length != 2 * tokens + seeds:
@@ -263,3 +281,7 @@ class Routing(NamedTuple):
         if self.counts is not None:
             return _cut(self.counts, state)
         return even(state, lambda tensor: tensor.view(seeds, -1, tensor.shape[1]))
+
+
+BLOCKS = Routing(None, None, None)
+"""Of tokens that come in even blocks, one for each seed in turn."""

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seedbed.kernels import eager, even
+from seedbed.kernels import eager
 from seedbed.kernels.batches import State
 from seedbed.kernels.telemetry import Measure
 
@@ -143,16 +143,6 @@ def _chunks_backward(
     with _beside(x):
         got = (_fused(x, state) or eager).chunks_backward(grad, x, state)
     return got.x, got.down, got.up, got.alpha
-
-
-def at_once(x: Tensor, state: State, plan: Tensor) -> Tensor | None:
-    """The usual layer, straight from its plan, where nothing has to be found out; else None.
-
-    So little is left of a call that a small layer costs what its two products cost.
-    """
-    if x.is_cuda or x.dtype != torch.float32 or state.down.dtype != torch.float32:
-        return None
-    return even.planned(x, plan, state) if _plain(x, state) else None
 
 
 def tokens(

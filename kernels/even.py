@@ -63,6 +63,9 @@ def tokens(x: Tensor, state: State, *, mine: bool) -> Tensor:
     each = x.shape[0] // seeds
     by_seed = x.view(seeds, each, width)
     if each <= FEW and rows <= THIN:
+        if each == 1:  # so small that each operation counts
+            y = _summed(torch.bmm(by_seed, down.mT), up, 1, by_token=False)
+            return torch.addcmul(x, y, alpha.view(-1, 1), out=y)
         return _summed(_hidden(by_seed, down, alpha), up, each, by_token=False).add_(x)
     if mine:
         return by_seed.baddbmm_(_hidden(by_seed, down, alpha), up).view(x.shape)
@@ -75,20 +78,6 @@ def tokens(x: Tensor, state: State, *, mine: bool) -> Tensor:
         part = by_seed[some]
         torch.baddbmm(part, _hidden(part, down[some], alpha[some]), up[some], out=y[some])
     return y.view(x.shape)
-
-
-def planned(x: Tensor, plan: Tensor, state: State) -> Tensor | None:
-    """Output (T, w) by a `Routing.packed` of even blocks; None where its tokens lie otherwise."""
-    length, count = plan.shape[0], x.shape[0]
-    seeds = state.down.shape[0]
-    if count < seeds or count % seeds:
-        return None
-    if length == 0:
-        return tokens(x, state, mine=False)
-    if length != 2 * count:
-        return None
-    y = tokens(x.index_select(0, plan[:count]), state, mine=True)
-    return y.index_select(0, plan[count:])
 
 
 def chunks(x: Tensor, state: State) -> Tensor:

@@ -12,7 +12,6 @@ one stays there.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from torch import Tensor
 
@@ -23,22 +22,7 @@ from seedbed.kernels.batches import Routing, State
 MINIMUM_ROWS = 2
 
 
-class SeedTensors(NamedTuple):
-    """What the kernels need of all seeds of one layer; the entries past a seed's rank must be finite.
-
-    Attributes:
-        down: (S, R, w), floating. A row is a direction that the seed reads (peft's `lora_A.weight`).
-        up: (S, R, w), floating. A row is a direction that it writes (peft's `lora_B.weight` transposed).
-        alpha: (S,) fp32, the seed's share in the output; zero for a seed that does not act.
-        rank: (S,) int32, how many rows the seed uses.
-        blueprint: (S,) int32, see `blueprints.Blueprint`.
-    """
-
-    down: Tensor
-    up: Tensor
-    alpha: Tensor
-    rank: Tensor
-    blueprint: Tensor
+SeedTensors = State
 
 
 def chunk_width(columns: int, seeds: int) -> int:
@@ -67,12 +51,20 @@ def _index(seed_of: Tensor, leading: Sequence[int]) -> Tensor:
     """One index a token, (T,)."""
     missing = len(leading) - seed_of.dim()
     if not missing:
-        return seed_of.reshape(-1)
+        return seed_of if len(leading) == 1 else seed_of.reshape(-1)
     return seed_of.view(*seed_of.shape, *(1 for _ in range(missing))).expand(*leading).reshape(-1)
 
 
-def _state(seeds: SeedTensors) -> State:
-    return State(seeds.down.contiguous(), seeds.up.contiguous(), *seeds[2:])
+def _whole(seeds: SeedTensors) -> SeedTensors:
+    """With slabs that lie in one piece."""
+    if seeds.down.is_contiguous() and seeds.up.is_contiguous():
+        return seeds
+    return seeds._replace(down=seeds.down.contiguous(), up=seeds.up.contiguous())
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(T, w) in one piece."""
+    return (x if x.dim() == 2 else x.reshape(-1, x.shape[-1])).contiguous()  # noqa: PLR2004
 
 
 def seed_tokens(
@@ -109,15 +101,11 @@ def seed_tokens(
     named = seed_of.dim()
     if seed_of.shape != shape[:named] or named >= len(shape):
         raise InvalidError("seed_of", f"must have the leading shape of x, {tuple(shape[:-1])}")
-    flat = (x if len(shape) == 2 else x.reshape(-1, shape[-1])).contiguous()  # noqa: PLR2004
-    state = _state(seeds)
-    if usual and plan is not None and not telemetry:
-        quick = dispatch.at_once(flat, state, plan)
-        if quick is not None:
-            return quick if len(shape) == 2 else quick.view(shape), None  # noqa: PLR2004
     index = _index(seed_of, shape[:-1])
-    y, sums = dispatch.tokens(flat, index, state, plan, telemetry=telemetry, usual=usual)
-    return y.view(shape), sums if telemetry else None
+    y, sums = dispatch.tokens(
+        _rows(x), index, _whole(seeds), plan, telemetry=telemetry, usual=usual
+    )
+    return y if len(shape) == 2 else y.view(shape), sums if telemetry else None  # noqa: PLR2004
 
 
 def seed_chunks(
@@ -144,8 +132,7 @@ def seed_chunks(
     if not acting and not telemetry:
         return x, None
     _check(seeds, chunk_width(x.shape[-1], seeds.alpha.shape[0]))
-    flat = x.reshape(-1, x.shape[-1]).contiguous()
-    y, sums = dispatch.chunks(flat, _state(seeds), telemetry=telemetry, usual=usual)
+    y, sums = dispatch.chunks(_rows(x), _whole(seeds), telemetry=telemetry, usual=usual)
     return y.view(x.shape), sums if telemetry else None
 
 
