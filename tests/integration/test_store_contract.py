@@ -379,6 +379,12 @@ def test_a_restart_of_postgresql_is_survived(
             await asyncio.to_thread(postgres_server.start)
             await store.commit(0, 1, Commit(entries=[Entry("a", 2, b"y")]))
             assert await store.journal("a") == [Entry("a", 1, b"x"), Entry("a", 2, b"y")]
+            # A restart that nothing was asked in between costs nobody an error.
+            await asyncio.gather(*(store.run("a") for _ in range(8)))
+            await asyncio.to_thread(getattr(postgres_server, how))
+            await asyncio.to_thread(postgres_server.start)
+            await asyncio.gather(*(store.run("a") for _ in range(8)))
+            await store.commit(0, 1, Commit(entries=[Entry("a", 3, b"z")]))
 
     run_async(body())
 
