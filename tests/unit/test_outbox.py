@@ -70,6 +70,25 @@ def test_what_no_policy_may_drop_is_refused_aloud() -> None:
     run_async(body())
 
 
+@pytest.mark.req("COG-2.4.2")
+def test_a_critical_event_waits_for_no_others() -> None:
+    async def body() -> None:
+        log = Log()
+        log.gate.set()
+        outbox = Outbox(log.send, replace(SMALL, wait=3600.0))
+        for priority in ("low", "normal", "critical"):
+            outbox.put(event(1, priority))
+        async with asyncio.timeout(10):
+            while not log.got:
+                await asyncio.sleep(0)
+        assert (log.of("critical"), log.of("normal"), log.of("low")) == ([b"1"], [], [])
+        await outbox.flush(5.0)
+        assert (log.of("normal"), log.of("low")) == ([b"1"], [b"1"])
+        await outbox.close()
+
+    run_async(body())
+
+
 def test_who_waits_goes_on_when_there_is_room() -> None:
     async def body() -> None:
         log = Log()
