@@ -50,15 +50,19 @@ def graphed(way: Way) -> Way:
     if rehearsing():
         return way
     stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch has no types here
-    stream.wait_stream(torch.cuda.current_stream())
+    here: Any = torch.cuda.current_stream()
+    stream.wait_stream(here)
     with torch.cuda.stream(stream):
         for _ in range(3):
             way()
-    torch.cuda.current_stream().wait_stream(stream)
+    here.wait_stream(stream)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        way()
+    try:
+        with torch.cuda.graph(graph):
+            way()
+    finally:  # after a capture that fails torch stays on its stream
+        torch.cuda.set_stream(here)
     return graph.replay
 
 
