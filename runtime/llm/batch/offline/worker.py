@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from seedbed.crds.errors import ConflictError, FencedError, RetryableError
+from seedbed.crds.errors import ConflictError, FencedError, RetryableError, UnavailableError
 from seedbed.runtime.coordination.port import Ownership
 from seedbed.runtime.llm.batch.offline.counting import OfflineMetrics
 from seedbed.runtime.llm.batch.offline.ending import fail, finish, meets_its_end, tell
@@ -64,6 +64,8 @@ class OfflineWorker:
     providers: Mapping[str, ProviderBatches]
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     wall: Wall = time.time
+    _struck: set[str] = field(default_factory=set)
+    """Batches whose work was refused once."""
 
     async def run(self, ownership: Ownership) -> None:
         """Work until cancelled.
@@ -139,7 +141,7 @@ class OfflineWorker:
     async def _safely(self, bench: Bench, row: BatchRow, quiet: Quiet) -> None:
         """Work through a batch; where that fails for now, it is begun anew a while later.
 
-        Where the database refuses its work for good, the batch fails, and others go on.
+        Where the database refuses its work twice, the batch fails, and others go on.
         """
         try:
             await self._serve(bench, row, quiet)
@@ -157,10 +159,17 @@ class OfflineWorker:
             await asyncio.sleep(_AFTER_A_FAULT)
 
     async def _failed(self, bench: Bench, row: BatchRow, error: Exception) -> None:
-        log.error("batch %s fails: %s", row.id, error)
         self.metrics.fault("database")
+        if row.id not in self._struck:
+            # It may have been the database as a whole, which is well again by now.
+            log.warning("batch %s is refused: %s", row.id, error)
+            self._struck.add(row.id)
+            await asyncio.sleep(bench.look)
+            return
+        log.error("batch %s fails: %s", row.id, error)
         try:
             await fail(bench, row.id, str(error))
+            self._struck.discard(row.id)
         except _DATABASE as again:
             # Then it is the database as a whole: once it is well the batch goes on.
             log.warning("that batch %s fails cannot be written: %s", row.id, again)
@@ -168,7 +177,10 @@ class OfflineWorker:
 
     async def _serve(self, bench: Bench, row: BatchRow, quiet: Quiet) -> None:
         # Where not even this can be written nobody is asked: it would be paid for again and again.
-        await bench.work.change(row.id, OPEN, reason=row.reason)
+        try:
+            await bench.work.change(row.id, OPEN, reason=row.reason)
+        except (StoreRefusedError, ConflictError) as error:
+            raise UnavailableError(f"nothing can be written: {error.message}") from error
         if row.status == "validating":
             await validate(Job(bench, row))
             found = await bench.batches.batch(row.id)
@@ -188,6 +200,7 @@ class OfflineWorker:
                 working.create_task(own.run(lambda: parts.sending))
             watching.cancel()
         await finish(job)
+        self._struck.discard(row.id)
         await tell(bench, row.id)
 
 
