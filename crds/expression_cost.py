@@ -24,10 +24,11 @@ LONGEST = 16 * 1024
 MOST_TOKENS = 2_000
 """Tokens of one expression: the CEL library goes as deep into its stack as there are operators in a row."""
 CHEAP_BYTES = 32 * 1024
-"""Bytes that an expression may read and still be cheap: the CEL library takes some milliseconds for them."""
+"""Bytes that an expression may read or spell and still be cheap: some milliseconds of the CEL library."""
 CHEAP_WORK = 4_000_000
 """Bytes that an expression may touch and still be cheap."""
 
+_DIGITS = 9
 _SOME_TIMES = 8
 _QUOTES = 2
 
@@ -75,8 +76,8 @@ class Cost:
     """What the text of an expression tells.
 
     Attributes:
-        size: characters of it.
-        items: items that its literals may have.
+        size: characters of it, and of the ranges that it spells.
+        items: items that its literals and those ranges may have.
         names: how many values it names or writes.
         stages: its macros and functions that do more than to look, inner ones first, each with the
             number of macros around it.
@@ -89,7 +90,7 @@ class Cost:
 
     def is_cheap(self, read: bytes) -> bool:
         """Whether it is cheap on what it reads, as JSON."""
-        if len(read) > CHEAP_BYTES:
+        if len(read) + self.size > CHEAP_BYTES:
             return False
         if not self.stages:
             return self.names * self.names * (len(read) + self.size) <= CHEAP_WORK
@@ -140,10 +141,14 @@ def cost_of(text: str, found: Sequence[Token]) -> Cost:
     stages: list[tuple[int, Stage]] = []
     open_calls: list[Stage | None] = []
     names = items = level = 0
+    size = len(text)
     for at, token in enumerate(found):
         following = found[at + 1].text if at + 1 < len(found) else ""
         if token.text == "(":
-            open_calls.append(_stage(found, at))
+            counted = _counted(found, at)
+            items += counted
+            size += counted * len(str(counted))
+            open_calls.append(None if counted else _stage(found, at))
             level += open_calls[-1] in _MACROS
         elif token.text == ")" and open_calls:
             stage = open_calls.pop()
@@ -155,7 +160,16 @@ def cost_of(text: str, found: Sequence[Token]) -> Cost:
             names += following != "(" and found[at - 1].text != "."
         elif token.text in (",", "[", "{"):
             items += 1
-    return Cost(len(text), items, max(1, names), tuple(stages))
+    return Cost(size, items, max(1, names), tuple(stages))
+
+
+def _counted(found: Sequence[Token], at: int) -> int:
+    """Items of a range whose end stands there, which is a list like one that is written out; else 0."""
+    if at + 2 >= len(found) or not at or found[at - 1].text != "range":
+        return 0
+    end = found[at + 1].text
+    stands_there = end.isdecimal() and len(end) <= _DIGITS and found[at + 2].text == ")"
+    return int(end) if stands_there else 0
 
 
 def _stage(found: Sequence[Token], at: int) -> Stage | None:

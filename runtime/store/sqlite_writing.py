@@ -131,12 +131,8 @@ class SqliteWriter:
             # Those that are about to commit join, and then a thread is worth it.
             await asyncio.sleep(0)
         jobs, self._jobs = self._jobs[:MOST_AT_ONCE], self._jobs[MOST_AT_ONCE:]
-        alone = len(jobs) == 1
-        self._last = jobs[0].partition if alone else -1
-        if alone and self._usual < SWIFT_SECONDS and jobs[0].small:
-            self._write(jobs, wait=0)
-        else:
-            await self._in_thread(partial(self._write, jobs, wait=STATEMENT_SECONDS))
+        self._last = jobs[0].partition if len(jobs) == 1 else -1
+        await self._in_thread(partial(self._write, jobs, wait=STATEMENT_SECONDS))
 
     async def _in_thread(self, work: Callable[[], None]) -> None:
         if self._thread is None:

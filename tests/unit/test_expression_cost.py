@@ -35,6 +35,8 @@ def is_cheap(expressed: str, **params: Any) -> bool:
         "params.text.replace('item', 'part')",
         "toJson(params.items)",
         "params.text.matches('^[a-z]+$')",
+        "lists.range(1000)",
+        "lists.range(20).map(x, x * 2)",
     ],
 )
 def test_what_people_write_is_cheap_on_what_is_small(text: str) -> None:
@@ -47,6 +49,9 @@ def test_what_people_write_is_cheap_on_what_is_small(text: str) -> None:
         "params.items.map(x, params.items.map(y, params.items.map(z, 1)))",
         "['xxxxxxxx']" + ".map(t, t + t)" * 12,
         "lists.range(500000)",
+        "lists.range(params.n)",
+        "lists.range(9" + "0" * 17 + ")",
+        "lists.range(200).map(x, lists.range(200)).map(x, lists.range(200))",
         "params.text.replace('', params.text).replace('', params.text)",
         "params.text.matches('(a{1000}){1000}')",
         "params.text.matches(params.text)",
@@ -56,11 +61,18 @@ def test_what_people_write_is_cheap_on_what_is_small(text: str) -> None:
     ],
 )
 def test_what_grows_is_not(text: str) -> None:
-    assert not is_cheap(text, items=list(range(500)), text="x" * 20_000, long="x" * 40_000)
+    assert not is_cheap(text, n=3, items=list(range(500)), text="x" * 20_000, long="x" * 40_000)
 
 
 _LEAVES = st.sampled_from(
-    ["params.a", "params.b", "[1, 2, 3]", "['x', params.c]", "[params.b, params.a]"]
+    [
+        "params.a",
+        "params.b",
+        "[1, 2, 3]",
+        "['x', params.c]",
+        "[params.b, params.a]",
+        "lists.range(30)",
+    ]
 )
 
 

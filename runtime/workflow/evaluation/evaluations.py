@@ -97,6 +97,7 @@ class Evaluations:
         self._bytes = 0
         self._blocked: set[str] = set()
         self._known: OrderedDict[Key, _Known] = OrderedDict()
+        self._known_of: dict[str, set[Key]] = {}
         self._known_bytes = 0
 
     def of(self, run: str) -> Elsewhere:
@@ -112,7 +113,7 @@ class Evaluations:
         self._blocked.discard(run)
         for question in self._lines.pop(run, {}).values():
             self._bytes -= len(question.asked.read)
-        for key in [key for key in self._known if key[0] == run]:
+        for key in [*self._known_of.get(run, ())]:
             self._drop(key)
 
     async def run(self) -> None:
@@ -217,13 +218,20 @@ class Evaluations:
     def _keep(self, key: Key, known: _Known) -> None:
         self._drop(key)
         self._known[key] = known
+        self._known_of.setdefault(key[0], set()).add(key)
         self._known_bytes += known.size
         while self._known_bytes > KEPT_BYTES and len(self._known) > 1:
             self._drop(next(iter(self._known)))
 
     def _drop(self, key: Key) -> None:
         known = self._known.pop(key, None)
-        self._known_bytes -= known.size if known else 0
+        if known is None:
+            return
+        self._known_bytes -= known.size
+        of_run = self._known_of[key[0]]
+        of_run.remove(key)
+        if not of_run:
+            del self._known_of[key[0]]
 
     def _wake(self, run: str) -> None:
         wake = self.wake.get(partition_of(run))
