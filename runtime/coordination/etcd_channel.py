@@ -1,13 +1,14 @@
 """A connection to etcd: unary calls with a time limit, and a watch that resumes.
 
-gRPC makes a broken connection anew by itself; a call meanwhile fails at once.
+gRPC makes a broken connection anew by itself; a call meanwhile fails at once. A connection that etcd took
+while it was starting may know no service for as long as it lasts (it answers 404): that one is left.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -75,21 +76,22 @@ class EtcdChannel:
     ) -> Any:
         """A TxnResponse."""
         request = rpc.TxnRequest(compare=conditions, success=then, failure=otherwise)
-        return await self._keys().Txn(request, timeout=CALL_SECONDS)
+        return await self.answer(self._keys().Txn(request, timeout=CALL_SECONDS))
 
     async def range(self, request: Any) -> Any:
         """A RangeResponse."""
-        return await self._keys().Range(request, timeout=CALL_SECONDS)
+        return await self.answer(self._keys().Range(request, timeout=CALL_SECONDS))
 
     async def grant(self, ttl: int) -> Any:
         """A LeaseGrantResponse."""
         request = rpc.LeaseGrantRequest(TTL=ttl)
-        return await rpc.LeaseStub(self._open()).LeaseGrant(request, timeout=CALL_SECONDS)
+        granted = rpc.LeaseStub(self._open()).LeaseGrant(request, timeout=CALL_SECONDS)
+        return await self.answer(granted)
 
     async def revoke(self, lease: int, limit: float) -> None:
         """End a lease."""
         request = rpc.LeaseRevokeRequest(ID=lease)
-        await rpc.LeaseStub(self._open()).LeaseRevoke(request, timeout=limit)
+        await self.answer(rpc.LeaseStub(self._open()).LeaseRevoke(request, timeout=limit))
 
     async def keep_alive(self, lease: int, limit: float) -> float:
         """Seconds that the lease has from now on; 0 where it is over."""
@@ -97,7 +99,7 @@ class EtcdChannel:
             iter([rpc.LeaseKeepAliveRequest(ID=lease)]), timeout=min(limit, CALL_SECONDS)
         )
         try:
-            answer = await call.read()
+            answer = await self.answer(call.read())
             if answer is grpc.aio.EOF:
                 raise UnavailableError("etcd ended the keep-alive")
             return float(answer.TTL)
@@ -110,10 +112,23 @@ class EtcdChannel:
 
     async def close(self) -> None:
         """Disconnect; calls under way fail."""
-        if self._channel is not None:
-            channel, self._channel = self._channel, None
-            self._stub = None
-            await channel.close()
+        await self._leave(None)
+
+    async def answer(self, call: Awaitable[Any]) -> Any:
+        """What a call gives; where the server knows no such call, the next one connects anew."""
+        channel = self._channel
+        try:
+            return await call
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED and channel is self._channel:
+                await self._leave(RETRY_SECONDS)
+            raise
+
+    async def _leave(self, grace: float | None) -> None:
+        """Close the channel; calls under way have so many seconds to end."""
+        channel, self._channel, self._stub = self._channel, None, None
+        if channel is not None:
+            await channel.close(grace)
 
 
 class Watch:
@@ -178,7 +193,7 @@ class Watch:
             return
         if self._stream is None:
             await self._subscribe(self._revision)
-        answer = await self._stream.read()
+        answer = await self._etcd.answer(self._stream.read())
         if answer is grpc.aio.EOF:
             raise UnavailableError("etcd ended the watch")
         # Behind us: etcd came back with less than it had, and would wait for the old revision.

@@ -13,6 +13,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import grpc.aio  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
 from seedbed.crds.errors import FencedError, InvalidError, UnavailableError
@@ -451,6 +452,44 @@ def test_a_restart_of_etcd_is_survived(etcd_server: EtcdServer) -> None:
                 assert theirs.token > mine.token
 
     run_async(body())
+
+
+@pytest.mark.req("COG-S5.2")
+def test_a_connection_from_before_etcd_served_is_left(etcd_server: EtcdServer) -> None:
+    """etcd answers 404 on a connection that it took while it was starting, for as long as it lasts."""
+
+    async def body() -> None:
+        starting = grpc.aio.server()  # it serves nothing yet
+        port = starting.add_insecure_port("127.0.0.1:0")
+        await starting.start()
+        ports = [port]
+
+        async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            to = ports.pop() if ports else int(etcd_server.endpoint.rpartition(":")[2])
+            their_reader, their_writer = await asyncio.open_connection("127.0.0.1", to)
+            await asyncio.gather(pipe(reader, their_writer), pipe(their_reader, writer))
+
+        async with await asyncio.start_server(connect, "127.0.0.1", 0) as proxy:
+            address = proxy.sockets[0].getsockname()[1]
+            coordinator = EtcdCoordinator.open(f"http://127.0.0.1:{address}")
+            try:
+                with pytest.raises(UnavailableError):
+                    await coordinator.put("k/1", b"a")
+                await eventually(lambda: coordinator.put("k/1", b"a"))
+                assert await coordinator.settings("k/") == {"k/1": b"a"}
+            finally:
+                await coordinator.close()
+                await starting.stop(None)
+
+    run_async(body())
+
+
+async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Pass on what comes until it ends."""
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
 
 
 async def eventually(action: Callable) -> None:
