@@ -48,13 +48,13 @@ class Stage(Enum):
 
 _MACROS = (Stage.EACH, Stage.LIST)
 _MACRO_STAGES = {name: Stage.LIST if name == "map" else Stage.EACH for name in MACROS}
+# All others are unbounded: `range` by a value, too, and whatever the library learns.
 _FUNCTION_STAGES = {
     **dict.fromkeys(("split", "parseJson"), Stage.ITEMS),
     "distinct": Stage.PAIRS,
     "join": Stage.JOINED,
     "replace": Stage.REPLACED,
     **dict.fromkeys(("toJson", "quote"), Stage.LONGER),
-    "range": Stage.UNBOUNDED,
 }
 _LINEAR = frozenset(
     {
