@@ -55,6 +55,20 @@ def accept(state: RunState, result: StepResult, now: float) -> list[Record]:
     return failed(state, result.key, result.attempt, times, error)
 
 
+def _take_late(state: RunState, now: float) -> list[Record]:
+    """Take in what came while nobody could go on with the run, before its time limits count."""
+    late, state.late = state.late, []
+    decided: list[Record] = []
+    for each in late:
+        what = (each.worker, each.output, each.error, each.started, each.finished)
+        result = StepResult(state.request.run, each.key, each.attempt, *what)
+        try:
+            decided += accept(state, result, now)
+        except Pending:
+            state.late.append(each)
+    return decided
+
+
 def asked(state: RunState, request: Adjust | Approve | Signal | Cancel, now: float) -> list[Record]:
     """Do what somebody asks of the run.
 
@@ -115,6 +129,8 @@ def advance(state: RunState, now: float, world: World) -> list[Record]:
     if state.finished:
         return []
     decided = [] if state.started is not None else made(state, RunStarted(now))
+    if state.late:
+        decided += _take_late(state, now)
     if world.shedding.asked:
         decided += put_off(state, world.shedding.asked.pop(state.request.run, {}), now)
     over = state.ends

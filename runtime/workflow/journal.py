@@ -29,6 +29,8 @@ LONGEST_RETRY = 2.0
 SNAPSHOT_AFTER = 4 * 1024 * 1024
 """Bytes of journal behind a snapshot that make the next one worth while, or twice the last one's size."""
 
+_PAGE = 1000
+
 T = TypeVar("T")
 
 
@@ -116,6 +118,25 @@ class Journal:
         await self._write(commit)
         metrics.COMMIT_SECONDS.observe(time.perf_counter() - began)
         return commit.entries
+
+    async def add(self, run: str, records: Sequence[Record]) -> Entry:
+        """Write records of a run that is not in memory, behind its last entry.
+
+        Raises:
+            UnavailableError: its journal cannot be read now.
+        """
+        encoded = encode_records(records)
+        entry = Entry(run, await self._last(run) + 1, encoded.data)
+        uses = [(run, digest) for digest in encoded.values]
+        await self._write(Commit(entries=[entry], values=encoded.values, uses=uses))
+        return entry
+
+    async def _last(self, run: str) -> int:
+        snapshot = await self._store.snapshot(run)
+        last = snapshot.seq if snapshot else 0
+        while page := await self._store.journal(run, last, limit=_PAGE):
+            last = page[-1].seq
+        return last
 
     async def tell(self, summary: RunSummary) -> None:
         """Write what is said of a run, which has nothing else to write."""

@@ -161,11 +161,12 @@ class Partition:
         while True:
             await asyncio.sleep(LOOK_EVERY)
             for name in self._stuck.due(time.time()):
-                row = await until_answered(partial(self._store.run, name))
-                if row is None or row.finished:
-                    self._stuck.forget(name)
-                else:
-                    await self._resume(row)
+                async with self._stuck.trying(name):
+                    row = await until_answered(partial(self._store.run, name))
+                    if row is None or row.finished:
+                        self._stuck.forget(name)
+                    else:
+                        await self._resume(row)
 
     def _look_at(self, name: str) -> None:
         self._dirty.add(name)

@@ -35,6 +35,7 @@ from seedbed.runtime.workflow.records import (
     StepFailed,
     StepRepeated,
     StepReplanned,
+    StepReported,
     StepScheduled,
     StepSkipped,
     StepSucceeded,
@@ -116,9 +117,8 @@ def _row(record: Record, aside: _Aside) -> list[Any]:
             code = None if program is None else aside.program(program)
             return ["go", key.step, key.index, record.attempt, *how, given, code]
         case StepFailed(key, attempt, at, worker, started, finished, error, retry_at, then):
-            why = [error.code, error.message, error.retryable, error.category]
             times = [at, worker, started, finished]
-            return ["no", key.step, key.index, attempt, *times, why, retry_at, then]
+            return ["no", key.step, key.index, attempt, *times, _error(error), retry_at, then]
         case StepSkipped(key, at, reason):
             return ["skip", key.step, key.index, at, reason]
         case StepExpanded(step, at, items, more):
@@ -129,6 +129,9 @@ def _row(record: Record, aside: _Aside) -> list[Any]:
         case StepAnticipated(key, attempt, at, worker, started, finished, output):
             row = ["early", key.step, key.index, attempt, at, worker, started, finished]
             return [*row, aside.put(output)]
+        case StepReported(key, attempt, at, worker, started, finished, output, error):
+            row = ["late", key.step, key.index, attempt, at, worker, started, finished]
+            return [*row, aside.put(output), _error(error) if error else None]
         case StepReplanned(key, attempt, at, version, reason, before, to, why):
             row = ["plan", key.step, key.index, attempt, at, version, reason]
             return [*row, dict(before), dict(to), why]
@@ -136,6 +139,10 @@ def _row(record: Record, aside: _Aside) -> list[Any]:
             return ["wait", key.step, key.index, at, until, message, event]
         case _:
             return _row_of_run(record, aside)
+
+
+def _error(error: StepError) -> list[Any]:
+    return [error.code, error.message, error.retryable, error.category]
 
 
 def _row_of_run(record: RunRecord, aside: _Aside) -> list[Any]:
@@ -177,6 +184,13 @@ def _anticipated(row: list[Any], values: _Values) -> Record:
     return StepAnticipated(key, attempt, at, worker, started, finished, values.get(output))
 
 
+def _reported(row: list[Any], values: _Values) -> Record:
+    _, step, index, attempt, at, worker, started, finished, output, why = row
+    times = (at, worker, started, finished)
+    error = StepError(*why) if why else None
+    return StepReported(StepKey(step, index), attempt, *times, values.get(output), error)
+
+
 def _repeated(row: list[Any], values: _Values) -> Record:
     _, step, index, attempt, at, worker, started, finished, output, iteration, next_at = row
     times = (at, worker, started, finished)
@@ -210,6 +224,7 @@ _READERS: dict[str, Callable[[list[Any], _Values], Record]] = {
     "skip": lambda row, _: StepSkipped(StepKey(row[1], row[2]), *row[3:]),
     "again": _repeated,
     "early": _anticipated,
+    "late": _reported,
     "plan": lambda row, _: StepReplanned(StepKey(row[1], row[2]), *row[3:]),
     "wait": lambda row, _: StepWaiting(StepKey(row[1], row[2]), *row[3:]),
     "decide": lambda row, _: ApprovalGiven(row[1], row[2], Decision(*row[3:])),

@@ -154,6 +154,19 @@ class StepAnticipated(Struct, frozen=True, gc=False):
     output: Any
 
 
+class StepReported(Struct, frozen=True, gc=False):
+    """A result that came while the run's owner could not go on with it; it counts once somebody does."""
+
+    key: StepKey
+    attempt: int
+    at: float
+    worker: str
+    started: float
+    finished: float
+    output: Any
+    error: StepError | None
+
+
 class StepSkipped(Struct, frozen=True, gc=False):
     """The step does not run.
 
@@ -281,6 +294,7 @@ StepRecord = (
     | StepSucceeded
     | StepRepeated
     | StepAnticipated
+    | StepReported
     | StepFailed
     | StepReplanned
     | StepSkipped

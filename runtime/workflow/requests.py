@@ -25,6 +25,7 @@ from seedbed.crds.engine_requests import (
 )
 from seedbed.crds.errors import (
     ConflictError,
+    FencedError,
     InvalidError,
     NotFoundError,
     SeedbedError,
@@ -128,7 +129,8 @@ class Requests:
         run = self._runs.get(name)
         if run is None:
             if isinstance(request, Report):
-                return await self._late(name)
+                stuck = name in self._stuck
+                return await (self._keep(name, [request.result]) if stuck else self._late(name))
             return await self._stored(request)
         match request:
             case Report(result):
@@ -150,9 +152,13 @@ class Requests:
         """Take many results in; those that a newer owner must not miss are asked for again."""
         again = []
         late: dict[str, Known] = {}
+        kept: dict[str, list[int]] = {}
         for position, result in enumerate(results):
             run = self._runs.get(result.run)
             if run is None:
+                if result.run in self._stuck:
+                    kept.setdefault(result.run, []).append(position)
+                    continue
                 if result.run not in late:
                     late[result.run] = await self._late(result.run)
                 if isinstance(late[result.run], SeedbedError):
@@ -161,6 +167,9 @@ class Requests:
                 again.append(position)
             else:
                 self._touch(result.run)
+        for name, positions in kept.items():
+            answer = await self._keep(name, [results[position] for position in positions])
+            again += positions if isinstance(answer, SeedbedError) else ()
         ended = tuple(name for name, answer in late.items() if answer == _ended(name))
         return encode(Reported(tuple(again), ended))
 
@@ -216,12 +225,25 @@ class Requests:
         must not miss the result.
         """
         try:
-            known = None if name in self._stuck else await self._store.run(name)
+            known = await self._store.run(name)
         except SeedbedError as error:
             return error
         if known is None:
             return b"{}"
         return _ended(name) if known.finished else moving()
+
+    async def _keep(self, name: str, results: Sequence[StepResult]) -> Known:
+        """Answer results of a run that nobody can go on with now."""
+        if name not in self._stuck or self._stuck.is_tried(name):
+            return moving()
+        try:
+            await self._stuck.keep(name, results)
+        except FencedError:
+            raise
+        except SeedbedError as error:
+            log.warning("results of %s cannot be kept: %s", name, error)
+            return moving()
+        return b"{}"
 
     async def _stored(
         self,
@@ -251,6 +273,8 @@ class Requests:
 
     async def _of_stuck(self, request: Summarise | Adjust | Approve | Signal | Cancel) -> Known:
         """What can be done with a run that cannot be resumed: it can be ended."""
+        if self._stuck.is_tried(request.run) and not isinstance(request, Summarise):
+            return moving()
         if isinstance(request, Cancel):
             return encode(await self._stuck.end(request.run, request.reason))
         summary = self._stuck.summary(request.run)

@@ -46,6 +46,7 @@ def shortest(state: RunState) -> list[Record]:
     records += state.inbox.records()
     records += state.replans
     records += _steps(state, at)
+    records += [each for each in state.late if state.awaits(each.key, each.attempt)]
     seen, completed = tuple(state.inbox.seen), tuple(state.completed)
     records.append(RunRestored(state.revision, tuple(state.recent), seen, completed))
     return records

@@ -40,6 +40,7 @@ from seedbed.runtime.workflow.records import (
     StepFailed,
     StepRepeated,
     StepReplanned,
+    StepReported,
     StepScheduled,
     StepSkipped,
     StepSucceeded,
@@ -94,6 +95,7 @@ class RunState:
         replans: the changes of the plan so far, in order.
         revisions: units that are done otherwise than the Workflow says at first.
         inbox: what came from outside, and the steps that wait for it.
+        late: results that came while nobody could go on with the run, not taken in yet.
         dead: steps to which no way leads any more, with why; see `entering`.
         failed: the first unit whose failure fails the run.
         verdict: what its policy says about the run.
@@ -156,6 +158,7 @@ class RunState:
         self.replans: list[StepReplanned] = []
         self.revisions: dict[StepKey, Revision] = {}
         self.inbox = Inbox()
+        self.late: list[StepReported] = []
         for step, given in self.spec.approvals.items():
             self.inbox.approvals[step] = Decision(given.decision, given.by, given.comment)
         run = {"id": request.run, "namespace": request.namespace, "workflow": request.workflow}
@@ -184,6 +187,8 @@ class RunState:
                 self._replan(record)
             case StepWaiting(key):
                 self._wait(self.unit(key), record)
+            case StepReported():
+                self.late.append(record)
             case _:
                 self._apply_to_run(record)
 

@@ -3,26 +3,29 @@
 A journal that cannot be read, a plan or a value that is gone, records of a version that this code does
 not know: one such run must not keep the others of its partition from going on, and nobody may have to
 read a log to learn of it. Its summary says so, in the store and to the operator; it is tried again until
-it goes on; and it can be cancelled.
+it goes on; and it can be cancelled. What its steps give meanwhile is added to its journal, and counts once
+the run goes on.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
 
 from seedbed.crds.addresses import summaries_topic
 from seedbed.crds.errors import InvalidError, SeedbedError, UnavailableError
-from seedbed.crds.messages import RunSummary
+from seedbed.crds.messages import RunSummary, StepKey, StepResult
 from seedbed.crds.wire import decode, encode
 from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.store.port import RunRow
 from seedbed.runtime.workflow import metrics
 from seedbed.runtime.workflow.journal import Journal
-from seedbed.runtime.workflow.telling import tell_end, tell_stuck
+from seedbed.runtime.workflow.records import StepReported
+from seedbed.runtime.workflow.telling import tell_end, tell_entries, tell_stuck
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +42,18 @@ _WHAT_TO_DO = (
 
 @dataclass(slots=True)
 class _Left:
+    """A run that is left.
+
+    Attributes:
+        busy: held by who reads its journal to go on with it, or writes there.
+        reported: attempts whose results are kept.
+    """
+
     summary: RunSummary
     wait: float
     again: float
+    busy: asyncio.Lock = field(default_factory=asyncio.Lock)
+    reported: set[tuple[StepKey, int]] = field(default_factory=set)
 
 
 class Stuck:
@@ -72,18 +84,47 @@ class Stuck:
         """
         known = self._left.get(row.run)
         wait = min(LONGEST_RETRY, known.wait * 2) if known else FIRST_RETRY
-        summary = _stuck(row, error)
-        self._left[row.run] = _Left(summary, wait, time.time() + wait)
-        self._count.set(len(self._left))
+        summary, again = _stuck(row, error), time.time() + wait
         if known is None:
+            self._left[row.run] = _Left(summary, wait, again)
             log.error("run %s cannot be resumed, others go on", row.run, exc_info=error)
-        if known is None or known.summary.message != summary.message:
+        new = known is None or known.summary.message != summary.message
+        if known is not None:
+            known.summary, known.wait, known.again = summary, wait, again
+        self._count.set(len(self._left))
+        if new:
             await self._tell(summary)
             tell_stuck(self._bus.events, summary)
 
     def due(self, now: float) -> Iterable[str]:
         """The runs to try again."""
         return [name for name, left in self._left.items() if left.again <= now]
+
+    @asynccontextmanager
+    async def trying(self, run: str) -> AsyncIterator[None]:
+        """Whoever is in here alone reads the run's journal, and nothing is written there."""
+        left = self._left.get(run)
+        async with left.busy if left else nullcontext():
+            yield
+
+    def is_tried(self, run: str) -> bool:
+        """Whether it may go on in a moment: whoever asks something of it asks again."""
+        return self._left[run].busy.locked()
+
+    async def keep(self, run: str, results: Sequence[StepResult]) -> None:
+        """Write down what steps of a run gave that is here and not being tried.
+
+        Raises:
+            SeedbedError: it was not written.
+        """
+        left = self._left[run]
+        new = [each for each in results if (each.key, each.attempt) not in left.reported]
+        if not new:
+            return
+        async with left.busy:
+            entry = await self._journal.add(run, [_reported(each) for each in new])
+        left.reported.update((each.key, each.attempt) for each in new)
+        tell_entries(self._bus.events, [entry])
 
     def forget(self, run: str) -> None:
         """It goes on, or is gone."""
@@ -96,17 +137,18 @@ class Stuck:
         Raises:
             FencedError: a newer owner exists.
         """
-        left = self._left[run].summary
+        left = self._left[run]
         summary = replace(
-            left,
-            revision=left.revision + 1,
+            left.summary,
+            revision=left.summary.revision + 1,
             phase="Failed",
             reason="Cancelled",
             message=reason,
             finished=time.time(),
             stuck=False,
         )
-        await self._tell(summary)
+        async with left.busy:
+            await self._tell(summary)
         tell_end(self._bus.events, summary)
         self.forget(run)
         return summary
@@ -120,6 +162,11 @@ class Stuck:
         await self._journal.tell(summary)
         with suppress(UnavailableError):
             await self._bus.publish(summaries_topic(self._number), encode(summary))
+
+
+def _reported(result: StepResult) -> StepReported:
+    times = (time.time(), result.worker, result.started, result.finished)
+    return StepReported(result.key, result.attempt, *times, result.output, result.error)
 
 
 def was_stuck(row: RunRow) -> bool:

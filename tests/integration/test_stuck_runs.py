@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,18 @@ from sqlalchemy import text
 
 from hack.cluster import ControlPlane
 from seedbed.crds.addresses import PARTITIONS, engine_address, partition_of
-from seedbed.crds.engine_requests import Cancel, ListActive, Signal, Submit, Summarise
-from seedbed.crds.errors import ConflictError
-from seedbed.crds.messages import RunRequest, RunSummary
+from seedbed.crds.engine_requests import (
+    Cancel,
+    ListActive,
+    Report,
+    Reported,
+    ReportMany,
+    Signal,
+    Submit,
+    Summarise,
+)
+from seedbed.crds.errors import ConflictError, UnavailableError
+from seedbed.crds.messages import RunRequest, RunSummary, StepError, StepKey, StepResult
 from seedbed.crds.wire import decode, encode
 from seedbed.runtime.bus.nats import NatsBus
 from seedbed.runtime.coordination.etcd import EtcdCoordinator
@@ -108,6 +117,68 @@ def test_others_go_on_and_it_does_too_once_its_journal_can_be_read(tmp_path: Pat
                 assert not decode(RunSummary, row.summary).stuck
                 await ask(bus, lost.run, Signal(lost.run, "go", "1"))
                 assert (await until(bus, lost.run)).result == 70_000
+
+    run_async(body())
+
+
+@pytest.mark.req("COG-3.1.2", "COG-2.2.1")
+def test_what_its_steps_give_meanwhile_counts_once_it_goes_on(tmp_path: Path) -> None:
+    """No step whose result was taken is executed again; one that nobody reported is."""
+
+    def step(at: int) -> dict[str, Any]:
+        args = {"folder": str(tmp_path), "item": at, "stuck": at}
+        return {"name": f"s{at}", "call": {"entry": "tests.steps:stuck_once", "args": args}}
+
+    def calls() -> list[int]:
+        traces = [tmp_path / f"item-{at}" for at in range(4)]
+        return [trace.stat().st_size if trace.exists() else 0 for trace in traces]
+
+    spec = {
+        "steps": [step(at) for at in range(4)],
+        "onError": {"action": "continue"},
+        "result": "[steps.s0.output, size(steps.s1.output), steps.s2.error.code, steps.s3.output]",
+    }
+    plan = RunRequest("uid-late-abcdef12", NAMESPACE, "late", spec)
+
+    def gave(at: int, output: Any = None, error: StepError | None = None) -> StepResult:
+        return StepResult(plan.run, StepKey(f"s{at}"), 1, "worker", output, error, 1.0, 2.0)
+
+    async def body() -> None:
+        async with a_store(tmp_path) as store:
+            async with serving(store) as bus:
+                await ask(bus, plan.run, Submit(plan))
+                while not all(calls()):
+                    await asyncio.sleep(0.02)
+            before = calls()
+            of = {"run": plan.run}
+            first = "WHERE run = :run AND seq = 1"
+            ((kept,),) = await sql(store, f"SELECT records FROM journal {first}", **of)
+            newer = NEWER.encode()
+            await sql(store, f"UPDATE journal SET records = :data {first}", data=newer, **of)
+            async with serving(store, start=1) as bus:
+                await until(bus, plan.run, lambda found: found.stuck)
+                address = engine_address(partition_of(plan.run))
+
+                async def report(message: Report | ReportMany) -> Reported:
+                    while True:
+                        with suppress(UnavailableError):
+                            told = await bus.request(address, encode(message), wait=10.0)
+                            if not (found := decode(Reported, told)).again:
+                                return found
+                        await asyncio.sleep(0.02)
+
+                assert (await report(Report(gave(0, "first")))).ended == ()
+                wrong = StepError("odd", "no", retryable=False)
+                await report(ReportMany((gave(1, "x" * 70_000), gave(2, error=wrong))))
+                await report(Report(gave(0, "twice")))
+            # The one that took them is killed as well: they stand in the journal.
+            async with serving(store, start=2) as bus:
+                await until(bus, plan.run, lambda found: found.stuck)
+                await sql(store, f"UPDATE journal SET records = :data {first}", data=kept, **of)
+                found = await until(bus, plan.run)
+                assert (found.phase, found.result) == ("Succeeded", ["first", 70_000, "odd", 3])
+        more = [now - then for now, then in zip(calls(), before, strict=True)]
+        assert more == [0, 0, 0, 1]
 
     run_async(body())
 

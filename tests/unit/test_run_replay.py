@@ -28,6 +28,7 @@ from seedbed.runtime.workflow.records import (
     StepFailed,
     StepRepeated,
     StepReplanned,
+    StepReported,
     StepScheduled,
     StepSkipped,
     StepSucceeded,
@@ -56,6 +57,10 @@ EVERY_RECORD: list[Record] = [
     StepSkipped(StepKey("c"), 8.0),
     StepSkipped(StepKey("d"), 8.0, "c chose else"),
     StepAnticipated(KEY, 2, 7.0, "w", 6.1, 6.9, LARGE),
+    StepReported(KEY, 2, 7.0, "w", 6.1, 6.9, LARGE, None),
+    StepReported(
+        KEY, 2, 7.0, "w", 6.1, 6.9, None, StepError("broken", "no", False, "timeout_error")
+    ),
     StepRepeated(KEY, 2, 7.0, "w", 6.1, 6.9, LARGE, 4, 7.5),
     StepReplanned(KEY, 2, 7.0, 2, "place", {"pool": "general"}, {"pool": "spare"}, "late"),
     StepWaiting(StepKey("e"), 8.0, None, "Go on?"),
