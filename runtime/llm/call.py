@@ -1,6 +1,6 @@
 """One request on its way, and the stages it passes.
 
-    identity → plan → structure → budget → cache → batch → targets → provider
+    identity → plan → structure → budget → cache → company → batch → targets → provider
 
 A stage is a function of the call and of what comes behind it. What it has to do when all is over,
 whether it went well or not, it leaves with `call.closing`, which is worked off before the last byte
@@ -12,9 +12,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from seedbed.crds.errors import SeedbedError
 from seedbed.runtime.llm.providers import ChatRequest, EmbeddingRequest, Json
+
+if TYPE_CHECKING:
+    from seedbed.runtime.llm.company import Company
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,7 @@ class Call:
         afford: awaited before each attempt with the model's name and the most that it can cost, None
             where nobody knows; raises where that may not be spent.
         accounted: whoever makes the call reserves and writes its money itself.
+        company: the calls that the same request makes; None where it is alone.
     """
 
     request: ChatRequest | EmbeddingRequest
@@ -101,6 +106,7 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     afford: Afford = _free
     accounted: bool = False
+    company: Company | None = None
 
     @property
     def model(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from seedbed.crds.errors import InvalidError
 from seedbed.runtime.llm.providers import (
     ChatRequest,
     CompletionRequest,
@@ -20,23 +21,39 @@ Form = Callable[[Json], Json]
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One of them; `read` raises InvalidError, naming the field."""
+    """One of them.
+
+    Attributes:
+        read_all: the requests in a body, several where it holds several prompts. Raises InvalidError,
+            naming the field.
+    """
 
     path: str
-    read: Callable[[bytes], Request]
+    read_all: Callable[[bytes], tuple[Request, ...]]
     form: Form
 
+    def read(self, body: bytes) -> Request:
+        """The only request in a body.
 
-def _parse_chat(body: bytes) -> Request:
-    return parse(ChatRequest, body)
+        Raises:
+            InvalidError: naming the field.
+        """
+        first, *more = self.read_all(body)
+        if more:
+            raise InvalidError("prompt", "must be one text here, not several")
+        return first
 
 
-def _parse_completion(body: bytes) -> Request:
-    return parse(CompletionRequest, body).as_chat()
+def _parse_chat(body: bytes) -> tuple[Request, ...]:
+    return (parse(ChatRequest, body),)
 
 
-def _parse_embedding(body: bytes) -> Request:
-    return parse(EmbeddingRequest, body)
+def _parse_completion(body: bytes) -> tuple[Request, ...]:
+    return parse(CompletionRequest, body).as_chats()
+
+
+def _parse_embedding(body: bytes) -> tuple[Request, ...]:
+    return (parse(EmbeddingRequest, body),)
 
 
 def _as_it_is(body: Json) -> Json:

@@ -16,6 +16,7 @@ from seedbed.runtime.llm.batch.batched import batched
 from seedbed.runtime.llm.batch.collapse import CollapseStage
 from seedbed.runtime.llm.cache.embedder import EmbeddingService
 from seedbed.runtime.llm.call import Call, Identity, Reply, Rest, Stage, chained
+from seedbed.runtime.llm.company import together
 from seedbed.runtime.llm.litellm_provider import LiteLLMModel
 from seedbed.runtime.llm.local import LocalModel
 from seedbed.runtime.llm.metrics import ModelMetrics
@@ -128,7 +129,8 @@ class Gateway:
         cascade = self._router.cascade
         shared = CollapseStage(self.models.batching, self._clock, self.metrics)
         before = (self._planned, structured, cascade)
-        self._answer = chained((*before, *self.stages, self.prompts, shared), self._last)
+        behind = (together, self.prompts, shared)
+        self._answer = chained((*before, *self.stages, *behind), self._last)
         async with AsyncExitStack() as started:
             for target in self.targets.values():
                 started.push_async_callback(target.provider.close)

@@ -42,6 +42,8 @@ _LONGEST_PLACE = 200
 _BYTES_OF_A_TOKEN = 4
 _Inputs = str | list[str] | list[int] | list[list[int]]
 _MOST_TOKENS = 2**31
+MOST_PROMPTS = 128
+"""Of one request; each of them is a call of its own."""
 
 
 def _sendable(value: Any) -> Any:
@@ -73,6 +75,15 @@ def _inputs(value: Any) -> Any:
         raise ValueError("must be a text, the token ids of one, or a list of either")
     if not all(isinstance(each, str) or _is_tokens(each) for each in value):
         raise ValueError("token ids are whole numbers from 0, one at least")
+    return value
+
+
+def _prompts(value: Any) -> Any:
+    """One or several prompts as several."""
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
+        raise ValueError("must be a text or a list of texts; token ids are not taken")
     return value
 
 
@@ -293,14 +304,14 @@ class ChatRequest(BaseModel):
 
 
 class CompletionRequest(BaseModel):
-    """A request of the older form: one prompt, one text."""
+    """A request of the older form: prompts, and a text for each."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
     prompt: Annotated[
-        str, BeforeValidator(lambda v: v[0] if isinstance(v, list) and len(v) == 1 else v)
-    ]
+        tuple[str, ...], BeforeValidator(_prompts, json_schema_input_type=str | list[str])
+    ] = Field(min_length=1, max_length=MOST_PROMPTS)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     max_tokens: Tokens | None = None
@@ -318,10 +329,13 @@ class CompletionRequest(BaseModel):
     logprobs: None = None
     suffix: None = None
 
-    def as_chat(self) -> ChatRequest:
-        """The same as a chat of one message, which every model here understands."""
+    def as_chats(self) -> tuple[ChatRequest, ...]:
+        """Each prompt as a chat of one message, which every model here understands."""
         fields = self.model_dump(exclude={"prompt", "best_of", "echo"}, exclude_none=True)
-        return ChatRequest(messages=(ChatMessage(role="user", content=self.prompt),), **fields)
+        return tuple(
+            ChatRequest(messages=(ChatMessage(role="user", content=prompt),), **fields)
+            for prompt in self.prompt
+        )
 
 
 class EmbeddingRequest(BaseModel):

@@ -1,7 +1,7 @@
 """The HTTP side of the model service: OpenAI's protocol, on aiohttp.
 
     POST /v1/chat/completions    also `stream: true`, as server-sent events
-    POST /v1/completions         the older form: one prompt, one text
+    POST /v1/completions         the older form: prompts, and a text for each
     POST /v1/embeddings
     GET  /v1/models    and /v1/models/NAME
     POST /api/v3/outcomes        whether an answer to `auto` was good
@@ -27,11 +27,11 @@ import orjson
 from aiohttp import web
 
 from seedbed.crds.errors import InvalidError, SeedbedError, UnavailableError
-from seedbed.crds.money import dollars
 from seedbed.runtime.llm.cache.streaming import replayed
-from seedbed.runtime.llm.call import Call, Reply
-from seedbed.runtime.llm.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, Endpoint, Form, Request
-from seedbed.runtime.llm.failures import Failure, in_openai_form, told
+from seedbed.runtime.llm.call import Call, Identity, Reply
+from seedbed.runtime.llm.company import Company
+from seedbed.runtime.llm.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, Endpoint, Request
+from seedbed.runtime.llm.failures import Failure, in_openai_form
 from seedbed.runtime.llm.gateway import Gateway
 from seedbed.runtime.llm.identity import Identify, anybody
 from seedbed.runtime.llm.models import Models
@@ -44,6 +44,8 @@ from seedbed.runtime.llm.providers import (
     parse,
 )
 from seedbed.runtime.llm.routing.marks import sent
+from seedbed.runtime.llm.sending import Stream, account_of, headers_of
+from seedbed.runtime.llm.several import merged, moved, with_usage
 from seedbed.runtime.openapi import JSON, PATH, add_described, says
 from seedbed.runtime.store.outcomes import OutcomeRow
 
@@ -52,7 +54,6 @@ _LONGEST_CALL = 900.0
 _TIMEOUT, _TASK, _QUALITY = "X-Seedbed-Timeout", "X-Seedbed-Task", "X-Seedbed-Quality"
 _STREAM = "X-Seedbed-Stream"
 _LONGEST_TASK = 128
-_DONE = b"data: [DONE]\n\n"
 _ANSWERS, _TEXT = (JSON, "text/event-stream"), ("text/plain",)
 _PUBLIC = ("/healthz", "/readyz", "/metrics", PATH)
 _log = logging.getLogger(__name__)
@@ -140,7 +141,7 @@ class _Service:
 
     @says(CompletionRequest, gives=_ANSWERS)
     async def completions(self, http: web.Request) -> web.StreamResponse:
-        """The older form: one prompt, one text."""
+        """The older form: prompts, and a text for each."""
         return await self._answered(http, COMPLETIONS)
 
     @says(EmbeddingRequest)
@@ -151,58 +152,82 @@ class _Service:
     async def _answered(self, http: web.Request, asked: Endpoint) -> web.StreamResponse:
         began = self._gateway.now()
         outcome, name, limit = "cancelled", "?", _LONGEST_CALL
-        call: Call | None = None
-        begun: list[web.StreamResponse] = []
+        calls: list[Call] = []
+        stream: Stream | None = None
+        response: web.StreamResponse
         try:
             identity = await self._identify(http)
-            request, held = _held(asked.read(await http.read()), http)
-            named = self._gateway.named(request.model, identity.namespace)
+            requests, held = _held(asked.read_all(await http.read()), http)
+            named = self._gateway.named(requests[0].model, identity.namespace)
             # Callers may make up Agents' names: they are counted by name once they have answered.
             name = named if named in self._gateway.targets else "agent"
             limit = _limit(http)
             async with asyncio.timeout(limit):
-                async with AsyncExitStack() as closing:
-                    call = Call(request, identity, began + limit, closing)
-                    call.task = http.headers.get(_TASK, "")[:_LONGEST_TASK]
-                    call.floor = _share(http)
-                    call.headers = http.headers
-                    answer = await self._sent(http, call, asked.form, begun, held=held)
-                if isinstance(answer, web.StreamResponse):
-                    await answer.write(_DONE)
-                    await answer.write_eof()
+                calls += [_call(http, each, identity, began + limit) for each in requests]
+                stream = Stream(http, calls, asked.form)
+                answer = await self._answer(calls, stream, held=held)
+                if answer is None:
+                    response = await stream.end()
+                else:
+                    told = {**asked.form(answer), "seedbed": account_of(*calls)}
+                    response = _json(told, headers=headers_of(*calls))
         except SeedbedError as error:
             outcome = error.code
-            return await _broken_off(begun, error)
+            return await _broken_off(stream, error)
         except TimeoutError:
             outcome = "timeout"
             late = UnavailableError(f"no answer within {limit:g} s")
-            return await _broken_off(begun, late)
+            return await _broken_off(stream, late)
         else:
             outcome = "ok"
-            if isinstance(answer, web.StreamResponse):
-                return answer
-            return _json(
-                {**asked.form(answer), "seedbed": account_of(call)}, headers=_headers(call)
-            )
+            return response
         finally:
-            served = call.served_by if call is not None else ""
-            self._metrics.count(served or name, outcome, self._gateway.now() - began, call)
+            seconds = self._gateway.now() - began
+            for call in calls:
+                self._metrics.count(call.served_by or name, outcome, seconds, call)
+            if not calls:
+                self._metrics.count(name, outcome, seconds, None)
 
-    async def _sent(
-        self,
-        http: web.Request,
-        call: Call,
-        form: Form,
-        begun: list[web.StreamResponse],
-        *,
-        held: bool,
-    ) -> web.StreamResponse | Json:
-        reply = await self._gateway.answer(call)
-        if reply.whole is not None and held:
-            reply = Reply(chunks=replayed(reply.whole))
-        if reply.whole is not None:
-            return reply.whole
-        return await _streamed(http, call, reply, form, begun)
+    async def _answer(self, calls: Sequence[Call], stream: Stream, *, held: bool) -> Json | None:
+        """The answer, or None where it was sent as a stream."""
+        if len(calls) > 1:
+            return await self._merged(calls, stream, held=held)
+        (call,) = calls
+        async with call.closing:
+            reply = await self._gateway.answer(call)
+            if reply.whole is not None and not held:
+                return reply.whole
+            await stream.account(await stream.send(_chunks(reply)))
+            return None
+
+    async def _merged(self, calls: Sequence[Call], stream: Stream, *, held: bool) -> Json | None:
+        """Answers side by side as one."""
+        company = Company(calls)
+        request = calls[0].request
+        choices = request.n if isinstance(request, ChatRequest) else 1
+        streamed = held or (isinstance(request, ChatRequest) and request.stream)
+
+        async def one(at: int, call: Call) -> Json | None:
+            call.company = company
+            async with call.closing:
+                reply = await self._gateway.answer(call)
+                company.leaves(call)
+                if not streamed:
+                    return reply.whole
+                return await stream.send(
+                    _chunks(reply), lambda chunk: {**moved(chunk, at, choices), **stream.head}
+                )
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                asked = [tasks.create_task(one(at, call)) for at, call in enumerate(calls)]
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+        found = [task.result() for task in asked]
+        if streamed:
+            await stream.account(with_usage(found[0] or {}, found))
+            return None
+        return merged([answer or {} for answer in found], choices)
 
     async def models(self, http: web.Request) -> web.Response:
         """The models that are there for the caller."""
@@ -253,71 +278,34 @@ class _Service:
         )
 
 
-async def _broken_off(
-    begun: Sequence[web.StreamResponse], error: SeedbedError
-) -> web.StreamResponse:
+async def _broken_off(stream: Stream | None, error: SeedbedError) -> web.StreamResponse:
     """Raises the error; where a stream has begun there is no other answer, so an event tells it."""
-    if not begun:
+    if stream is None or not stream.begun:
         raise error
-    (response,) = begun
-    await response.write(_event(told(error)[1]))
-    await response.write(_DONE)
-    await response.write_eof()
-    return response
+    return await stream.break_off(error)
 
 
-async def _streamed(
-    http: web.Request, call: Call, reply: Reply, form: Form, begun: list[web.StreamResponse]
-) -> web.StreamResponse:
-    """Server-sent events, but the last one; `begun` is told the response.
+def _chunks(reply: Reply) -> AsyncIterator[Json]:
+    if reply.chunks is not None:
+        return reply.chunks
+    assert reply.whole is not None
+    return replayed(reply.whole)
 
-    It begins with the first chunk, so that a refusal before it is an ordinary error.
-    """
-    assert reply.chunks is not None
-    assert isinstance(call.request, ChatRequest)
-    options = call.request.stream_options
-    wanted = options is not None and options.include_usage
-    response = web.StreamResponse(
-        headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", **_headers(call)}
+
+def _call(http: web.Request, request: Request, identity: Identity, deadline: float) -> Call:
+    return Call(
+        request,
+        identity,
+        deadline,
+        AsyncExitStack(),
+        task=http.headers.get(_TASK, "")[:_LONGEST_TASK],
+        floor=_share(http),
+        headers=http.headers,
     )
-    await response.prepare(http)
-    begun.append(response)
-    last: Json | None = None
-    async for chunk in reply.chunks:
-        if chunk.get("choices"):
-            shown = chunk if wanted else {k: v for k, v in chunk.items() if k != "usage"}
-            await response.write(_event(form(shown)))
-        if chunk.get("usage"):
-            last = chunk
-    if wanted and last is not None:
-        await response.write(_event(form({**last, "choices": [], "seedbed": account_of(call)})))
-    return response
 
 
 def _told(name: str) -> Json:
     return {"id": name, "object": "model", "created": 0, "owned_by": "seedbed"}
-
-
-def account_of(call: Call) -> Json:
-    """What the caller is told of how the answer came about."""
-    return {
-        "model": call.served_by,
-        "cost_dollars": dollars(call.cost),
-        "cost_estimated": any(each.estimated for each in call.spent),
-        "attempts": [{"model": each.model, "outcome": each.outcome} for each in call.attempts],
-        **{name.lower(): value for name, value in call.notes.items()},
-    }
-
-
-def _headers(call: Call) -> dict[str, str]:
-    found = {
-        "X-Seedbed-Attempts": ",".join(map(str, call.attempts)),
-        "X-Seedbed-Model": call.served_by or (call.candidates[0] if call.candidates else ""),
-        **{f"X-Seedbed-{name.replace('_', '-')}": value for name, value in call.notes.items()},
-    }
-    if call.served_by:
-        found["X-Seedbed-Cost"] = dollars(call.cost)
-    return {name: value for name, value in found.items() if value}
 
 
 def _limit(http: web.Request) -> float:
@@ -331,19 +319,19 @@ def _limit(http: web.Request) -> float:
     return min(_LONGEST_CALL, max(0.0, given))
 
 
-def _held(request: Request, http: web.Request) -> tuple[Request, bool]:
-    """The request, and whether its stream is to begin only once the whole answer is there.
+def _held(requests: tuple[Request, ...], http: web.Request) -> tuple[tuple[Request, ...], bool]:
+    """The requests, and whether their stream is to begin only once the whole answer is there.
 
     Then the model is asked for a whole answer, so that another one can give it until the very end.
     """
-    given = http.headers.get(_STREAM, "")
+    given, first = http.headers.get(_STREAM, ""), requests[0]
     if given not in ("", "whole"):
         raise InvalidError(_STREAM, "must be whole")
-    if not given or not isinstance(request, ChatRequest) or not request.stream:
-        return request, False
-    if request.n > 1:
+    if not given or not isinstance(first, ChatRequest) or not first.stream:
+        return requests, False
+    if first.n > 1:
         raise InvalidError("n", "a stream that is sent whole has one answer")
-    return request.model_copy(update={"stream": False}), True
+    return tuple(each.model_copy(update={"stream": False}) for each in requests), True
 
 
 def _share(http: web.Request) -> float | None:
@@ -358,10 +346,6 @@ def _share(http: web.Request) -> float | None:
     if not 0 <= found <= 1:
         raise InvalidError(_QUALITY, "must be a number from 0 to 1")
     return found
-
-
-def _event(body: Json) -> bytes:
-    return b"data: " + orjson.dumps(body) + b"\n\n"
 
 
 def _json(body: Json, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -33,12 +33,14 @@ ASKED: list[tuple[str, dict[str, Any]]] = [
     (EMBED, {"input": [1, 2]}),
     (EMBED, {"input": [[1, 2], [3]], "dimensions": 8}),
     ("/v1/completions", {"prompt": "x", "echo": False}),
+    ("/v1/completions", {"prompt": ["x", "y"], "n": 2}),
 ]
 REFUSED: list[tuple[str, dict[str, Any]]] = [
     (CHAT, {"messages": [{"role": "user", "content": "x"}], "n": 0}),
     (CHAT, {"messages": [], "model": "m"}),
     (EMBED, {"input": "x", "unknown": 1}),
     (EMBED, {"input": {}}),
+    ("/v1/completions", {"prompt": [1, 2]}),
 ]
 
 
@@ -75,7 +77,7 @@ def form_of(path: str) -> Draft202012Validator:
 def test_what_is_described_is_taken(path: str, body: dict[str, Any]) -> None:
     asked = {"model": "m", **body}
     form_of(path).validate(asked)
-    ENDPOINTS[path].read(json.dumps(asked).encode())
+    ENDPOINTS[path].read_all(json.dumps(asked).encode())
 
 
 @pytest.mark.parametrize(("path", "body"), REFUSED)

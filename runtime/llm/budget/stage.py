@@ -53,6 +53,8 @@ class BudgetStage:
         self._prices = prices
         self._metrics = metrics
         self._refused = refused
+        self._bills: dict[Call, _Bill] = {}
+        """Of calls that have company."""
 
     async def __call__(self, call: Call, rest: Rest) -> Reply:
         """The stage."""
@@ -62,6 +64,9 @@ class BudgetStage:
         bill = _Bill(self._teller, call, budgets, self._prices)
         # Worked off after what the targets leave there, so that every attempt is in it.
         call.closing.push_async_callback(bill.settle)
+        if budgets and call.company is not None:
+            self._bills[call] = bill
+            call.closing.callback(self._bills.pop, call, None)
         if budgets:
             call.afford = self._afforded(call, bill, budgets)
             if self._runs_out(budgets):
@@ -103,7 +108,7 @@ class BudgetStage:
                 raise UnpricedError(f"model {model!r} has no price, and a budget pays for the call")
             began = time.perf_counter()
             try:
-                await bill.reserve(worst)
+                await self._reserved(call, bill, model, worst)
             except BudgetExceededError as error:
                 self._metrics.budget_refused.labels(call.identity.namespace).inc()
                 await self._refused()
@@ -114,6 +119,19 @@ class BudgetStage:
                 self._metrics.budget_check.observe(time.perf_counter() - began)
 
         return afford
+
+    async def _reserved(self, call: Call, bill: _Bill, model: str, worst: int) -> None:
+        """Reserve for a call, and the first time for all that the same request makes."""
+        company = call.company
+        if company is None or company.paid:
+            await bill.reserve({bill: worst})
+            return
+        async with company.paying:
+            others = set() if company.paid else await company.asking() - {call}
+            bills = {each: self._bills[each] for each in others if each in self._bills}
+            worsts = {of: self._worst(each, model) or 0 for each, of in bills.items()}
+            await bill.reserve({bill: worst, **worsts})
+            company.paid = True
 
 
 class _Bill:
@@ -133,10 +151,15 @@ class _Bill:
     def _cost(self) -> int:
         return sum(each.nanos for each in self._call.spent[self._before :])
 
-    async def reserve(self, worst: int) -> None:
-        """Have so much in hand beyond what was spent, in every account that pays."""
-        need = self._cost() + worst - self._reserved
-        if worst == 0 or need <= 0:
+    def lacks(self, worst: int) -> int:
+        """What is not reserved yet of the most that it will have cost."""
+        return max(0, self._cost() + worst - self._reserved) if worst else 0
+
+    async def reserve(self, worsts: Mapping[_Bill, int]) -> None:
+        """Have so much in hand for each beyond what it has spent, in every account that pays; or nothing."""
+        lacking = {bill: bill.lacks(worst) for bill, worst in worsts.items()}
+        need = sum(lacking.values())
+        if not need:
             return
         done: list[str] = []
         try:
@@ -148,7 +171,17 @@ class _Bill:
             for account in done:
                 self._teller.release(account, need)
             raise
-        self._reserved += need
+        for bill, part in lacking.items():
+            bill.has(part)
+
+    def has(self, amount: int) -> None:
+        """So much more is reserved for it."""
+        if not self._settled:
+            self._reserved += amount
+            return
+        # Its call was given up meanwhile.
+        for account in self._budgets:
+            self._teller.release(account, amount)
 
     async def settle(self) -> None:
         """Write what it has cost and let go of the rest; once."""

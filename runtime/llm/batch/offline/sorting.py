@@ -33,7 +33,7 @@ from seedbed.runtime.llm.call import Call, Reply
 from seedbed.runtime.llm.endpoints import Request
 from seedbed.runtime.llm.failures import told
 from seedbed.runtime.llm.providers import Json
-from seedbed.runtime.llm.service import account_of
+from seedbed.runtime.llm.sending import account_of
 from seedbed.runtime.store.batch_work import LineResult
 from seedbed.runtime.store.batches import PAGE_BYTES, LineRow, LineState
 from seedbed.runtime.store.port import StoreRefusedError
