@@ -59,6 +59,11 @@ class Node:
         return self.step.name
 
     @property
+    def undoes_each(self) -> bool:
+        """Whether each of its iterations can be undone."""
+        return self.undo is not None and self.step.repeat is not None
+
+    @property
     def reads(self) -> frozenset[str]:
         """Names of the variables that what it is given is made from."""
         return frozenset().union(*(part.variables for part in self.body.expressions))

@@ -244,7 +244,9 @@ class Step(Model):
         default=None,
         description=(
             "Undoes the step after it has succeeded, where a step fails whose onError says "
-            "`compensate`. Its expressions may read `output`, what the step gave. Five attempts."
+            "`compensate`. Its expressions may read `output`, what the step gave. Five attempts. A "
+            "step with repeat is undone iteration by iteration, the last one first, also where it "
+            "has failed in the end; `iteration` is the number of the one to undo, from 0."
         ),
         examples=[{"entry": "team.steps:refund", "args": {"payment": "${output.id}"}}],
     )

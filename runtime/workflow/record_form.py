@@ -169,7 +169,7 @@ def _row_of_run(record: RunRecord, aside: _Aside) -> list[Any]:
             return ["event", name, identity, at, by, aside.put(payload)]
         case RunRestored(revision, recent, seen, completed):
             shown = [[k.step, k.index, told, why] for k, told, why in recent]
-            return ["snap", revision, shown, seen, [[k.step, k.index] for k in completed]]
+            return ["snap", revision, shown, seen, [[k.step, k.index, n] for k, n in completed]]
 
 
 def _succeeded(row: list[Any], values: _Values) -> Record:
@@ -214,7 +214,9 @@ def _failed(row: list[Any], _: _Values) -> Record:
 def _restored(row: list[Any], _: _Values) -> Record:
     recent = tuple((StepKey(s, i), told, why) for s, i, told, why in row[2])
     seen, completed = (*row[3:], (), ())[:2]
-    return RunRestored(row[1], recent, tuple(seen), tuple(StepKey(*key) for key in completed))
+    # A version that knew of no iterations did not write their numbers.
+    done = tuple((StepKey(each[0], each[1]), each[2] if each[2:] else -1) for each in completed)
+    return RunRestored(row[1], recent, tuple(seen), done)
 
 
 _READERS: dict[str, Callable[[list[Any], _Values], Record]] = {

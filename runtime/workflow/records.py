@@ -247,13 +247,14 @@ class RunRestored(Struct, frozen=True, gc=False):
     Attributes:
         recent: what changed last, newest first: key, state, message.
         seen: ids of the events that came last.
-        completed: units that can be undone, in the order in which they succeeded.
+        completed: what can be undone, in the order in which it succeeded: units, each with the number
+            of its iteration, or -1.
     """
 
     revision: int
     recent: tuple[tuple[StepKey, str, str], ...]
     seen: tuple[str, ...] = ()
-    completed: tuple[StepKey, ...] = ()
+    completed: tuple[tuple[StepKey, int], ...] = ()
 
 
 class RunForked(Struct, frozen=True, gc=False):

@@ -85,12 +85,21 @@ def _step(state: RunState, step: StepState, at: float) -> Iterator[Record]:
         if unit.status == "Held":
             yield state.kept[unit.key]
             continue
+        yield from _iterations(state, unit, at)
         if unit.key in state.loops:
             yield _loop(state.loops[unit.key], unit, at)
             if unit.status == "Retrying" and unit.error is None:
                 continue
         verdict = state.verdict if unit.key == state.failed else "continue"
         yield from _unit(unit, at, verdict)
+
+
+def _iterations(state: RunState, unit: Unit, at: float) -> Iterator[StepRepeated]:
+    """Those that can be undone, but the last one where the unit still repeats."""
+    last = state.loops[unit.key].iteration - 1 if unit.key in state.loops else -1
+    for iteration, output in state.iterations.get(unit.key, {}).items():
+        if iteration != last:
+            yield StepRepeated(unit.key, unit.attempt, at, "", at, at, output, iteration, at)
 
 
 def _loop(loop: Loop, unit: Unit, at: float) -> StepRepeated:

@@ -187,8 +187,11 @@ def _kind(step: Step) -> StepKind:
 
 
 def _undoing(state: RunState, scope: Scope) -> Scope:
-    """What a compensation sees: the unit that it undoes."""
-    key = state.completed[-1]
-    step, unit = state.steps[key.step], state.unit(key)
-    scope = replace(scope, output=unit.output)
+    """What a compensation sees: the unit, or the iteration of it, that it undoes."""
+    key, iteration = state.completed[-1]
+    step, earlier = state.steps[key.step], state.iterations.get(key, {})
+    output = earlier[iteration] if iteration in earlier else state.unit(key).output
+    scope = replace(
+        scope, output=output, iteration=max(iteration, 0), previous=earlier.get(iteration - 1)
+    )
     return scope if step.items is None else scope.at(key.index, step.items[key.index])

@@ -49,6 +49,7 @@ from seedbed.runtime.workflow.records import (
 from seedbed.runtime.workflow.revisions import Revision
 from seedbed.runtime.workflow.units import (
     ENDED,
+    Done,
     Loop,
     Steps,
     StepState,
@@ -100,7 +101,8 @@ class RunState:
         failed: the first unit whose failure fails the run.
         verdict: what its policy says about the run.
         undoing: what happens to undo what was done, once a step's failure asks for that.
-        completed: units that can be undone, in the order in which they succeeded.
+        completed: what can be undone, in the order in which it succeeded.
+        iterations: what earlier iterations gave, by number, where each of them can be undone.
         ending: the outcome, once it is known and the onExit steps run.
         starved: whether units wait for a Pool that has its hands full.
         eta: Unix time at which it is expected to end, as `planning.forecast` last thought.
@@ -134,7 +136,8 @@ class RunState:
         self.advice = request.advice
         self.ending: RunEnding | None = None
         self.undoing: Undoing | None = None
-        self.completed: list[StepKey] = []
+        self.completed: list[Done] = []
+        self.iterations: dict[StepKey, dict[int, Any]] = {}
         self.steps = Steps(
             (name, StepState(node, things_to_await(node), join=Join.of(node)))
             for name, node in self.graph.nodes.items()
@@ -213,7 +216,7 @@ class RunState:
                 self._wind_up(record)
             case RunRestored(revision, recent, seen, completed):
                 self.revision = revision
-                self.completed = list(completed)
+                self.completed = [Done(*each) for each in completed]
                 self.recent = deque(recent, maxlen=RECENT)
                 for event in seen:
                     self.inbox.see(event)
@@ -394,11 +397,15 @@ class RunState:
         self._leave(unit)
         self.loops[unit.key] = Loop(record.iteration + 1, record.output, record.attempt)
         unit.attempt, unit.task, unit.error = record.attempt, None, None
+        if self.steps[unit.key.step].node.undoes_each:
+            self.completed.append(Done(unit.key, record.iteration))
+            self.iterations.setdefault(unit.key, {})[record.iteration] = record.output
         step = self.step_of(unit.key)
         if step.goal is not None and step.goal.execute is not None:
             self.revisions[unit.key] = Revision.to_carry_out(step, record.attempt)
         unit.status, unit.retry_at = "Retrying", record.next_at
-        heapq.heappush(self.retries, (record.next_at, unit.key.step, unit.key.index))
+        if not self.is_undone:
+            heapq.heappush(self.retries, (record.next_at, unit.key.step, unit.key.index))
         self._note(unit, "Repeating", f"iteration {record.iteration} has ended")
 
     def _replan(self, record: StepReplanned) -> None:
@@ -505,8 +512,7 @@ class RunState:
             wait = self.inbox.waiting.pop(unit.key)
             if wait.event and status == "Succeeded":
                 self.inbox.taken(wait.event)
-        if self.loops:
-            self.loops.pop(unit.key, None)
+        loop = self.loops.pop(unit.key, None) if self.loops else None
         if self.kept:
             self.kept.pop(unit.key, None)
         self._leave(unit)
@@ -515,7 +521,8 @@ class RunState:
         self._note(unit, status, error.message if error else message)
         step = self.steps[unit.key.step]
         if step.node.undo is not None and status == "Succeeded" and error is None:
-            self.completed.append(unit.key)
+            iteration = loop.iteration if loop else 0
+            self.completed.append(Done(unit.key, iteration if step.node.undoes_each else -1))
         if self.undoing is not None and unit.key.step.endswith(COMPENSATE):
             self._undone(unit)
             return

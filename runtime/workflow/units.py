@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from seedbed.crds.graph import Node
 from seedbed.crds.graph_checks import COMPENSATE
@@ -95,21 +95,38 @@ class Undoing:
     failed: list[StepKey] = field(default_factory=list)
 
 
+class Done(NamedTuple):
+    """What can be undone: a unit that succeeded, or one iteration of a unit that repeats.
+
+    Attributes:
+        iteration: from 0; -1 where the unit does not repeat.
+    """
+
+    key: StepKey
+    iteration: int = -1
+
+
 class Steps(dict[str, StepState]):
     """A run's steps by name. What undoes a unit is a step too, and comes into being when it is needed."""
 
     def __missing__(self, name: str) -> StepState:
         unit, sign, _ = name.partition(COMPENSATE)
-        origin = self.get(unit.partition("[")[0])
+        origin = self.get(origin_of(unit))
         if not sign or origin is None or origin.node.undo is None:
             raise KeyError(name)
         self[name] = StepState(origin.node.undo, 0)
         return self[name]
 
 
-def compensation_of(key: StepKey) -> StepKey:
-    """The unit that undoes a unit."""
-    return StepKey(f"{key}{COMPENSATE}")
+def compensation_of(done: Done) -> StepKey:
+    """The unit that undoes a unit, or an iteration of it: `step[2]#3:compensate`."""
+    iteration = "" if done.iteration < 0 else f"#{done.iteration}"
+    return StepKey(f"{done.key}{iteration}{COMPENSATE}")
+
+
+def origin_of(unit: str) -> str:
+    """The name of the step that a unit, or an iteration of it, belongs to."""
+    return unit.partition("#")[0].partition("[")[0]
 
 
 def told_of(step: StepState) -> dict[str, Any]:

@@ -109,6 +109,73 @@ def test_items_are_undone_one_by_one_with_their_output() -> None:
     assert names(run)[4:] == ["pay[2]:compensate", "pay[0]:compensate"]
 
 
+def looping(name: str, rounds: int, **fields: Any) -> dict[str, Any]:
+    """A step of so many iterations, each of which says how it is undone."""
+    args = {"what": "${output.key}", "n": "${iteration}", "of": "${output.n}", "b": "${previous}"}
+    return call(
+        name,
+        args={"n": "${iteration}"},
+        repeat={"until": f"iteration == {rounds - 1}", "max": rounds + 1},
+        compensate={"entry": "steps:undo", "args": args},
+        **fields,
+    )
+
+
+@pytest.mark.req("DSX-44")
+def test_every_iteration_of_a_loop_is_undone_last_one_first() -> None:
+    plan = request(
+        looping("poll", 3),
+        undone("b", needs=["poll"]),
+        call("bad", needs=["b"], onError=COMPENSATE),
+    )
+    given: list[Any] = []
+
+    def behave(task: StepTask) -> Any:
+        if ":" in str(task.key):
+            given.append((task.idempotency_key.removeprefix("run-1/"), task.inputs))
+        return breaking("bad")(task)
+
+    run = play(plan, behave)
+    rounds = [{"key": "poll", "n": n} for n in range(3)]
+    assert given == [
+        ("b:compensate", {"what": "b"}),
+        ("poll#2:compensate", {"what": "poll", "n": 2, "of": 2, "b": rounds[1]}),
+        ("poll#1:compensate", {"what": "poll", "n": 1, "of": 1, "b": rounds[0]}),
+        ("poll#0:compensate", {"what": "poll", "n": 0, "of": 0, "b": None}),
+    ]
+    assert finished(run).message == "step bad failed: it broke; 4 compensations ran"
+
+
+def test_iterations_of_items_are_undone_also_where_the_loop_failed_in_the_end() -> None:
+    def behave(task: StepTask) -> Any:
+        if task.key.step == "poll" and task.key.index == 1 and task.inputs["n"] == 2:
+            return StepError("broken", "it broke", retryable=False)
+        return {"key": str(task.key), **task.inputs}
+
+    plan = request(looping("poll", 3, forEach="[1, 2]"), onError=COMPENSATE)
+    run = play(plan, behave)
+    left = ["poll[0]#2", "poll[1]#1", "poll[0]#1", "poll[1]#0", "poll[0]#0"]
+    assert names(run)[6:] == [f"{unit}:compensate" for unit in left]
+
+
+@pytest.mark.parametrize("delay", ["0s", "30s"])
+def test_a_loop_begins_no_further_iteration_once_its_run_is_undone(delay: str) -> None:
+    slow = looping("slow", 3)
+    slow["repeat"]["delay"] = delay
+    plan = request(slow, call("bad", onError=COMPENSATE), undone("last", needs=["bad"]))
+    world = a_world()
+    run = Clockwork(RunState(plan, world.hands), world, breaking("bad"))
+    run.advance()
+    run.execute(StepKey("slow"))
+    run.now += 30
+    run.advance()
+    run.execute(StepKey("bad"))
+    run.advance()
+    run.to_the_end()
+    assert names(run) == ["slow", "bad", "slow", "slow#1:compensate", "slow#0:compensate"]
+    assert finished(run).reason == "Compensated"
+
+
 def test_a_compensation_is_tried_again_and_its_failure_is_told_and_stops_nothing() -> None:
     def behave(task: StepTask) -> Any:
         if str(task.key) == "b:compensate" or (

@@ -174,6 +174,38 @@ def test_what_was_compensated_is_executed_again() -> None:
     assert executed(again) == {"book", "each[0]", "each[1]", "pay"}
 
 
+def test_every_iteration_of_a_loop_that_was_taken_over_can_be_undone() -> None:
+    def plan(run: str) -> RunRequest:
+        undo = {"entry": "steps:undo", "args": {"what": "${output.n}"}}
+        loop = {"until": "iteration == 2", "max": 3}
+        pay = {"action": "compensate"} if run == "run-2" else {"action": "fail"}
+        return request(
+            call("poll", args={"n": "${iteration}"}, repeat=loop, compensate=undo),
+            call("pay", needs=["poll"], onError=pay),
+            run=run,
+        )
+
+    undone: list[Any] = []
+
+    def behave(task: StepTask) -> Any:
+        if ":" in task.key.step:
+            undone.append((str(task.key), task.inputs["what"]))
+        wrong = StepError("broken", "it broke", retryable=False)
+        return wrong if task.key.step == "pay" else task.inputs
+
+    done, after = play(plan("run-1"), behave).state, plan("run-2")
+    found = inherited(shortest(done), plan_of(done.request), plan_of(after))
+    world = a_world()
+    run = RunState(after, world.hands)
+    for record in (RunStarted(1.0), *found.records):
+        run.apply(record)
+    again = Clockwork(run, world, behave)
+    again.to_the_end()
+    assert executed(again) == {"pay", *(f"poll#{n}:compensate" for n in range(3))}
+    assert undone == [(f"poll#{n}:compensate", n) for n in (2, 1, 0)]
+    assert found.taken == 1
+
+
 def test_steps_that_follow_the_outcome_follow_the_new_one() -> None:
     plan = request(call("work"), call("late", needs=["work"]), call("report"), onExit=["report"])
     again = forked_from(plan, fails_once("late"))

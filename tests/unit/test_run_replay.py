@@ -71,7 +71,7 @@ EVERY_RECORD: list[Record] = [
     RunCompensating(8.5, StepKey(""), "not finished within 5m"),
     RunEnding(8.6, "Succeeded", "Succeeded", "", LARGE),
     RunFinished(9.0, "Failed", "StepFailed", "why", {"r": [1, 2]}),
-    RunRestored(41, ((KEY, "Running", ""),), ("id-1", "id-2"), (KEY, StepKey("b"))),
+    RunRestored(41, ((KEY, "Running", ""),), ("id-1", "id-2"), ((KEY, 2), (StepKey("b"), -1))),
 ]
 
 

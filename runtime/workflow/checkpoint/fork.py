@@ -21,13 +21,15 @@ from seedbed.runtime.workflow.records import (
     Record,
     StepExpanded,
     StepFailed,
+    StepRepeated,
     StepScheduled,
     StepSkipped,
     StepSucceeded,
 )
 from seedbed.runtime.workflow.state import LATER
+from seedbed.runtime.workflow.units import origin_of
 
-Result = StepSucceeded | StepSkipped | StepExpanded | StepFailed
+Result = StepSucceeded | StepRepeated | StepSkipped | StepExpanded | StepFailed
 """Records that a run may take over."""
 
 _UNTOUCHED = frozenset({"needs", "pool", "retry", "timeout", "estimate", "alternatives"})
@@ -114,11 +116,18 @@ def _definition(step: Step) -> dict[str, Any]:
     return step.model_dump(mode="python", exclude=set(_UNTOUCHED))
 
 
-def _results(records: Iterable[Record], plan: RunPlan) -> Iterator[Result]:
-    """The results of steps that the plan has, and whose failure it allows."""
+def _results(records: Sequence[Record], plan: RunPlan) -> Iterator[Result]:
+    """The results of steps that the plan has, and whose failure it allows.
+
+    Iterations of a loop that has ended well are of use where each of them can be undone.
+    """
     own = plan.graph.nodes.keys() - set(plan.graph.exits)
+    ended = {record.key for record in records if isinstance(record, StepSucceeded)}
     for record in records:
         match record:
+            case StepRepeated(key):
+                if key in ended and key.step in own and plan.graph.nodes[key.step].undoes_each:
+                    yield record
             case StepSucceeded() | StepSkipped() | StepExpanded():
                 if _step(record) in own and COMPENSATE not in _step(record):
                     yield record
@@ -138,7 +147,7 @@ def _broken(records: Iterable[Record], plan: RunPlan) -> set[str]:
         if isinstance(record, StepScheduled | StepSucceeded | StepFailed):
             unit, undone, _ = record.key.step.partition(COMPENSATE)
             if undone:
-                found.add(unit.partition("[")[0])
+                found.add(origin_of(unit))
     return found
 
 
