@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,10 @@ _PLAIN_KEY = re.compile(r"[A-Za-z_]\w*")
 FEW = 16
 """Expressions of one template whose values are put together without being measured first."""
 
-Render = Callable[[Scope], Any]
+Render = Callable[[Iterator[Any]], Any]
+"""Puts the values of its expressions in, which come in the order of their places."""
+
+_NO_VALUES: Iterator[Any] = iter(())
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +76,22 @@ class Template:
             InvalidError: where the values do not fit an expression, or are too large together.
             Pending: as `Expression.evaluate` does.
         """
+        if not self.expressions:
+            return self._render(_NO_VALUES)
         if len(self.expressions) > FEW:
-            self._measure(scope)
-        return self._render(scope)
+            return self._render(iter(self._measured(scope)))
+        return self._render(iter([expression.evaluate(scope) for expression in self.expressions]))
 
-    def _measure(self, scope: Scope) -> None:
-        """Pass where all that is put in has no more bytes than a value may have.
+    def _measured(self, scope: Scope) -> list[Any]:
+        """The values to put in, where they have no more bytes together than a value may have.
 
         A short text can name a long one ten thousand times: what that makes is never made.
         """
         left = VALUE_LIMIT
+        values = []
         for expression in self.expressions:
             value = expression.evaluate(scope)
+            values.append(value)
             if isinstance(value, (str, list, dict)):
                 left -= len(orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS))
             if left < 0:
@@ -92,6 +99,7 @@ class Template:
                     expression.field,
                     f"puts in more than {VALUE_LIMIT} bytes, with all that stands before it",
                 )
+        return values
 
 
 def escape(text: str) -> str:
@@ -113,11 +121,11 @@ def _compile(value: Any, field: str, expressions: list[Expression]) -> Render:
             key: _compile(item, below(field, str(key)), expressions) for key, item in value.items()
         }
         if len(expressions) > before or _escaped(value):
-            return lambda scope: {key: render(scope) for key, render in members.items()}
+            return lambda values: {key: render(values) for key, render in members.items()}
     elif isinstance(value, (list, tuple)):
         items = [_compile(item, f"{field}[{at}]", expressions) for at, item in enumerate(value)]
         if len(expressions) > before or _escaped(value):
-            return lambda scope: [render(scope) for render in items]
+            return lambda values: [render(values) for render in items]
     return _constant(value)
 
 
@@ -131,7 +139,7 @@ def _escaped(value: Any) -> bool:
 
 
 def _constant(value: Any) -> Render:
-    return lambda _scope: value
+    return lambda _values: value
 
 
 def _text(text: str, field: str, expressions: list[Expression]) -> Render:
@@ -141,9 +149,9 @@ def _text(text: str, field: str, expressions: list[Expression]) -> Render:
     if not found:
         return _constant("".join(str(part) for part in parts))
     if len(parts) == 1:
-        return found[0].evaluate
-    return lambda scope: "".join(
-        part if isinstance(part, str) else as_text(part.evaluate(scope)) for part in parts
+        return next
+    return lambda values: "".join(
+        part if isinstance(part, str) else as_text(next(values)) for part in parts
     )
 
 

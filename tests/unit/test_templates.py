@@ -103,3 +103,18 @@ def test_values_between_text_keep_their_order(parts: list[Any]) -> None:
     text = "|".join(f"${{params.p{at}}}" for at in range(len(parts))) + "|"
     expected = "|".join(part if isinstance(part, str) else json.dumps(part) for part in parts)
     assert Template.parse(text, "f").render(Scope(params=params)) == expected + "|"
+
+
+@pytest.mark.parametrize("count", [2, 16, 17, 40])
+def test_each_expression_is_evaluated_once_and_put_in_at_its_place(count: int) -> None:
+    asked: list[str] = []
+
+    def flag(name: str, subject: str | None) -> bool:
+        asked.append(name)
+        return True
+
+    places = [f"${{flag('f{at}') ? {at} : 0}}" for at in range(count)]
+    template = Template.parse({"all": places, "text": "".join(places[:2])}, "args")
+    expected = {"all": list(range(count)), "text": "01"}
+    assert template.render(Scope(flag=flag)) == expected
+    assert asked == [*(f"f{at}" for at in range(count)), "f0", "f1"]
