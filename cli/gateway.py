@@ -46,9 +46,9 @@ from seedbed.runtime.llm.notices import Notice, Tell
 from seedbed.runtime.llm.programs import Programs
 from seedbed.runtime.llm.service import serving
 from seedbed.runtime.store.answers import SqlAnswers
-from seedbed.runtime.store.ledger import SqlLedger
 from seedbed.runtime.store.outcomes import SqlOutcomes
 from seedbed.runtime.store.sql import SqlStore
+from seedbed.runtime.store.sql_ledger import SqlLedger
 
 log = logging.getLogger(__name__)
 

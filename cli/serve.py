@@ -272,9 +272,9 @@ async def _pages_of_store(
     from seedbed.runtime.store.batches import SqlBatches
     from seedbed.runtime.store.checkpoints import SqlCheckpoints
     from seedbed.runtime.store.goals import SqlGoals
-    from seedbed.runtime.store.ledger import SqlLedger
     from seedbed.runtime.store.outcomes import SqlOutcomes
     from seedbed.runtime.store.plans import SqlPlans
+    from seedbed.runtime.store.sql_ledger import SqlLedger
 
     return [
         PlanPages(SqlPlans(store)),

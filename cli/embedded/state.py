@@ -215,7 +215,7 @@ class FolderSource:
     async def costs(self, by: str, **given: str) -> Mapping[str, Any]:
         """From the ledger."""
         from seedbed.runtime.api.costs import spending  # as below
-        from seedbed.runtime.store.ledger import SqlLedger
+        from seedbed.runtime.store.sql_ledger import SqlLedger
 
         since = float(given.pop("since", "0"))
         async with self._store() as store:
@@ -224,8 +224,8 @@ class FolderSource:
     async def routing_report(self, namespace: str) -> Mapping[str, Any]:
         """From the ledger and the outcomes."""
         from seedbed.runtime.api.costs import curves  # as below
-        from seedbed.runtime.store.ledger import SqlLedger
         from seedbed.runtime.store.outcomes import SqlOutcomes
+        from seedbed.runtime.store.sql_ledger import SqlLedger
 
         async with self._store() as store:
             return await curves(SqlLedger(store), SqlOutcomes(store), namespace)

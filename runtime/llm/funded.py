@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from seedbed.runtime.coordination.port import Coordinator
+from seedbed.runtime.llm.budget.folding import Folding
 from seedbed.runtime.llm.budget.limits import Limits
 from seedbed.runtime.llm.budget.publisher import Publisher
 from seedbed.runtime.llm.budget.stage import BudgetStage
@@ -53,6 +54,8 @@ async def funded(
         metrics=gateway.metrics,
         refused=publisher.tell,
     )
+    days = gateway.models.ledger.retention_days
+    folding = Folding(ledger, days, gateway.metrics.ledger_folded.inc)
     gateway.stages.append(stage)
     gateway.short = stage.short
     gateway.budgets = limits.of
@@ -61,6 +64,7 @@ async def funded(
         keeping_up = [
             tasks.create_task(limits.follow(coordinator)),
             tasks.create_task(publisher.run()),
+            tasks.create_task(folding.run(coordinator, holder)),
         ]
         try:
             yield limits

@@ -105,6 +105,9 @@ class ModelMetrics:
         self.budget_refused = self._counter(
             "budget_refusals", "Calls that a budget did not allow.", "namespace"
         )
+        self.ledger_folded = self._counter(
+            "ledger_folded_calls", "Calls of days gone by that the ledger keeps as sums by now."
+        )
         self.budget_check = Histogram(
             "seedbed_model_budget_check_seconds",
             "Time that reserving money took.",

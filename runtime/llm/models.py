@@ -30,6 +30,7 @@ from seedbed.crds.money import AMOUNT_PATTERN
 from seedbed.runtime.llm.batch.offline.settings import Offline
 from seedbed.runtime.llm.batch.prompt_form import PromptForm
 from seedbed.runtime.llm.batch.settings import Batching
+from seedbed.runtime.llm.budget.settings import LedgerSettings
 from seedbed.runtime.llm.cache.settings import CacheSettings
 from seedbed.runtime.llm.prices import (
     BATCH_FACTOR,
@@ -347,6 +348,7 @@ class Models(Model):
     offline: Offline = Offline()
     prompts: Prompts = Prompts()
     cache: CacheSettings = CacheSettings()
+    ledger: LedgerSettings = LedgerSettings()
     budgets: dict[str, Budget] = Field(
         default_factory=dict, description="By namespace; `*` is for each that is not named."
     )

@@ -22,9 +22,10 @@ from seedbed.runtime.store.batches import (
     LineState,
     PartRow,
 )
-from seedbed.runtime.store.ledger import Drawn, SqlLedger, Turn
+from seedbed.runtime.store.ledger import Drawn, Turn
 from seedbed.runtime.store.schema import batch_files, batch_lines, batch_parts, batches, columns_of
 from seedbed.runtime.store.sql import SqlStore
+from seedbed.runtime.store.sql_ledger import SqlLedger
 
 PARTITION = -1
 """Of the fencing tokens: the runs' partitions are counted from 0."""

@@ -173,6 +173,23 @@ ledger = Table(
     Column("prices", Text, nullable=False),
 )
 Index("ledger_by_namespace", ledger.c.namespace, ledger.c.at)
+Index("ledger_by_time", ledger.c.at)
+
+# What such calls cost in days gone by, once they are forgotten one by one.
+spent_days = Table(
+    "spent_days",
+    metadata,
+    Column("day", Text, primary_key=True),
+    Column("namespace", Text, primary_key=True),
+    Column("workflow", Text, primary_key=True),
+    Column("agent", Text, primary_key=True),
+    Column("user", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("calls", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("nanos", BigInteger, nullable=False),
+)
 
 # How often a model's answers to one class of tasks were good, by how hard the tasks were.
 outcomes = Table(

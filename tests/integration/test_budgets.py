@@ -23,8 +23,8 @@ from seedbed.runtime.llm.gateway import Gateway
 from seedbed.runtime.llm.models import ModelEntry, Models
 from seedbed.runtime.llm.notices import Notice
 from seedbed.runtime.llm.service import serving
-from seedbed.runtime.store.ledger import SqlLedger
 from seedbed.runtime.store.sql import SqlStore
+from seedbed.runtime.store.sql_ledger import SqlLedger
 from tests.conftest import run_async
 from tests.providers import FakeProvider, Json, provider
 

@@ -28,8 +28,8 @@ from seedbed.runtime.llm.gateway import Gateway
 from seedbed.runtime.llm.models import ModelEntry, Models, load
 from seedbed.runtime.llm.service import serving
 from seedbed.runtime.store.answers import AnswerStore, Selection, SqlAnswers
-from seedbed.runtime.store.ledger import SqlLedger
 from seedbed.runtime.store.sql import SqlStore
+from seedbed.runtime.store.sql_ledger import SqlLedger
 from tests.api_service import serving_pages
 from tests.callers import AllowAll
 from tests.conftest import run_async

@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 
 from seedbed.cli.main import app as command_line
 from seedbed.runtime.api.costs import CostPages
-from seedbed.runtime.store.ledger import SqlLedger, Turn
+from seedbed.runtime.store.ledger import Turn
 from seedbed.runtime.store.outcomes import OutcomeRow, SqlOutcomes
 from seedbed.runtime.store.sql import SqlStore
+from seedbed.runtime.store.sql_ledger import SqlLedger
 from tests.api_service import serving_pages
 from tests.conftest import run_async
 from tests.integration.test_ledger import entry

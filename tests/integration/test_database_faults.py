@@ -15,9 +15,10 @@ from seedbed.crds.spending import namespace_account
 from seedbed.runtime.llm.batch.offline import worker
 from seedbed.runtime.llm.budget.teller import Teller
 from seedbed.runtime.store import schema
-from seedbed.runtime.store.ledger import LedgerEntry, SqlLedger
+from seedbed.runtime.store.ledger import LedgerEntry
 from seedbed.runtime.store.port import StoreRefusedError
 from seedbed.runtime.store.sql import SqlStore
+from seedbed.runtime.store.sql_ledger import SqlLedger
 from tests.conftest import run_async
 from tests.integration.test_offline_batches import Lane, line, ran
 

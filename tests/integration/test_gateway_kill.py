@@ -16,8 +16,8 @@ import yaml
 
 from seedbed.crds.money import NANOS
 from seedbed.crds.spending import namespace_account
-from seedbed.runtime.store.ledger import SqlLedger
 from seedbed.runtime.store.sql import SqlStore
+from seedbed.runtime.store.sql_ledger import SqlLedger
 from tests.conftest import run_async
 from tests.providers import provider
 from tests.servers import EtcdServer, free_port

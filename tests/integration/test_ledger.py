@@ -21,17 +21,10 @@ from sqlalchemy import select
 
 from seedbed.crds.errors import UnavailableError
 from seedbed.runtime.llm.budget.teller import BudgetExceededError, Teller
-from seedbed.runtime.store.ledger import (
-    Account,
-    Cost,
-    Draw,
-    Drawn,
-    LedgerEntry,
-    SqlLedger,
-    Turn,
-)
+from seedbed.runtime.store.ledger import Account, Cost, Draw, Drawn, LedgerEntry, Turn
 from seedbed.runtime.store.schema import advances
 from seedbed.runtime.store.sql import SqlStore
+from seedbed.runtime.store.sql_ledger import SqlLedger
 from tests.conftest import run_async
 
 ACCOUNT = "agents/team/reader"
@@ -148,6 +141,7 @@ class Moody:
         self.accounts = ledger.accounts
         self.costs = ledger.costs
         self.tidy = ledger.tidy
+        self.fold = ledger.fold
 
     async def take(self, turn: Turn) -> list[Drawn]:
         mood = self._chance.random()
@@ -250,8 +244,8 @@ async def working(tellers: Sequence[Teller]) -> AsyncIterator[None]:
 KILLED = """
 import asyncio, sys
 from seedbed.runtime.llm.budget.teller import Teller
-from seedbed.runtime.store.ledger import SqlLedger
 from seedbed.runtime.store.sql import SqlStore
+from seedbed.runtime.store.sql_ledger import SqlLedger
 from tests.integration.test_ledger import ACCOUNT, entry
 
 async def main() -> None:

@@ -23,9 +23,9 @@ from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.llm.models import Models
 from seedbed.runtime.llm.notices import Notice
 from seedbed.runtime.store.batch_work import SqlBatchWork
-from seedbed.runtime.store.ledger import SqlLedger
 from seedbed.runtime.store.schema import advances, batches
 from seedbed.runtime.store.sql import SqlStore
+from seedbed.runtime.store.sql_ledger import SqlLedger
 from tests.conftest import run_async
 from tests.providers import FakeProvider, Json, provider
 

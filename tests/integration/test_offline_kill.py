@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from seedbed.crds.spending import namespace_account
-from seedbed.runtime.store.ledger import SqlLedger
 from seedbed.runtime.store.sql import SqlStore
+from seedbed.runtime.store.sql_ledger import SqlLedger
 from tests.conftest import run_async
 from tests.integration.test_gateway_kill import gateway
 from tests.providers import Json, provider

@@ -11,9 +11,9 @@ from seedbed.runtime.store import batches as module
 from seedbed.runtime.store.batch_files import INPUT, OUTPUT, FileRow, SqlBatchFiles
 from seedbed.runtime.store.batch_work import SqlBatchWork
 from seedbed.runtime.store.batches import BatchRow, BatchStatus, LineRow, SqlBatches
-from seedbed.runtime.store.ledger import SqlLedger
 from seedbed.runtime.store.schema import batch_lines, columns_of
 from seedbed.runtime.store.sql import SqlStore
+from seedbed.runtime.store.sql_ledger import SqlLedger
 from tests.conftest import run_async
 
 LARGE, COUNT = 400_000, 40

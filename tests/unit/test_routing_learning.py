@@ -29,9 +29,9 @@ from seedbed.runtime.llm.routing.marks import NAMES, as_bytes, marks, packed, un
 from seedbed.runtime.llm.routing.predictor import Predictor
 from seedbed.runtime.llm.routing.router import Wanted, route
 from seedbed.runtime.llm.service import serving
-from seedbed.runtime.store.ledger import SqlLedger
 from seedbed.runtime.store.outcomes import OutcomeRow, SqlOutcomes
 from seedbed.runtime.store.sql import SqlStore
+from seedbed.runtime.store.sql_ledger import SqlLedger
 from tests.conftest import run_async
 from tests.providers import FakeProvider, Json, provider
 

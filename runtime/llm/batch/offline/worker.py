@@ -30,9 +30,9 @@ from seedbed.runtime.llm.gateway import Gateway
 from seedbed.runtime.store.batch_files import SqlBatchFiles
 from seedbed.runtime.store.batch_work import SqlBatchWork
 from seedbed.runtime.store.batches import OPEN, BatchRow, SqlBatches
-from seedbed.runtime.store.ledger import SqlLedger
 from seedbed.runtime.store.port import StoreRefusedError
 from seedbed.runtime.store.sql import SqlStore
+from seedbed.runtime.store.sql_ledger import SqlLedger
 
 log = logging.getLogger(__name__)
 
