@@ -31,8 +31,8 @@ def in_parts(text: str) -> str:
     ends: list[bool] = []
     for at, token in enumerate(found):
         if token.text == "(":
-            ends.append(_is_macro(found, at))
-        elif token.text == "." and _is_macro(found, at + 2):
+            ends.append(makes_a_list(found, at))
+        elif token.text == "." and makes_a_list(found, at + 2):
             pieces += [text[written : token.start], _opening(at)]
             written = token.start
         elif token.text == ")" and ends and ends.pop():
@@ -48,18 +48,27 @@ def numbers(count: int) -> list[int]:
     return list(range(count))
 
 
+def check_count(items: int) -> None:
+    """Pass where one evaluation may go through so many items.
+
+    Raises:
+        ValueError: it may not.
+    """
+    if items > MOST_ITEMS:
+        raise ValueError(f"map and filter go through more than {MOST_ITEMS:,} items")
+
+
 def functions() -> Mapping[str, Callable[[Any], Any]]:
     """What an expression in parts calls, for one evaluation."""
-    left = MOST_ITEMS
+    seen = 0
 
     def parts(value: Any) -> list[list[list[Any]]]:
-        nonlocal left
+        nonlocal seen
         if not isinstance(value, (list, tuple, Mapping)):
             raise TypeError("map and filter take a list")
         items = list(value)
-        left -= len(items)
-        if left < 0:
-            raise ValueError(f"map and filter go through more than {MOST_ITEMS:,} items")
+        seen += len(items)
+        check_count(seen)
         size = max(1, math.ceil(len(items) ** (1 / 3)))
         return _cut(_cut(items, size), size)
 
@@ -74,7 +83,7 @@ def _cut(items: list[Any], size: int) -> list[list[Any]]:
     return [items[at : at + size] for at in range(0, len(items), size)]
 
 
-def _is_macro(found: list[Token], at: int) -> bool:
+def makes_a_list(found: list[Token], at: int) -> bool:
     """Whether the parenthesis at this place opens a macro that makes a list."""
     if not 1 < at < len(found):
         return False

@@ -41,6 +41,7 @@ from msgspec import Struct, field
 
 from seedbed.crds import comprehensions
 from seedbed.crds.cel_runtime import EXTENSIONS, cel
+from seedbed.crds.chains import PIECE, Chain, chain_of
 from seedbed.crds.errors import InvalidError, SeedbedError
 from seedbed.crds.expression_cost import LONGEST, MOST_TOKENS, Cost, cost_of
 from seedbed.crds.expression_errors import reason, short, syntax
@@ -166,6 +167,7 @@ class _Compiled:
     makes_lists: bool
     path: Path | None
     cost: Cost
+    chain: Chain | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +195,7 @@ class Expression:
     cost: Cost = dataclasses.field(repr=False)
     _functions: frozenset[str] = dataclasses.field(repr=False)
     _makes_lists: bool = dataclasses.field(repr=False)
+    _chain: Chain | None = dataclasses.field(repr=False, compare=False)
     _program: cel.Program = dataclasses.field(repr=False, compare=False)
 
     @classmethod
@@ -210,7 +213,8 @@ class Expression:
         own = frozenset(found.functions & FUNCTIONS.keys())
         variables = found.variables & VARIABLES
         known = (found.steps, found.flags, variables, found.params, compiled.path, compiled.cost)
-        return cls(text, field, *known, own, compiled.makes_lists, compiled.program)
+        how = (compiled.makes_lists, compiled.chain, compiled.program)
+        return cls(text, field, *known, own, *how)
 
     @property
     def per_item(self) -> bool:
@@ -238,11 +242,9 @@ class Expression:
             read: what `reads` gives of it, where that is known.
         """
         failed: list[Exception] = []
-        context = cel.Context(
-            self.reads(scope) if read is None else read, self._bind_functions(scope, failed)
-        )
+        functions = self._bind_functions(scope, failed)
         try:
-            value = plain(self._program.execute(context))
+            value = plain(self._execute(self.reads(scope) if read is None else read, functions))
         except _FAILURES as error:
             failed.append(error)
             value = None
@@ -253,6 +255,16 @@ class Expression:
         raise InvalidError(
             self.field, f"cannot evaluate `{short(self.text)}`: {reason(failed[0])}"
         ) from failed[0]
+
+    def _execute(self, read: dict[str, Any], functions: dict[str, Callable[..., Any]]) -> Any:
+        chain = self._chain
+        pieces = chain.pieces(read) if chain is not None else None
+        if chain is None or pieces is None:
+            return self._program.execute(cel.Context(read, functions))
+        made: list[Any] = []
+        for piece in pieces:
+            made += chain.program.execute(cel.Context({PIECE: piece}, functions))
+        return made
 
     def holds(self, scope: Scope) -> bool:
         """The value of a condition.
@@ -363,7 +375,8 @@ def _compile(text: str) -> _Compiled:
         except ValueError as error:
             raise ExpressionError(f"`{short(text)}` has too many macros within macros") from error
     path, cost = path_of(pieces, VARIABLES), cost_of(text, pieces)
-    return _Compiled(program, found, parted != text, path, cost)
+    chain = chain_of(text, pieces, VARIABLES, _NAMESPACES)
+    return _Compiled(program, found, parted != text, path, cost, chain)
 
 
 def _check_names(found: Names) -> None:
