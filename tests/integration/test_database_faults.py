@@ -12,7 +12,7 @@ from openai.types import Batch
 from sqlalchemy import select, text
 
 from seedbed.crds.spending import namespace_account
-from seedbed.runtime.llm.batch.offline import worker
+from seedbed.runtime.llm.batch.offline import own, worker
 from seedbed.runtime.llm.budget.teller import Teller
 from seedbed.runtime.store import schema
 from seedbed.runtime.store.ledger import LedgerEntry
@@ -20,7 +20,7 @@ from seedbed.runtime.store.port import StoreRefusedError
 from seedbed.runtime.store.sql import SqlStore
 from seedbed.runtime.store.sql_ledger import SqlLedger
 from tests.conftest import run_async
-from tests.integration.test_offline_batches import Lane, line, ran
+from tests.integration.test_offline_batches import PRICE, Lane, line, ran
 
 COUNTED = 'seedbed_model_offline_faults_total{kind="database"}'
 ANSWERS = "NEW.custom_id = 'bad' AND NEW.way <> ''"
@@ -61,6 +61,11 @@ async def faults(found: Lane) -> float:
     return sum(float(each[1]) for each in counts if each[0] == COUNTED)
 
 
+def wanted(billed: list[tuple[int, int]]) -> int:
+    """What a provider wants for such tokens, in nano-dollars."""
+    return sum(prompt + answer for prompt, answer in billed) * PRICE * 1000
+
+
 def failed_well(batch: Batch) -> None:
     assert batch.status == "failed", batch
     assert batch.errors is not None
@@ -91,12 +96,42 @@ def test_a_batch_that_the_database_refuses_fails_alone(
             assert told["bad"]["error"]["code"] == "batch_failed"
         after = await found.ended((await found.begun([line("d", "four")])).id)
         assert after.status == "completed", "the gateway goes on"
-        assert await found.spent() > 0
+        if by_batch:
+            assert await found.spent() > 0
+        else:
+            assert len(found.fake.seen) == 4, "each is asked once"
+            assert await found.spent() == wanted(found.fake.billed)
 
     if refuses == ALL and by_batch:
         refuses = f"{ALL} AND NEW.state <> 'sent' AND NEW.state <> 'ready'"
     if refuses.startswith(ALL) and not by_batch:
         refuses = f"{ALL} AND NEW.state <> 'sent'"
+    ran(store_url, body, entry={"batchApi": by_batch}, offline={"concurrency": 1})
+
+
+@pytest.mark.req("COG-5.2.1")
+@pytest.mark.parametrize("by_batch", [False, True], ids=["own", "provider"])
+def test_an_answer_that_the_database_refuses_is_paid_once_and_said(
+    store_url: str, *, by_batch: bool
+) -> None:
+    async def body(found: Lane) -> None:
+        when = "NEW.custom_id = 'bad' AND NEW.status = 200"
+        await poisoned(found.store, "batch_lines", "UPDATE", when)
+        begun = await found.begun([line("good", "one"), line("bad", "two")])
+        batch = await found.ended(begun.id)
+        assert batch.status == "completed"
+        assert batch.request_counts is not None
+        assert (batch.request_counts.completed, batch.request_counts.failed) == (1, 1)
+        told = (await found.results(batch.error_file_id))["bad"]["response"]
+        assert told["body"]["error"]["code"] == "database_refused"
+        assert set(await found.results(batch.output_file_id)) == {"good"}
+        assert await faults(found) == 1
+        if by_batch:
+            assert await found.spent() == wanted(found.fake.batches.billed) // 2
+        else:
+            assert len(found.fake.seen) == 2
+            assert await found.spent() == wanted(found.fake.billed)
+
     ran(store_url, body, entry={"batchApi": by_batch}, offline={"concurrency": 1})
 
 
@@ -116,6 +151,8 @@ def test_a_database_that_refuses_all_is_waited_for(
     store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "_AFTER_A_FAULT", 0.05)
+    monkeypatch.setattr(own, "_AGAIN", 0.02)
+    monkeypatch.setattr(own, "MOST_REFUSALS", 10_000)
 
     async def body(found: Lane) -> None:
         found.fake.latency = 0.3
@@ -128,6 +165,7 @@ def test_a_database_that_refuses_all_is_waited_for(
         batch = await found.ended(begun.id)
         assert batch.status == "completed", batch
         assert set(await found.results(batch.output_file_id)) == {"a0", "a1", "a2"}
+        assert len(found.fake.seen) == 3, "what was paid for is kept until it can be written"
 
     ran(store_url, body, entry={"batchApi": False}, offline={"pollSeconds": 0.02})
 

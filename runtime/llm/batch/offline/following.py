@@ -25,7 +25,7 @@ from seedbed.crds.errors import (
 from seedbed.runtime.llm.batch.offline.job import Job
 from seedbed.runtime.llm.batch.offline.money import Held
 from seedbed.runtime.llm.batch.offline.provider_batches import ProviderBatch, ProviderBatches
-from seedbed.runtime.llm.batch.offline.results import Answered, Results
+from seedbed.runtime.llm.batch.offline.results import Answered, LineTold, Results
 from seedbed.runtime.llm.batch.offline.sorting import failure
 from seedbed.runtime.llm.budget.limits import accounts_of
 from seedbed.runtime.llm.endpoints import CHAT, EMBEDDINGS
@@ -239,11 +239,15 @@ class Following:
         self, part: PartRow, results: Results, held: Held, found: Mapping[int, Answered]
     ) -> None:
         """Write some results, each once, with what they cost and what need not be held any more."""
+        if found:
+            rows = await self.job.bench.work.some(self.job.id, sorted(found))
+            lines = [results.of(row, found[row.number]) for row in rows]
+            await self._put(part, results, held, lines)
+
+    async def _put(
+        self, part: PartRow, results: Results, held: Held, lines: Sequence[LineTold]
+    ) -> None:
         job = self.job
-        if not found:
-            return
-        rows = await job.bench.work.some(job.id, sorted(found))
-        lines = [results.of(row, found[row.number]) for row in rows]
         spent = {line.result.number: line for line in lines}
         now = job.bench.wall()
         release, before = sum(line.worst for line in lines), held.amount
@@ -257,25 +261,37 @@ class Following:
         except RetryableError:
             held.amount = before  # it is written anew, and let go of then
             raise
-        except StoreRefusedError:
+        except StoreRefusedError as error:
             held.amount = before
-            if len(found) == 1:
-                raise
-            await self._write_each(part, results, held, found)
+            await self._put_each(part, results, held, lines, error)
             return
         job.bench.gateway.spent(accounts_of(job.identity))
         await job.bench.work.note(part, reserved=held.amount)
         for line in lines:
             await results.keep(line)
 
-    async def _write_each(
-        self, part: PartRow, results: Results, held: Held, found: Mapping[int, Answered]
+    async def _put_each(
+        self,
+        part: PartRow,
+        results: Results,
+        held: Held,
+        lines: Sequence[LineTold],
+        why: StoreRefusedError,
     ) -> None:
-        """Write what the database takes, before the batch fails for the rest."""
+        """Write what the database takes, and of the rest that it is refused; else the batch fails."""
+        if len(lines) <= 1:
+            (line,) = lines or (None,)
+            if line is None or line.answer is None:
+                raise why
+            log.warning("the answer to line %d is refused: %s", line.result.number, why)
+            self.job.bench.metrics.fault("database")
+            instead = failure(line.result.number, why, "provider", line.result.nanos)
+            await self._put(part, results, held, [replace(line, result=instead, answer=None)])
+            return
         refused: StoreRefusedError | None = None
-        for number, answered in found.items():
+        for line in lines:
             try:
-                await self._write(part, results, held, {number: answered})
+                await self._put(part, results, held, [line])
             except StoreRefusedError as error:
                 refused = error
         if refused is not None:

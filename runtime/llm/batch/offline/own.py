@@ -35,6 +35,7 @@ from seedbed.runtime.llm.prices import table_version
 from seedbed.runtime.llm.providers import Json, MalformedError
 from seedbed.runtime.store.batch_work import LineResult
 from seedbed.runtime.store.batches import LineRow
+from seedbed.runtime.store.ledger import Turn
 from seedbed.runtime.store.port import StoreRefusedError
 
 log = logging.getLogger(__name__)
@@ -44,12 +45,18 @@ LEASE = 1000.0
 """Seconds that money is held without another word: longer than a call takes."""
 MOST_PAID_FAILURES = 3
 """Failures of a line that may have cost something, before it is given up."""
+MOST_REFUSALS = 30
+"""Of a database that takes nothing, before the batch fails."""
 _LEAST = 16
 """Lines under way at least, where there are as many."""
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0
 _AGAIN = 1.0
 _FAREWELL = 10.0
 """Seconds that what was spent is written for, where the process is about to end."""
+
+
+class LineRefusedError(StoreRefusedError):
+    """The database refuses a line whose answer is paid for: to ask again would be paid for again."""
 
 
 @dataclass(slots=True)
@@ -253,19 +260,53 @@ class OwnWork:
         async with self._writing:
             self._held.until = now + LEASE
             turn = self._held.spend(job.budgets, job.identity, entries, release, now)
+            refused = 0
             while True:
                 try:
-                    if result is not None:
-                        await job.answered([result], lambda _: turn)
-                    else:
-                        await job.bench.work.charge(job.id, call.cost, turn)
-                        job.bench.metrics.charged(call.cost)
+                    await self._written(result, call.cost, turn)
                     break
                 except RetryableError as error:
                     log.warning("what a line has cost cannot be written yet: %s", error)
-                    await asyncio.sleep(_AGAIN)
+                except LineRefusedError:
+                    raise
+                except StoreRefusedError as error:
+                    # It may be the database as a whole: what is paid for is kept until it is well.
+                    log.warning("the database refuses what a line has cost: %s", error)
+                    job.bench.metrics.fault("database")
+                    refused += 1
+                    if refused > MOST_REFUSALS:
+                        raise LineRefusedError(error.message) from error
+                await asyncio.sleep(_AGAIN)
         if entries:
             job.bench.gateway.spent(accounts_of(job.identity))
+
+    async def _written(self, result: LineResult | None, cost: int, turn: Turn) -> None:
+        """Write an answer with its cost; where it is refused, the refusal in its place; or the cost alone.
+
+        Raises:
+            LineRefusedError: the cost is written, and nothing else of the line can be.
+        """
+        job, refused = self.job, None
+        if result is not None:
+            try:
+                await job.answered([result], lambda _: turn)
+            except StoreRefusedError as error:
+                refused = error
+            else:
+                return
+            try:
+                instead = failure(result.number, refused, "gateway", cost)
+                await job.answered([instead], lambda _: turn)
+            except StoreRefusedError as error:
+                log.warning("nor that a line's answer is refused can be written: %s", error)
+            else:
+                job.bench.metrics.fault("database")
+                log.warning("the answer to line %d is refused: %s", result.number, refused)
+                return
+        await job.bench.work.charge(job.id, cost, turn)
+        job.bench.metrics.charged(cost)
+        if refused is not None:
+            raise LineRefusedError(refused.message) from refused
 
 
 async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:

@@ -20,7 +20,7 @@ from seedbed.runtime.llm.batch.offline.counting import OfflineMetrics
 from seedbed.runtime.llm.batch.offline.ending import fail, finish, meets_its_end, tell
 from seedbed.runtime.llm.batch.offline.job import Bench, Job, Wall
 from seedbed.runtime.llm.batch.offline.lines import CANCELLED, FAILED
-from seedbed.runtime.llm.batch.offline.own import OwnWork
+from seedbed.runtime.llm.batch.offline.own import LineRefusedError, OwnWork
 from seedbed.runtime.llm.batch.offline.parts import Parts
 from seedbed.runtime.llm.batch.offline.provider_batches import ProviderBatches
 from seedbed.runtime.llm.batch.offline.quiet import Quiet
@@ -141,7 +141,8 @@ class OfflineWorker:
     async def _safely(self, bench: Bench, row: BatchRow, quiet: Quiet) -> None:
         """Work through a batch; where that fails for now, it is begun anew a while later.
 
-        Where the database refuses its work twice, the batch fails, and others go on.
+        Where the database refuses its work twice, or an answer that is paid for, the batch fails, and
+        others go on.
         """
         try:
             await self._serve(bench, row, quiet)
@@ -160,7 +161,7 @@ class OfflineWorker:
 
     async def _failed(self, bench: Bench, row: BatchRow, error: Exception) -> None:
         self.metrics.fault("database")
-        if row.id not in self._struck:
+        if row.id not in self._struck and not isinstance(error, LineRefusedError):
             # It may have been the database as a whole, which is well again by now.
             log.warning("batch %s is refused: %s", row.id, error)
             self._struck.add(row.id)
