@@ -7,7 +7,16 @@ from datetime import datetime
 from seedbed.controllers.conditions import Verdict, condition, ready, stalled, waiting
 from seedbed.controllers.deployment import selector_of, worker_deployment
 from seedbed.controllers.plan import Defaults, Observed, Plan, Raw
-from seedbed.controllers.reading import publish, read_spec, refused, status_of, told, withdraw
+from seedbed.controllers.reading import (
+    child_of,
+    publish,
+    read_spec,
+    refused,
+    seen,
+    status_of,
+    told,
+    withdraw,
+)
 from seedbed.crds.addresses import pool_setting
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.pool import PoolSpec
@@ -24,7 +33,7 @@ def reconcile(observed: Observed, now: datetime, defaults: Defaults) -> Plan:
     except InvalidError as error:
         return refused(pool, error, now)
     deployment = worker_deployment(pool, spec, defaults)
-    child = _child(observed.children, deployment["metadata"]["name"])
+    child = child_of(observed.children, "Deployment", deployment["metadata"]["name"])
     there = status_of(child)
     selector = ",".join(f"{name}={value}" for name, value in selector_of(observed.key.name).items())
     return told(
@@ -40,13 +49,6 @@ def reconcile(observed: Observed, now: datetime, defaults: Defaults) -> Plan:
         apply=(deployment,),
         effects=publish(observed, setting, spec),
     )
-
-
-def _child(children: tuple[Raw, ...], name: str) -> Raw:
-    for child in children:
-        if child["kind"] == "Deployment" and child["metadata"]["name"] == name:
-            return child
-    return {"metadata": {}}
 
 
 def _verdicts(spec: PoolSpec, child: Raw, workers: int) -> dict[str, Verdict]:
@@ -71,19 +73,13 @@ def _progress(spec: PoolSpec, child: Raw, workers: int) -> dict[str, Verdict]:
     failure, progress = condition(child, "ReplicaFailure"), condition(child, "Progressing")
     if pods < wanted and failure.get("status") == "True":
         return waiting("PodsRefused", f"{pods} of {wanted} pods ready: {failure.get('message')}")
-    if progress.get("reason") == "ProgressDeadlineExceeded" and _seen(child):
+    if progress.get("reason") == "ProgressDeadlineExceeded" and seen(child):
         return stalled("PodsStuck", f"{pods} of {wanted} pods ready: {progress.get('message')}")
     if pods < wanted:
         return waiting("PodsNotReady", f"{pods} of {wanted} pods ready")
-    current = there.get("updatedReplicas", 0) if _seen(child) else 0
+    current = there.get("updatedReplicas", 0) if seen(child) else 0
     if current < wanted or there.get("replicas", 0) > current:
         return waiting("RollingOut", f"{current} of {wanted} pods are as the Pool says now")
     if workers < expected:
         return waiting("WorkersNotRegistered", f"{workers} of {expected} workers registered")
     return ready("Available", f"{wanted} of {wanted} pods ready, {workers} workers registered")
-
-
-def _seen(child: Raw) -> bool:
-    """Whether Kubernetes' status of a child speaks of what is wanted of it now."""
-    newest: int = child["metadata"].get("generation", 0)
-    return bool(status_of(child).get("observedGeneration", 0) >= newest)

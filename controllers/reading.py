@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -42,6 +42,20 @@ def status_of(obj: Raw) -> Raw:
     """An object's status, {} where it has none yet."""
     found: Raw = obj.get("status") or {}
     return found
+
+
+def child_of(children: Sequence[Raw], kind: str, name: str) -> Raw:
+    """The child of a kind and a name; one without anything where there is none."""
+    for child in children:
+        if child["kind"] == kind and child["metadata"]["name"] == name:
+            return child
+    return {"metadata": {}}
+
+
+def seen(child: Raw) -> bool:
+    """Whether Kubernetes' status of a child speaks of what is wanted of it now."""
+    newest: int = child["metadata"].get("generation", 0)
+    return bool(status_of(child).get("observedGeneration", 0) >= newest)
 
 
 def publish(observed: Observed, key: str, spec: Model) -> tuple[Effect, ...]:

@@ -8,7 +8,16 @@ from typing import Any
 
 from seedbed.controllers.conditions import Verdict, ready, shortened, stalled, timestamp, waiting
 from seedbed.controllers.plan import Defaults, Observed, Plan, Raw
-from seedbed.controllers.reading import publish, read_spec, refused, status_of, told, withdraw
+from seedbed.controllers.reading import (
+    child_of,
+    publish,
+    read_spec,
+    refused,
+    seen,
+    status_of,
+    told,
+    withdraw,
+)
 from seedbed.controllers.seed_pods import (
     address_of,
     pods_name,
@@ -42,10 +51,11 @@ def reconcile(observed: Observed, now: datetime, defaults: Defaults) -> Plan:
     except InvalidError as error:
         return refused(layer, error, now)
     reports = _own(observed.seeds, layer, spec, now)
-    pods = _status_of(observed.children, pods_name(observed.key.name))
+    child = child_of(observed.children, "StatefulSet", pods_name(observed.key.name))
+    pods = status_of(child)
     return told(
         layer,
-        _verdicts(spec, pods, reports),
+        _verdicts(spec, child, reports),
         now,
         fields={
             "replicas": pods.get("replicas", 0),
@@ -78,28 +88,22 @@ def _own(
     return tuple(sorted(living, key=lambda report: (not report.trains, report.pod)))
 
 
-def _status_of(children: Sequence[Raw], name: str) -> Raw:
-    for child in children:
-        if child["kind"] == "StatefulSet" and child["metadata"]["name"] == name:
-            return child.get("status") or {}
-    return {}
-
-
-def _verdicts(spec: SeedLayerSpec, pods: Raw, reports: Sequence[SeedReport]) -> dict[str, Verdict]:
+def _verdicts(spec: SeedLayerSpec, child: Raw, reports: Sequence[SeedReport]) -> dict[str, Verdict]:
     suspended = Verdict(
         "True" if spec.suspend else "False",
         "Suspended" if spec.suspend else "Active",
         "spec.suspend is set" if spec.suspend else "spec.suspend is not set",
     )
     return {
-        **_overall(spec, pods, reports),
+        **_overall(spec, child, reports),
         "Progressing": _progressing(reports),
-        "Degraded": _degraded(spec, pods, reports),
+        "Degraded": _degraded(spec, status_of(child), reports),
         "Suspended": suspended,
     }
 
 
-def _overall(spec: SeedLayerSpec, pods: Raw, reports: Sequence[SeedReport]) -> dict[str, Verdict]:
+def _overall(spec: SeedLayerSpec, child: Raw, reports: Sequence[SeedReport]) -> dict[str, Verdict]:
+    pods = status_of(child)
     if spec.suspend:
         return ready("Suspended", "suspended: no pods, the checkpoints are kept")
     if spec.replicas == 0:
@@ -119,7 +123,21 @@ def _overall(spec: SeedLayerSpec, pods: Raw, reports: Sequence[SeedReport]) -> d
         return waiting("PodsSilent", "no pod has reported yet, or for a minute")
     if there < spec.replicas:
         return waiting("PodsNotReady", f"{there} of {spec.replicas} pods ready")
+    current = _current(child)
+    if current < spec.replicas:
+        told = f"{current} of {spec.replicas} pods are as the SeedLayer says now"
+        return waiting("RollingOut", told)
     return ready("Serving", f"{there} of {spec.replicas} pods serve")
+
+
+def _current(child: Raw) -> int:
+    """How many pods are of the newest version; none where Kubernetes has not seen it yet."""
+    pods = status_of(child)
+    if not seen(child):
+        return 0
+    if pods.get("updateRevision") == pods.get("currentRevision"):
+        return int(pods.get("replicas", 0))  # all are of one version
+    return int(pods.get("updatedReplicas", 0))
 
 
 def _progressing(reports: Sequence[SeedReport]) -> Verdict:

@@ -1,8 +1,12 @@
-"""A pod of a SeedLayer whose two processes train together, for tests: `python -m tests.seed_group_pod`."""
+"""A pod of a SeedLayer whose two processes train together, for tests: `python -m tests.seed_group_pod`.
+
+`spec.json` in its folder changes its spec; `told` there says why its phase is what it is.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -11,6 +15,7 @@ from pathlib import Path
 import torch
 
 from seedbed.runtime.bus.memory import MemoryBus
+from seedbed.runtime.seeds import server as server_module
 from seedbed.runtime.seeds.follower import SeedFollower
 from seedbed.runtime.seeds.group import Group
 from seedbed.runtime.seeds.launch import Launch, launch, this_command
@@ -33,12 +38,17 @@ async def serve(folder: Path) -> None:
     group = await asyncio.to_thread(Group, "sharded")
     pod, bus = Pod("team", "small", "u1", "small-seeds-0"), MemoryBus()
     if group.leads:
-        async with settings(spec_of(**SLOW)) as coordinator:
+        changed = folder / "spec.json"
+        own = json.loads(changed.read_text()) if changed.exists() else {}
+        server_module.RETRY = 0.2
+        async with settings(spec_of(**SLOW | own)) as coordinator:
             server = SeedServer(
                 pod=pod, bus=bus, coordinator=coordinator, checkpoints=str(folder),
                 environment={}, drain=10, group=group,
             )  # fmt: skip
+            telling = asyncio.ensure_future(tell(server, folder / "told"))
             await server.run("127.0.0.1", 0, stopping, lambda port: write(folder / "port", port))
+            telling.cancel()
         return
     follower = SeedFollower(
         group, pod=pod, bus=bus, checkpoints=str(folder), serves=False, drain=20
@@ -46,7 +56,15 @@ async def serve(folder: Path) -> None:
     await follower.run("127.0.0.1", 0, stopping, lambda _: None)
 
 
-def write(path: Path, value: int) -> None:
+async def tell(server: SeedServer, path: Path) -> None:
+    """Keep a file with the reason and the message of the pod's phase, until cancelled."""
+    while True:
+        progress = server.progress
+        write(path, f"{progress.phase} {progress.reason} {progress.message}")
+        await asyncio.sleep(0.05)
+
+
+def write(path: Path, value: object) -> None:
     """A file that is whole or not there."""
     beside = path.with_suffix(".new")
     beside.write_text(str(value))

@@ -15,7 +15,7 @@ from seedbed.runtime.bus.events import EventSettings
 from seedbed.runtime.bus.hearing import Listener, matches
 from seedbed.runtime.bus.memory_events import MEMORY_SETTINGS, MemoryEvents
 from seedbed.runtime.bus.patience import LOOK_EVERY, Patience
-from seedbed.runtime.bus.port import Delivery, Handler, Message, Pull
+from seedbed.runtime.bus.port import Delivery, Handler, Message, Pull, Unwanted
 
 QUEUE_LIMIT = 1_000_000
 DUPLICATE_SECONDS = 120.0
@@ -49,6 +49,7 @@ class _Queue:
         self.waiting: deque[_Item] = deque()
         self.held: set[_Item] = set()
         self.pullers: deque[_Puller] = deque()
+        self.open = 0  # how many may pull from it
         self._seen: set[str] = set()
         self._seen_before: set[str] = set()
         self._seen_since = time.monotonic()
@@ -251,7 +252,30 @@ class MemoryBus:
     @asynccontextmanager
     async def pull_work(self, queue: str, *, redeliver_after: float = 30.0) -> AsyncIterator[Pull]:
         """See the port."""
-        yield _Pull(self._queues[queue], redeliver_after)
+        kept = self._queues[queue]
+        kept.open += 1
+        try:
+            yield _Pull(kept, redeliver_after)
+        finally:
+            kept.open -= 1
+
+    async def queues(self) -> Sequence[str]:
+        """See the port."""
+        return tuple(self._queues)
+
+    async def drop_queue(self, queue: str, unwanted: Unwanted) -> bool:
+        """See the port."""
+        kept = self._queues.get(queue)
+        if kept is None or kept.pullers:
+            return False
+        for item in tuple(kept.waiting):
+            if await unwanted(item.payload) and item in kept.waiting:
+                kept.waiting.remove(item)
+        if kept.pullers or len(kept) or kept.open:
+            return False
+        kept.close()
+        del self._queues[queue]
+        return True
 
     async def request(self, address: str, payload: bytes, *, wait: float = 5.0) -> bytes:
         """See the port."""

@@ -23,6 +23,7 @@ from seedbed.runtime.bus.events import EventSettings
 from seedbed.runtime.bus.hearing import Listener
 from seedbed.runtime.bus.nats_client import PatientClient
 from seedbed.runtime.bus.nats_events import NatsEvents
+from seedbed.runtime.bus.nats_sweep import drop_queue, queues
 from seedbed.runtime.bus.nats_work import (
     ANSWER_SECONDS,
     Puller,
@@ -31,7 +32,7 @@ from seedbed.runtime.bus.nats_work import (
     drain,
     subject_of,
 )
-from seedbed.runtime.bus.port import Handler, Message, Pull
+from seedbed.runtime.bus.port import Handler, Message, Pull, Unwanted
 
 QUEUE_LIMIT = 1_000_000
 
@@ -127,6 +128,16 @@ class NatsBus:
             yield puller
         finally:
             await puller.close()
+
+    async def queues(self) -> Sequence[str]:
+        """See the port."""
+        with answering("queues"):
+            return await queues(self._work.stream)
+
+    async def drop_queue(self, queue: str, unwanted: Unwanted) -> bool:
+        """See the port."""
+        with answering(f"queue {queue}"):
+            return await drop_queue(self._work.stream, queue, unwanted)
 
     async def request(self, address: str, payload: bytes, *, wait: float = 5.0) -> bytes:
         """See the port."""

@@ -110,13 +110,14 @@ class WorkStream:
 
     Attributes:
         connected: set while the connection stands.
+        stream: what the server is asked about the stream through.
     """
 
     def __init__(self, client: Client, queue_limit: int) -> None:
         self.client = client
         self.connected = asyncio.Event()
         self._queue_limit = queue_limit
-        self._stream = client.jetstream(timeout=ANSWER_SECONDS)
+        self.stream = client.jetstream(timeout=ANSWER_SECONDS)
         self._acknowledged = Acknowledged(client)
         self._pullers: set[Puller] = set()
 
@@ -157,8 +158,8 @@ class WorkStream:
     async def ensure_queue(self, queue: str, redeliver_after: float) -> None:
         """Make the queue, and the stream, where they are missing."""
         config = ConsumerConfig(
-            name=_consumer(queue),
-            durable_name=_consumer(queue),
+            name=consumer_of(queue),
+            durable_name=consumer_of(queue),
             filter_subject=subject_of("work", queue),
             ack_policy=AckPolicy.EXPLICIT,
             ack_wait=redeliver_after,
@@ -167,10 +168,10 @@ class WorkStream:
             max_waiting=_MAX_WAITING,
         )
         try:
-            await self._stream.add_consumer(STREAM, config)
+            await self.stream.add_consumer(STREAM, config)
         except StreamNotFoundError:
             await self._ensure_stream()
-            await self._stream.add_consumer(STREAM, config)
+            await self.stream.add_consumer(STREAM, config)
 
     async def _ensure_stream(self) -> None:
         config = StreamConfig(
@@ -184,14 +185,15 @@ class WorkStream:
             max_msgs_per_subject=self._queue_limit,
         )
         try:
-            await self._stream.add_stream(config)
+            await self.stream.add_stream(config)
         except APIError as error:
             if error.err_code != _STREAM_DIFFERS:
                 raise
-            await self._stream.update_stream(config)
+            await self.stream.update_stream(config)
 
 
-def _consumer(queue: str) -> str:
+def consumer_of(queue: str) -> str:
+    """Name of a queue's consumer."""
     return queue.replace(".", "_")
 
 
@@ -308,7 +310,7 @@ class Puller:
         self._wanted, self._ended = most, ""
         with answering(f"queue {self._queue}"):
             await self._stream.client.publish(
-                f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{_consumer(self._queue)}",
+                f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{consumer_of(self._queue)}",
                 json.dumps(ask).encode(),
                 f"{self._inbox}.{self._request}",
             )

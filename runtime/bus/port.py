@@ -21,6 +21,10 @@ the future is cancelled where the requester gives up.
 """
 
 
+Unwanted = Callable[[bytes], Awaitable[bool]]
+"""Says whether nobody wants a work item any more."""
+
+
 class Delivery(Protocol):
     """One work item in a worker's hands."""
 
@@ -94,6 +98,20 @@ class Bus(Protocol):
 
         Any number of pullers, in any process, share a queue; each item goes to one of them, and to
         another one when it is neither acknowledged nor `working` for `redeliver_after` seconds.
+        """
+
+    async def queues(self) -> Sequence[str]:
+        """Names of the queues that somebody has opened and nobody has dropped."""
+
+    async def drop_queue(self, queue: str, unwanted: Unwanted) -> bool:
+        """Take items out of a queue, and the queue away where nothing is left; gives whether it went.
+
+        A queue that somebody pulls from, or that holds an item somebody wants, stays. What is put into one
+        that went is kept, for whoever opens it next.
+
+        Args:
+            queue: its name.
+            unwanted: asked of items, by their payload; the rest is asked next time where they are many.
         """
 
     async def request(self, address: str, payload: bytes, *, wait: float = 5.0) -> bytes:

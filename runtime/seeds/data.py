@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import itertools
 import math
+import zipfile
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from seedbed.crds.errors import InvalidError
+from seedbed.crds.errors import InvalidError, UnavailableError
 from seedbed.crds.seed_layer import DataSource
 from seedbed.crds.seed_policy import Training
-from seedbed.runtime.seeds.loading import called, local_copy
+from seedbed.runtime.seeds.fetching import address, is_pickle, local_copy, read_tensors, told
+from seedbed.runtime.seeds.loading import called
 from seedbed.runtime.seeds.tables import FORMATS, read_table
 from seedbed.runtime.seeds.training import Batch, Data
 
@@ -30,8 +32,12 @@ _HELD_OUT = 5
 """Every so manieth batch of callers is measured by, and never trained on."""
 _JUDGED = 1024
 _ARRAYS = ("inputs", "targets", "test_inputs", "test_targets")
-REFUSALS = (RuntimeError, TypeError, ValueError, IndexError)
+REFUSALS = (
+    RuntimeError, TypeError, ValueError, LookupError, ArithmeticError, AssertionError, AttributeError,
+)  # fmt: skip
 """What torch and a user's model raise for tensors that they cannot use."""
+_NO_NPZ = (*REFUSALS, OSError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What numpy and the archive below it raise for a file that is none."""
 
 
 class AbortedError(Exception):
@@ -67,16 +73,28 @@ def load_data(source: DataSource, training: Training, device: torch.device) -> D
 
     Raises:
         InvalidError: naming the field of `spec.data` that is wrong.
+        UnavailableError: the data do not come, or the device has no memory for them.
     """
-    if source.url is not None:
-        train, test = _read(source.url)
-    else:
-        assert source.entry is not None, "admission asks for exactly one source"
-        given = called(source.entry, source.arguments, "spec.data.entry")
-        if isinstance(given, Data):
-            return paced(given, training)
-        train, test = _four(given)
-    return paced(_as_data(train.to(device), test.to(device), training), training)
+    try:
+        if source.url is not None:
+            train, test = _read(source.url)
+        else:
+            assert source.entry is not None, "admission asks for exactly one source"
+            given = called(source.entry, source.arguments, "spec.data.entry")
+            if isinstance(given, Data):
+                return paced(_judging(given), training)
+            train, test = _four(given)
+        return paced(_as_data(train.to(device), test.to(device), training), training)
+    except torch.OutOfMemoryError as error:
+        raise UnavailableError("spec.data: the device has no memory for them") from error
+
+
+def _judging(data: Data) -> Data:
+    """What an entry point made itself, where it has something to measure by."""
+    held_out = data.held_out
+    if not isinstance(held_out, Sequence) or not all(isinstance(each, Batch) for each in held_out):
+        raise InvalidError("spec.data.entry", "held_out: expected a sequence of training.Batch")
+    return data
 
 
 def paced(data: Data, training: Training) -> Data:
@@ -88,11 +106,30 @@ def watched(data: Data, before: Callable[[], None]) -> Data:
     """The data; `before` is called ahead of each batch, and may give the epoch up."""
 
     def guarded(epoch: int) -> Iterator[Batch]:
-        for batch in data.train(epoch):
+        for batch in batches(data, epoch):
             before()
             yield batch
 
     return replace(data, train=guarded)
+
+
+def batches(data: Data, epoch: int) -> Iterator[Batch]:
+    """The batches of an epoch; the user's own code may give them.
+
+    Raises:
+        InvalidError: it fails, or gives something else.
+    """
+    try:
+        for batch in data.train(epoch):
+            if not isinstance(batch, Batch):
+                raise TypeError(f"expected a training.Batch, got a {type(batch).__name__}")
+            yield batch
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        # The user's own code: whatever it raises is the user's to mend.
+        what = f"the batches of epoch {epoch} fail with {type(error).__name__}: {told(error)}"
+        raise InvalidError("spec.data", what) from error
 
 
 def as_numbers(inputs: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
@@ -120,20 +157,30 @@ def check_loss(data: Data, answer: Tensor, target: Tensor) -> float:
         raise InvalidError("targets", f"the loss refuses them: {said(error)}") from error
 
 
-def check_fit(module: nn.Module, data: Data) -> None:
+def check_fit(
+    answers: Callable[[Batch], Any], data: Data, epoch: int = 0, *, thorough: bool = False
+) -> None:
     """That a model and its loss take the first batch and those that are measured by.
+
+    Args:
+        answers: the model's answer to a batch.
+        data: to learn from.
+        epoch: whose batches are tried.
+        thorough: all of them.
 
     Raises:
         InvalidError: they do not, and an epoch would fail with this.
     """
-    first = itertools.islice(data.train(0), 1)
+    some = itertools.islice(batches(data, epoch), None if thorough else 1)
     with torch.inference_mode():
-        for batch in itertools.chain(first, data.held_out):
+        for batch in itertools.chain(some, data.held_out):
             try:
-                answer = module(*batch.inputs)
+                answer = answers(batch)
+            except torch.OutOfMemoryError:
+                raise
             except REFUSALS as error:
-                told = f"the model refuses the inputs: {said(error)}"
-                raise InvalidError("spec.data", told) from error
+                what = f"the model refuses the inputs: {said(error)}"
+                raise InvalidError("spec.data", what) from error
             # A GPU would not survive a class that does not exist.
             near = data.loss is functional.cross_entropy and isinstance(answer, Tensor)
             target = batch.target.cpu() if near else batch.target
@@ -160,24 +207,34 @@ def _four(given: Any) -> tuple[Arrays, Arrays]:
         raise InvalidError(
             field, "expected four tensors: inputs, targets, test inputs, test targets"
         )
-    return _checked(dict(zip(_ARRAYS, map(torch.as_tensor, given), strict=True)), field)
+    try:
+        tensors = [torch.as_tensor(each) for each in given]
+    except REFUSALS as error:
+        raise InvalidError(field, f"expected four tensors: {said(error)}") from error
+    return _checked(dict(zip(_ARRAYS, tensors, strict=True)), field)
 
 
 def _read(url: str) -> tuple[Arrays, Arrays]:
     field = "spec.data.url"
     with local_copy(url, field) as path:
-        try:
-            if path.suffix in FORMATS:
-                arrays = read_table(path, field)
-            elif path.suffix == ".npz":
-                with np.load(path, allow_pickle=False) as found:
-                    arrays = {name: torch.from_numpy(found[name]) for name in found.files}
-            else:
-                arrays = load_file(path)
-        except (SafetensorError, ValueError, OSError) as error:
-            known = "safetensors nor npz, and does not end in .csv or .jsonl"
-            raise InvalidError(field, f"is neither {known}: {error}") from error
+        if path.suffix in FORMATS:
+            arrays = read_table(path, field)
+        elif path.suffix == ".npz":
+            arrays = _read_npz(path, field, url)
+        else:
+            arrays = read_tensors(path, field, url, "; .npz, .csv and .jsonl are known by ending")
     return _checked(arrays, field)
+
+
+def _read_npz(path: Path, field: str, url: str) -> dict[str, Tensor]:
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            return {name: torch.from_numpy(found[name]) for name in found.files}
+    except _NO_NPZ as error:
+        what = "a pickle, which is never loaded" if is_pickle(path) else told(error, url)
+        raise InvalidError(
+            field, f"expected an npz file of numbers at {address(url)}, and found {what}"
+        ) from error
 
 
 def _checked(arrays: Mapping[str, Tensor], field: str) -> tuple[Arrays, Arrays]:
@@ -190,8 +247,10 @@ def _checked(arrays: Mapping[str, Tensor], field: str) -> tuple[Arrays, Arrays]:
             raise InvalidError(field, f"{name} and its targets: expected arrays with rows")
         if part.route is not None and len(part.route) != len(part):
             raise InvalidError(field, f"expected a route for each row of {name}")
-        if part.inputs.is_floating_point() and not bool(part.inputs.isfinite().all()):
-            raise InvalidError(field, f"{name}: expected finite numbers")
+        targets = name.replace("inputs", "targets")
+        for which, numbers in ((name, part.inputs), (targets, part.targets)):
+            if not bool(numbers.isfinite().all()):
+                raise InvalidError(field, f"{which}: expected finite numbers")
         if len(part) == 0 or len(part) != len(part.targets):
             expected = f"{name} needs a target for each of its rows, and at least one row"
             raise InvalidError(field, expected)

@@ -14,7 +14,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from seedbed.crds.errors import InvalidError, SeedbedError
+from seedbed.crds.errors import InvalidError, NotFoundError, SeedbedError
 from seedbed.crds.seed_layer import SeedLayerSpec
 from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.seeds import checkpoint
@@ -28,7 +28,7 @@ from seedbed.runtime.seeds.places import CheckpointPlace
 from seedbed.runtime.seeds.policy import Decision
 from seedbed.runtime.seeds.progress import Progress
 from seedbed.runtime.seeds.reporting import Pod, Reporter
-from seedbed.runtime.seeds.shards import agree, store_shard
+from seedbed.runtime.seeds.shards import store_shard, told_by_all
 from seedbed.runtime.seeds.threads import aside
 from seedbed.runtime.telemetry.health import serving_app
 
@@ -44,6 +44,7 @@ class Obedient:
 
     def __init__(self, group: Group, place: CheckpointPlace) -> None:
         self.host: Host | None = None
+        self._refused = ""
         self._group, self._place = group, place
 
     def obey(self, changed: Callable[[], None]) -> None:
@@ -63,6 +64,8 @@ class Obedient:
                 case "apply":
                     moves = [Decision.unpacked(each) for each in told.about["decisions"]]
                     self._loaded.model.apply(moves)
+                case "data":
+                    self._loaded.take_data()
                 case "save":
                     self._save(told)
                 case "ask":
@@ -77,24 +80,30 @@ class Obedient:
         return self.host
 
     def _load(self, told: Told) -> None:
-        self.host = None
+        self.host, self._refused = None, ""
         spec = SeedLayerSpec.model_validate_json(told.about["spec"])
         try:
             self.host = Host.made(spec, Features(**told.about["features"]), self._group)
+        except GroupLostError:
+            raise
         except SeedbedError as error:
-            _log.error("%s", error, extra={"code": error.code})
+            self._fails(error)
+
+    def _fails(self, error: SeedbedError) -> None:
+        _log.error("%s", error, extra={"code": error.code})
+        self._refused = error.message
 
     def _take(self, told: Told) -> None:
-        number, host, failed = told.about["number"], self.host, self.host is None
+        number, host = told.about["number"], self.host
         if host is not None and number:
             try:
-                failed = not host.resume(self._place, number)
+                if not host.resume(self._place, number):
+                    self._fails(NotFoundError("checkpoint", str(number)))
             except GroupLostError:
                 raise
             except SeedbedError as error:
-                _log.error("%s", error, extra={"code": error.code})
-                failed = True
-        if agree(self._group, failed=failed):
+                self._fails(error)
+        if any(told_by_all(self._group, self._refused)):
             self.host = None
 
     def _epoch(self, told: Told) -> None:

@@ -7,43 +7,34 @@ read: decisions and checkpoints that are loaded. An epoch of training runs besid
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seedbed.crds.errors import InvalidError, SeedbedError, UnavailableError
 from seedbed.crds.seed_layer import SeedLayerSpec
 from seedbed.runtime.seeds import checkpoint
+from seedbed.runtime.seeds.answering import Answer, answered, digest, plain_answer
 from seedbed.runtime.seeds.attach import attach
 from seedbed.runtime.seeds.begun import SHAPE, as_begun, former_spec
-from seedbed.runtime.seeds.data import (
-    REFUSALS,
-    AbortedError,
-    as_numbers,
-    check_fit,
-    load_data,
-    paced,
-    said,
-    watched,
-)
+from seedbed.runtime.seeds.data import REFUSALS, AbortedError, paced, said, watched
 from seedbed.runtime.seeds.features import Features
+from seedbed.runtime.seeds.fitting import fitting_data, refused_elsewhere, restarted
 from seedbed.runtime.seeds.group import Alone, GroupLostError
 from seedbed.runtime.seeds.loading import load_model
 from seedbed.runtime.seeds.model import SeededModel
 from seedbed.runtime.seeds.places import CheckpointPlace, Kept
 from seedbed.runtime.seeds.policy import Decision
-from seedbed.runtime.seeds.shards import agree, store_shard
+from seedbed.runtime.seeds.shards import store_shard
 from seedbed.runtime.seeds.telemetry import Telemetry
 from seedbed.runtime.seeds.threads import aside
 from seedbed.runtime.seeds.training import Data
@@ -53,17 +44,20 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a forward pass gave: the output on the CPU, and the seconds it took to compute.
-
-    Attributes:
-        inputs: as the model took them, see `as_numbers`.
-    """
-
-    output: Tensor
-    seconds: float
-    inputs: tuple[Tensor, ...]
+def _model_of_all(spec: SeedLayerSpec, group: Alone) -> nn.Module:
+    """The model, where every process of the group could load it."""
+    module: nn.Module | None = None
+    refused: SeedbedError | None = None
+    try:
+        module = load_model(spec.model, group.device)
+    except SeedbedError as error:
+        refused = error
+    elsewhere = refused_elsewhere(group, "" if refused is None else refused.message)
+    if module is None or elsewhere is not None:
+        failed = refused or elsewhere
+        assert failed is not None
+        raise failed
+    return module
 
 
 _Asked = tuple[Sequence[Tensor], Tensor | None, "Future[Answer]"]
@@ -99,7 +93,7 @@ class Host:
         self.model, self.features, self.data = model, features, data
         self.group, self.spec = model.group, spec
         self.refused: InvalidError | None = None
-        self.unfit: InvalidError | None = None
+        self.unfit: SeedbedError | None = None
         self.resumed: Kept | None = None
         self.resumed_digest = ""
         self.extra: Mapping[str, str] = {}
@@ -159,40 +153,50 @@ class Host:
 
     @classmethod
     def made(cls, spec: SeedLayerSpec, features: Features, group: Alone) -> Host:
-        """Load and attach, as every process of a group does.
+        """Load and attach, as every process of a group does at once.
 
         Raises:
             InvalidError, PackageMissingError: what is wrong with the spec.
+            UnavailableError: the weights do not come, or the device has no memory for the model.
         """
-        device = group.device
-        module = load_model(spec.model, device)
+        module = _model_of_all(spec, group)
         data: Data | None = None
-        unfit: InvalidError | None = None
+        unfit: SeedbedError | None = None
         if spec.data is not None:
-            try:
-                data = load_data(spec.data, spec.training, device)
-                check_fit(module, data)
-            except InvalidError as error:
-                if group.size > 1:
-                    raise  # all have to have the same
-                data, unfit = None, error
+            data, unfit = fitting_data(
+                lambda batch: module(*batch.inputs), spec, group, thorough=restarted()
+            )
         example = data.held_out[0].inputs if data is not None and data.held_out else None
-        model = attach(module, attach_spec(spec), features, example=example, group=group)
+        try:
+            model = attach(module, attach_spec(spec), features, example=example, group=group)
+        except InvalidError as error:
+            if unfit is not None and error.field == "layers":  # the data would have told the widths
+                raise unfit from error
+            raise
         host = cls(model, features, data, spec)
         host.unfit = unfit
         return host
 
     async def look_for_data(self) -> None:
-        """Load the data of the spec once more; `unfit` says whether they are there now."""
-        assert self.spec is not None
-        assert self.spec.data is not None
-        try:
-            self.data = await aside(
-                load_data, self.spec.data, self.spec.training, self.model.device
-            )
-            self.unfit = None
-        except InvalidError as error:
-            self.unfit = error
+        """Load the data of the spec once more, in every process; `unfit` says whether all can use them."""
+
+        def look() -> None:
+            self.group.tell("data", {})
+            self.take_data()
+
+        await asyncio.get_running_loop().run_in_executor(self._training, look)
+
+    def take_data(self) -> None:
+        """See `look_for_data`: what every process does."""
+        if self.spec is None or self.spec.data is None:
+            return
+        self.data, self.unfit = fitting_data(
+            lambda batch: plain_answer(self.model, batch),
+            self.spec,
+            self.group,
+            self.model.epoch,
+            thorough=True,
+        )
 
     async def close(self) -> None:
         """Give up an epoch that runs, and end the threads."""
@@ -207,11 +211,8 @@ class Host:
             self.resume(place)
         number = 0 if self.resumed is None else self.resumed.number
         self.group.tell("take", {"number": number})
-        if agree(self.group):
-            raise UnavailableError(
-                "another process of the group could not load the model, or does not see checkpoint "
-                f"{number}: its log says why"
-            )
+        if elsewhere := refused_elsewhere(self.group, ""):
+            raise UnavailableError(f"the group cannot go on from checkpoint {number}: {elsewhere}")
 
     def resume(self, place: CheckpointPlace, number: int | None = None) -> bool:
         """Take the newest checkpoint over where there is a newer one, or a certain one; whether it did."""
@@ -277,23 +278,8 @@ class Host:
                 given.set_exception(error)
 
     def pass_through(self, inputs: Sequence[Tensor], route: Tensor | None) -> Answer:
-        """One forward pass, now; see `answer`."""
-        device = self.model.device
-        seeds = None if route is None else route.to(device)
-        refused: Exception | None = None
-        for given in as_numbers(inputs):
-            began = time.perf_counter()
-            try:
-                found = self.model.forward(*(each.to(device) for each in given), route=seeds)
-                output = _tensor(found).float().cpu()
-            except torch.OutOfMemoryError as error:
-                raise UnavailableError("the device has no memory left for this batch") from error
-            except REFUSALS as error:
-                refused = refused or error
-            else:
-                return Answer(output, time.perf_counter() - began, given)
-        assert refused is not None
-        raise InvalidError("inputs", f"the model refuses them: {said(refused)}") from refused
+        """One forward pass, now; see `answered`."""
+        return answered(self.model, inputs, route)
 
     async def epoch(self, data: Data, count: Callable[[], None]) -> Telemetry:
         """Train for one epoch; `count` is called, in another thread, for each batch.
@@ -319,14 +305,19 @@ class Host:
             try:
                 return self.model.train_epoch(watched(data, before))
             except torch.OutOfMemoryError as error:
-                raise UnavailableError(
+                failed: SeedbedError = UnavailableError(
                     "the device has no memory left to learn from a batch"
-                ) from error
+                )
+                failed.__cause__ = error
+            except InvalidError as error:
+                failed = error
             except REFUSALS as error:
                 told = f"an epoch failed with {type(error).__name__}: {said(error)}"
-                if self.group.size > 1:
-                    raise GroupLostError(told) from error
-                raise InvalidError("spec.data", told) from error
+                failed = InvalidError("spec.data", told)
+                failed.__cause__ = error
+            if self.group.size > 1:  # the others are in the middle of it
+                raise GroupLostError(failed.message) from failed
+            raise failed
 
         return await asyncio.get_running_loop().run_in_executor(self._training, train)
 
@@ -381,31 +372,5 @@ class Host:
         return await loop.run_in_executor(self._serving, function, *arguments)
 
     def digest(self) -> str:
-        """A hash of every tensor that a checkpoint holds: the same where they are the same bit for bit.
-
-        Of sharded seeds the weights that are here.
-        """
-        model = self.model
-        tensors = {f"state.{name}": one for name, one in model.state.tensors().items()}
-        tensors |= {f"optimiser.{name}": one for name, one in model.optimiser.tensors().items()}
-        for at, layer in enumerate(model.layers):
-            tensors |= {
-                f"layer.{at}.down": layer.down.detach(),
-                f"layer.{at}.up": layer.up.detach(),
-            }
-        found = hashlib.sha256()
-        for name, tensor in sorted(tensors.items()):
-            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            found.update(tensor.contiguous().cpu().view(torch.uint8).numpy().tobytes())
-        return found.hexdigest()
-
-
-def _tensor(found: Any) -> Tensor:
-    """The tensor that a model gave, alone or first of several."""
-    if isinstance(found, Mapping):
-        found = next(iter(found.values()))
-    while isinstance(found, tuple | list):
-        found = found[0]
-    if not isinstance(found, Tensor):
-        raise TypeError(f"the model gave a {type(found).__name__} and no tensor")
-    return found
+        """A hash of all that was learnt; see `answering.digest`."""
+        return digest(self.model)

@@ -48,12 +48,14 @@ class Pass:
         route: seed of each token or sequence, where the routing is by token; -1 for none.
         sums: takes the telemetry of each layer's seeds by the layer's name, where it is wanted.
         plans: what the kernels know of the route, so that layers of one pass sort it once.
+        plain: whether only the host answers, with no seed and no other process asked.
     """
 
     view: View = View.SERVING
     route: Tensor | None = None
     sums: dict[str, Tensor] | None = None
     plans: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
+    plain: bool = False
 
     def plan(self, route: Tensor, x: Tensor, seeds: int) -> Tensor:
         """The plan of the route for a layer's input."""
@@ -229,7 +231,7 @@ class SeededLayer(nn.Module):
         """The host's answer, adapted by the seeds that act."""
         given = self.host(*args, **kwargs)
         now = PASS.get()
-        if not self.acts[now.view] and now.sums is None:
+        if now.plain or (not self.acts[now.view] and now.sums is None):
             return given
         if isinstance(given, tuple):
             return (self._adapted(args, given[0], now), *given[1:])

@@ -7,20 +7,16 @@ names the field of the spec.
 from __future__ import annotations
 
 import importlib
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
-from seedbed.crds.errors import InvalidError, TerminalError
+from seedbed.crds.errors import InvalidError, TerminalError, UnavailableError
 from seedbed.crds.seed_layer import ModelSource
+from seedbed.runtime.seeds.fetching import local_copy, read_tensors, told
 
 
 class PackageMissingError(TerminalError):
@@ -48,18 +44,25 @@ def load_model(source: ModelSource, device: torch.device) -> nn.Module:
     Raises:
         InvalidError: naming the field of `spec.model` that is wrong.
         PackageMissingError: a folder, and an image without transformers.
+        UnavailableError: the weights do not come, or the device has no memory for the model.
     """
+    try:
+        return _loaded(source).to(device).eval()
+    except torch.OutOfMemoryError as error:
+        raise UnavailableError("spec.model: the device has no memory for the model") from error
+
+
+def _loaded(source: ModelSource) -> nn.Module:
     if source.folder is not None:
-        module = _from_folder(source.folder)
-    else:
-        assert source.entry is not None, "admission asks for exactly one source"
-        module = called(source.entry, source.arguments, "spec.model.entry")
-        if not isinstance(module, nn.Module):
-            kind = type(module).__name__
-            raise InvalidError("spec.model.entry", f"gave a {kind}, expected a torch module")
-        if source.weights is not None:
-            _load_weights(module, source.weights)
-    return module.to(device).eval()
+        return _from_folder(source.folder)
+    assert source.entry is not None, "admission asks for exactly one source"
+    module = called(source.entry, source.arguments, "spec.model.entry")
+    if not isinstance(module, nn.Module):
+        kind = type(module).__name__
+        raise InvalidError("spec.model.entry", f"gave a {kind}, expected a torch module")
+    if source.weights is not None:
+        _load_weights(module, source.weights)
+    return module
 
 
 def called(entry: str, arguments: Mapping[str, Any], field: str) -> Any:
@@ -71,9 +74,13 @@ def called(entry: str, arguments: Mapping[str, Any], field: str) -> Any:
     function = found(entry, field)
     try:
         return function(**arguments)
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:
         # The user's own code: whatever it raises is the user's to mend, and no defect of ours.
-        raise InvalidError(field, f"{entry} failed with {type(error).__name__}: {error}") from error
+        raise InvalidError(
+            field, f"{entry} failed with {type(error).__name__}: {told(error)}"
+        ) from error
 
 
 def found(entry: str, field: str) -> Callable[..., Any]:
@@ -92,43 +99,21 @@ def found(entry: str, field: str) -> Callable[..., Any]:
     except Exception as error:
         # As above: importing runs the user's code.
         raise InvalidError(
-            field, f"{module} failed with {type(error).__name__}: {error}"
+            field, f"{module} failed with {type(error).__name__}: {told(error)}"
         ) from error
     if not callable(function):
         raise InvalidError(field, f"{entry} is no function")
     return function  # type: ignore[no-any-return]  # callable, which is all that is asked of it
 
 
-@contextmanager
-def local_copy(url: str, field: str) -> Iterator[Path]:
-    """A file that fsspec knows as a file of this machine, while the context is open.
-
-    Raises:
-        InvalidError: it cannot be read.
-    """
-    try:
-        if "://" not in url:
-            if not Path(url).is_file():
-                raise InvalidError(field, f"there is no file {url}")
-            yield Path(url)
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            target = Path(folder) / url.rpartition("/")[2]
-            filesystem, path = fsspec.core.url_to_fs(url)
-            filesystem.get_file(path, str(target))
-            yield target
-    except (OSError, ImportError, ValueError) as error:
-        raise InvalidError(field, f"{url} cannot be read: {error}") from error
-
-
 def _load_weights(module: nn.Module, url: str) -> None:
     field = "spec.model.weights"
     with local_copy(url, field) as path:
-        try:
-            module.load_state_dict(load_file(path))
-        except (SafetensorError, RuntimeError) as error:
-            told = " ".join(str(error).split())
-            raise InvalidError(field, f"does not fit the model: {told:.400}") from error
+        tensors = read_tensors(path, field, url)
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise InvalidError(field, f"does not fit the model: {told(error)}") from error
 
 
 def _from_folder(folder: str) -> nn.Module:
@@ -143,7 +128,11 @@ def _from_folder(folder: str) -> nn.Module:
         loaded = transformers.AutoModel.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
         )
-    except (OSError, ValueError) as error:
-        raise InvalidError(field, f"cannot be loaded: {error}") from error
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        # Of another package, for files of the user: what it raises for wrong ones has no root of its own.
+        what = f"expected a model of Hugging Face with safetensors files in {folder}"
+        raise InvalidError(field, f"{what}: {type(error).__name__}: {told(error)}") from error
     module: nn.Module = loaded
     return module

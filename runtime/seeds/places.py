@@ -13,14 +13,19 @@ import logging
 import re
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import fsspec
 
-from seedbed.crds.errors import FencedError, InvalidError, UnavailableError
+from seedbed.crds.errors import FencedError, InvalidError, SeedbedError, UnavailableError
+from seedbed.runtime.seeds.fetching import address, told
 
+_FIELD = "spec.checkpoint"
 _CLAIM = "trainer"
 _NAME = re.compile(r"seeds-(\d{10})\.safetensors")
 _log = logging.getLogger(__name__)
@@ -43,13 +48,52 @@ class CheckpointPlace:
     """
 
     def __init__(self, url: str, folder: str) -> None:
-        try:
-            self._files, path = fsspec.core.url_to_fs(url)
-        except (ImportError, ValueError) as error:
-            raise InvalidError("spec.checkpoint.url", f"{url} cannot be used: {error}") from error
-        self._folder = f"{path.rstrip('/')}/{folder}"
-        self._local = "file" in self._files.protocol
+        self._url, self._below = url, folder
         self._claim = ""
+
+    @cached_property
+    def _place(self) -> tuple[Any, str]:
+        """The file system and the folder in it; found when it is first asked for."""
+        try:
+            files, path = fsspec.core.url_to_fs(self._url)
+        except Exception as error:  # packages behind fsspec raise errors of their own
+            raise InvalidError(
+                _FIELD, f"{address(self._url)} cannot be used: {told(error, self._url)}"
+            ) from error
+        return files, f"{path.rstrip('/')}/{self._below}"
+
+    @property
+    def _files(self) -> Any:
+        return self._place[0]
+
+    @property
+    def _folder(self) -> str:
+        return self._place[1]
+
+    @property
+    def _local(self) -> bool:
+        return "file" in self._files.protocol
+
+    @contextmanager
+    def _asking(
+        self, what: str, kind: type[Exception] = Exception, *, may_go: bool = False
+    ) -> Iterator[None]:
+        """Whatever goes wrong with the place is one error: packages behind fsspec have their own.
+
+        Args:
+            what: cannot be done then.
+            kind: of what the place may raise.
+            may_go: whether a file that is not there is left to the caller.
+        """
+        try:
+            yield
+        except SeedbedError:
+            raise
+        except kind as error:
+            if may_go and isinstance(error, FileNotFoundError):
+                raise
+            where, why = address(self._url), told(error, self._url)
+            raise UnavailableError(f"{_FIELD}: {what} at {where}: {why}") from error
 
     def claim(self) -> None:
         """Fence off whoever wrote here until now; a second call does nothing.
@@ -60,11 +104,9 @@ class CheckpointPlace:
         if self._claim:
             return
         claim = f"{_number(self._claimed()) + 1} {uuid.uuid4()}"
-        try:
+        with self._asking("checkpoints cannot be claimed"):
             self._files.makedirs(self._folder, exist_ok=True)
             self._files.pipe_file(f"{self._folder}/{_CLAIM}", claim.encode())
-        except OSError as error:
-            raise UnavailableError(f"checkpoints cannot be claimed: {error}") from error
         self._claim = claim
 
     def check_claim(self) -> None:
@@ -81,12 +123,9 @@ class CheckpointPlace:
             raise FencedError(what, _number(self._claim), _number(found))
 
     def _claimed(self) -> str:
-        try:
-            found: bytes = self._files.cat_file(f"{self._folder}/{_CLAIM}")
-        except FileNotFoundError:
-            return ""
-        except OSError as error:
-            raise UnavailableError(f"checkpoints cannot be read: {error}") from error
+        found = b""
+        with self._asking("checkpoints cannot be read"), suppress(FileNotFoundError):
+            found = self._files.cat_file(f"{self._folder}/{_CLAIM}")
         return found.decode(errors="replace")
 
     def kept(self) -> list[Kept]:
@@ -95,13 +134,10 @@ class CheckpointPlace:
         Raises:
             UnavailableError: the place does not answer.
         """
-        try:
+        names: list[str] = []
+        with self._asking("checkpoints cannot be listed"), suppress(FileNotFoundError):
             self._files.invalidate_cache()
             names = self._files.ls(self._folder, detail=False)
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise UnavailableError(f"checkpoints cannot be listed: {error}") from error
         found = [
             Kept(int(match[1]), name)
             for name in names
@@ -120,23 +156,11 @@ class CheckpointPlace:
         Raises:
             UnavailableError: the place does not take it.
         """
-        name = f"{self._folder}/seeds-{number:010d}.safetensors"
-        try:
-            self._files.makedirs(self._folder, exist_ok=True)
-            if self._local:
-                write(Path(name))
-                size = Path(name).stat().st_size
-            else:
-                with tempfile.TemporaryDirectory() as folder:
-                    file = Path(folder) / "seeds.safetensors"
-                    write(file)
-                    self._files.put_file(str(file), name)
-                    size = file.stat().st_size
+        size = self._put(f"seeds-{number:010d}.safetensors", write)
+        with self._asking("old checkpoints cannot be removed"):
             for old in self.kept()[keep:]:
                 for path in (old.path, *self._shards(old)):
                     self._files.rm_file(path)
-        except OSError as error:
-            raise UnavailableError(f"a checkpoint cannot be written: {error}") from error
         return size
 
     def store_shard(
@@ -147,19 +171,22 @@ class CheckpointPlace:
         Raises:
             UnavailableError: the place does not take it.
         """
-        name = f"{self._folder}/seeds-{number:010d}.{shard}-of-{shards}.safetensors"
-        try:
+        return self._put(f"seeds-{number:010d}.{shard}-of-{shards}.safetensors", write)
+
+    def _put(self, name: str, write: Callable[[Path], None]) -> int:
+        """Write a file; gives its bytes."""
+        failed = "a checkpoint cannot be written"
+        with self._asking(failed):
             self._files.makedirs(self._folder, exist_ok=True)
-            if self._local:
-                write(Path(name))
-                return Path(name).stat().st_size
-            with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder) / "shard.safetensors"
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(self._folder if self._local else folder) / name
+            with self._asking(failed, OSError):
                 write(file)
-                self._files.put_file(str(file), name)
-                return file.stat().st_size
-        except OSError as error:
-            raise UnavailableError(f"a shard cannot be written: {error}") from error
+                size = file.stat().st_size
+            if not self._local:
+                with self._asking(failed):
+                    self._files.put_file(str(file), f"{self._folder}/{name}")
+        return size
 
     def _shards(self, kept: Kept) -> list[str]:
         """The paths of a checkpoint's shards."""
@@ -185,21 +212,23 @@ class CheckpointPlace:
                 )
             except FileNotFoundError:
                 continue  # a newer one has taken its place
-            except OSError as error:
-                raise UnavailableError(f"a checkpoint cannot be read: {error}") from error
             else:
                 return kept
         return None
 
     def _read(self, kept: Kept, read: Callable[[Path], None]) -> None:
+        failed = "a checkpoint cannot be read"
         if self._local:
-            read(Path(kept.path))
+            with self._asking(failed, OSError, may_go=True):
+                read(Path(kept.path))
             return
         with tempfile.TemporaryDirectory() as folder:
             for path in (*self._shards(kept), kept.path):
                 file = Path(folder) / path.rpartition("/")[2]
-                self._files.get_file(path, str(file))
-            read(file)
+                with self._asking(failed, may_go=True):
+                    self._files.get_file(path, str(file))
+            with self._asking(failed, OSError):
+                read(file)
 
 
 def _number(claim: str) -> int:

@@ -286,22 +286,23 @@ class SeedServer:
     async def _train(self, host: Host, trainer: Trainer, over: asyncio.Event) -> None:
         """Train until it is over; an epoch that takes too long then is given up.
 
-        Where the data turn out to be unfit, what was learnt so far is served on.
+        Where the data turn out to be unfit, what was learnt so far is served on, and they are looked for
+        again: every batch of them is tried before training goes on.
         """
-        await self._await_data(host, over)
-        training = asyncio.ensure_future(trainer.run(over))
-        try:
-            while not training.done() and not over.is_set():
-                await _unless(over, asyncio.wait({training}))
-            await asyncio.wait({training}, timeout=self._drain * _SHARE)
-            host.abort()
-            await training
-        except InvalidError as error:
-            _log.error("%s", error, extra={"code": error.code})
-            self.progress.serve_only(error)
-            await over.wait()
-        finally:
-            training.cancel()
+        while not over.is_set():
+            await self._await_data(host, over)
+            training = asyncio.ensure_future(trainer.run(over))
+            try:
+                while not training.done() and not over.is_set():
+                    await _unless(over, asyncio.wait({training}))
+                if not training.done():
+                    await asyncio.wait({training}, timeout=self._drain * _SHARE)
+                    host.abort()
+                await training
+            except InvalidError as error:
+                host.data, host.unfit = None, error
+            finally:
+                training.cancel()
 
     async def _follow(self, host: Host, over: asyncio.Event) -> None:
         """Serve what the first pod has checkpointed."""

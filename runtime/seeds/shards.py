@@ -12,6 +12,8 @@ from seedbed.runtime.seeds.group import Alone
 from seedbed.runtime.seeds.model import SeededModel
 from seedbed.runtime.seeds.places import CheckpointPlace
 
+_WORDS = 512
+"""Bytes of what each may say."""
 _log = logging.getLogger(__name__)
 
 
@@ -44,3 +46,12 @@ def agree(group: Alone, *, failed: bool = False) -> int:
     found = torch.tensor([int(failed)])
     group.add([found])
     return int(found)
+
+
+def told_by_all(group: Alone, words: str) -> list[str]:
+    """What each process of the group says, the first one's first; every one asks this and tells its own."""
+    mine = words.encode()[:_WORDS]
+    rows = torch.zeros(group.size, _WORDS, dtype=torch.int32)
+    rows[group.rank, : len(mine)] = torch.tensor(list(mine), dtype=torch.int32)
+    group.add([rows])
+    return [bytes(row[row > 0].tolist()).decode(errors="ignore") for row in rows]

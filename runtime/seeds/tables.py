@@ -48,7 +48,7 @@ def read_table(path: Path, field: str) -> dict[str, Tensor]:
         with path.open(encoding="utf-8", newline="") as file:
             for number, row in lines(file):  # noqa: B007 - for the error
                 rows.append(_checked(row, rows[0] if rows else row))
-    except (ValueError, csv.Error) as error:
+    except (ValueError, TypeError, ArithmeticError, RecursionError, csv.Error) as error:
         raise InvalidError(field, f"line {number} or the one after it: {error}") from error
     return _arrays(rows)
 
@@ -59,7 +59,7 @@ def _arrays(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         part = [row for at, row in enumerate(rows) if _is_test(row, at) is test]
         for name, key in (("inputs", "inputs"), ("targets", "target"), ("route", "route")):
             if part and key in part[0]:
-                values = np.asarray([row[key] for row in part])
+                values = np.asarray([row[key] for row in part], dtype=np.float64)
                 whole = key != "inputs" and bool((values == np.floor(values)).all())
                 found[prefix + name] = torch.from_numpy(
                     values.astype(np.int64 if whole else np.float32)

@@ -35,6 +35,7 @@ from seedbed.runtime.workflow.partition import Partition
 from seedbed.runtime.workflow.plan_sources import Allowed, PlanSources
 from seedbed.runtime.workflow.planning.earlier_times import EarlierTimes
 from seedbed.runtime.workflow.planning.forecast import Forecaster
+from seedbed.runtime.workflow.retired import RetiredQueues
 from seedbed.runtime.workflow.world import World
 
 log = logging.getLogger(__name__)
@@ -122,6 +123,7 @@ class Engine:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._follow(changes))
                     tasks.create_task(self._world.evaluations.run())
+                    tasks.create_task(self._retired().run())
                     await self._share(lease, tasks)
             except* SeedbedError as group:
                 raise group.exceptions[0] from None
@@ -129,6 +131,11 @@ class Engine:
                 self._owned.clear()
                 metrics.PARTITIONS_OWNED.set(0)
                 metrics.POOL_STEPS.hands = {}
+
+    def _retired(self) -> RetiredQueues:
+        """The queues of Pools that are gone; the owner of the first partition drops them."""
+        world = self._world
+        return RetiredQueues(self._bus, self._store, world.pulled, lambda: 0 in self._owned)
 
     async def _follow(self, changes: AsyncIterator[Change]) -> None:
         async for change in changes:

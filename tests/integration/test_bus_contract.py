@@ -27,7 +27,7 @@ from seedbed.crds.wire import decode, encode
 from seedbed.runtime.bus.hearing import BACKLOG
 from seedbed.runtime.bus.memory import MemoryBus
 from seedbed.runtime.bus.nats import NatsBus
-from seedbed.runtime.bus.port import Bus
+from seedbed.runtime.bus.port import Bus, Unwanted
 from tests.conftest import run_async
 from tests.servers import NatsServer
 
@@ -96,6 +96,59 @@ def test_a_pull_that_waits_gets_the_item_that_comes(opened: Open) -> None:
 async def pull_nothing(bus: Bus, queue: str) -> bool:
     async with bus.pull_work(queue) as pull:
         return await pull(0.05) is None
+
+
+def test_a_queue_goes_when_nobody_pulls_from_it_or_wants_what_it_holds(opened: Open) -> None:
+    wanted = {b"wanted"}
+
+    async def unwanted(payload: bytes) -> bool:
+        return payload not in wanted
+
+    async def body() -> None:
+        queue = a_queue()
+        async with opened() as bus:
+            assert queue not in await bus.queues()
+            async with bus.pull_work(queue) as pull:
+                assert queue in await bus.queues()
+                waiting = asyncio.ensure_future(pull(30.0))
+                await asyncio.sleep(0)
+                await until_pulled(bus, queue, unwanted)
+                await bus.put_work(queue, "1", b"taken")
+                delivery = await waiting
+                assert delivery is not None
+                await delivery.ack()
+            await bus.put_all(queue, [("2", b"old"), ("3", b"wanted"), ("4", b"old")])
+            assert not await bus.drop_queue(queue, unwanted)
+            async with bus.pull_work(queue) as pull:
+                delivery = await pull(5.0)
+                assert delivery is not None
+                assert delivery.payload == b"wanted", "it was kept, and what nobody wants is gone"
+                await delivery.give_back()
+            wanted.clear()
+            await until_dropped(bus, queue, unwanted)
+            assert queue not in await bus.queues()
+            await bus.put_work(queue, "5", b"later")
+            async with bus.pull_work(queue) as pull:
+                delivery = await pull(5.0)
+                assert delivery is not None
+                assert delivery.payload == b"later", "what comes afterwards is kept"
+                await delivery.ack()
+                assert await pull(0.2) is None
+
+    run_async(body())
+
+
+async def until_pulled(bus: Bus, queue: str, unwanted: Unwanted) -> None:
+    """Until the bus knows of a puller, which keeps the queue from going."""
+    async with asyncio.timeout(10):
+        while await bus.drop_queue(queue, unwanted):
+            await asyncio.sleep(0.05)  # it has not asked yet, and makes the queue again
+
+
+async def until_dropped(bus: Bus, queue: str, unwanted: Unwanted) -> None:
+    async with asyncio.timeout(10):
+        while not await bus.drop_queue(queue, unwanted):  # who pulled last may count for a moment
+            await asyncio.sleep(0.02)
 
 
 def test_what_a_dead_worker_had_is_delivered_again(opened: Open) -> None:

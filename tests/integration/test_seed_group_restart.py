@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from seedbed.runtime.seeds import checkpoint
 from seedbed.runtime.seeds.places import CheckpointPlace
 from tests.seed_groups import free_port
+from tests.seed_pods import data
 
 
 def look(path: Path) -> None:
@@ -44,6 +47,14 @@ class Pod:
         except FileNotFoundError:
             return 0
 
+    def end(self) -> None:
+        """Kill all of its processes."""
+        self.process.kill()
+        for rank in (0, 1):
+            if pid := self.pid(rank):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
     def ask(self, path: str, body: object = None) -> dict[str, Any]:
         """A page of the first process; {} while it does not answer."""
         try:
@@ -56,6 +67,17 @@ class Pod:
                 return found
         except OSError:
             return {}
+
+    def until_told(self, words: str) -> str:
+        """Wait until the first process says this of its phase; gives all that it says."""
+        end, said = time.monotonic() + 100, ""
+        while words not in said:
+            assert time.monotonic() < end, said
+            assert self.process.poll() is None, "the pod has ended"
+            time.sleep(0.05)
+            with contextlib.suppress(FileNotFoundError):
+                said = (self.folder / "told").read_text()
+        return said
 
     def until(self, path: str, holds: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
         end = time.monotonic() + 150
@@ -93,11 +115,63 @@ def test_a_process_that_is_killed_costs_the_group_a_restart_from_the_checkpoint(
         )
         assert place.newest(look) == newest, "with all of its shards"
     finally:
-        pod.process.kill()
-        for rank in (0, 1):
-            if pid := pod.pid(rank):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        pod.end()
+
+
+@pytest.mark.timeout(400)
+def test_a_group_serves_without_data_that_are_wrong_and_learns_once_they_are_mended(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "data.safetensors"
+    names = ("inputs", "targets", "test_inputs", "test_targets")
+    whole = dict(zip(names, data(), strict=True))
+    save_file(whole, file)
+    file.write_bytes(file.read_bytes()[:-100])
+    (tmp_path / "spec.json").write_text(json.dumps({"data": {"url": str(file)}}))
+    pod = Pod(tmp_path)
+    try:
+        said = pod.until_told("Serving Invalid")
+        assert "spec.data.url: expected a whole safetensors file" in said
+        first = pod.pid(0), pod.pid(1)
+        answer = pod.ask("/v1/infer", {"inputs": [[0.1] * 8] * 3})
+        assert len(answer["outputs"]) == 3, "the group answers"
+        beside = tmp_path / "beside"
+        save_file({**whole, "targets": whole["targets"] + 90}, beside)
+        beside.replace(file)
+        pod.until_told("out of bounds")
+        save_file(whole, beside)
+        beside.replace(file)
+        pod.until("/v1/model", lambda page: page["epoch"] > 3)
+        assert (pod.pid(0), pod.pid(1)) == first, "no process was started anew"
+        pod.until_told("Serving  ")
+    finally:
+        pod.end()
+
+
+@pytest.mark.timeout(400)
+def test_a_batch_that_a_group_cannot_learn_from_costs_one_restart_and_is_told(
+    tmp_path: Path,
+) -> None:
+    """The row stands in a later batch than the first, which alone is tried before training begins."""
+    file = tmp_path / "data.safetensors"
+    names = ("inputs", "targets", "test_inputs", "test_targets")
+    whole = dict(zip(names, data(), strict=True))
+    wrong = whole["targets"].clone()
+    wrong[torch.randperm(128, generator=torch.Generator().manual_seed(0))[-1]] = 99
+    save_file({**whole, "targets": wrong}, file)
+    own = {"data": {"url": str(file)}, "training": {"batchSize": 4, "interval": "20ms"}}
+    (tmp_path / "spec.json").write_text(json.dumps(own))
+    pod = Pod(tmp_path)
+    try:
+        said = pod.until_told("Serving Invalid")
+        assert "out of bounds" in said
+        save_file(whole, tmp_path / "beside")
+        (tmp_path / "beside").replace(file)
+        now = pod.until("/v1/model", lambda _: True)["epoch"]
+        pod.until("/v1/model", lambda page: page["epoch"] > now + 1)
+        pod.until_told("Serving  ")
+    finally:
+        pod.end()
 
 
 def test_a_pod_that_waits_for_the_others_ends_when_it_is_told(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def wide() -> Four:
 def test_data_that_do_not_fit_the_model_are_one_error(entry: str, words: str) -> None:
     found = load_data(DataSource(entry=f"{HERE}:{entry}"), Training(), torch.device("cpu"))
     with pytest.raises(InvalidError, match=words) as caught:
-        check_fit(model(), found)
+        check_fit(lambda batch: model()(*batch.inputs), found)
     assert caught.value.field == "spec.data"
 
 
@@ -320,7 +320,7 @@ def test_data_that_have_gone_cost_the_training_and_come_back(
         ):
             await until(lambda: server.progress.reason == "Invalid")
             assert server.progress.phase == "Serving"
-            assert "there is no file" in server.progress.message
+            assert "and there is none" in server.progress.message
             assert (await page(session, f"{url}/v1/infer", {"inputs": ROWS}))[0] == 200
             sent = {"inputs": ROWS, "targets": [0, 1]}
             assert (await page(session, f"{url}/v1/train", sent))[0] == 409

@@ -55,7 +55,7 @@ def entry(name: str) -> str:
         ({"entry": f"{HERE}:HERE"}, "spec.model.entry", "is no function"),
         ({"entry": f"{HERE}:data"}, "spec.model.entry", "expected a torch module"),
         ({"entry": f"{HERE}:model", "arguments": {"x": 1}}, "spec.model.entry", "TypeError"),
-        ({"entry": f"{HERE}:model", "weights": "/no/file"}, "spec.model.weights", "no file"),
+        ({"entry": f"{HERE}:model", "weights": "/no/file"}, "spec.model.weights", "there is none"),
         ({"folder": "/no/folder"}, "spec.model.folder", "config.json"),
     ],
 )
@@ -79,9 +79,9 @@ def test_weights_come_from_safetensors_and_have_to_fit(tmp_path: Path) -> None:
     assert not loaded.training
     url = f"file://{tmp_path}/right.safetensors"
     load_model(ModelSource.model_validate({**source, "weights": url}), CPU)
-    for name in ("wrong", "pickle"):
+    for name, words in (("wrong", "does not fit"), ("pickle", "a pickle, which is never loaded")):
         wrong = {**source, "weights": str(tmp_path / f"{name}.safetensors")}
-        with pytest.raises(InvalidError, match="does not fit"):
+        with pytest.raises(InvalidError, match=words):
             load_model(ModelSource.model_validate(wrong), CPU)
 
 
@@ -123,7 +123,7 @@ def test_data_that_are_none_are_told(tmp_path: Path) -> None:
     save_file({"inputs": torch.zeros(2, 8)}, tmp_path / "d.safetensors")
     (tmp_path / "x.safetensors").write_bytes(b"words")
     np.savez(tmp_path / "evil.npz", inputs=np.array([{}], dtype=object))
-    for file, words in (("d", "has no targets"), ("x", "neither"), ("evil", "neither")):
+    for file, words in (("d", "has no targets"), ("x", "whole"), ("evil", "allow_pickle")):
         name = f"{file}.npz" if file == "evil" else f"{file}.safetensors"
         with pytest.raises(InvalidError, match=words):
             load_data(DataSource(url=str(tmp_path / name)), Training(), CPU)
@@ -168,7 +168,7 @@ def test_data_come_from_tables_and_json_lines(tmp_path: Path) -> None:
         ("d.jsonl", "[1]\n", "line 1 .*: expected an object with inputs and target"),
         ("d.jsonl", '{"inputs": [1], "target": 0}\n{"inputs": [1, 2], "target": 0}\n', "shape"),
         ("d.jsonl", '{"inputs": [1], "target": 0}\n{"inputs": [1]', "line 1 or the one after it"),
-        ("d.parquet", "PAR1", "neither safetensors nor npz, and does not end in .csv or .jsonl"),
+        ("d.parquet", "PAR1", "whole safetensors file .*; .npz, .csv and .jsonl are known"),
     ],
 )
 def test_a_wrong_line_is_one_error_that_says_which(
@@ -214,7 +214,7 @@ def test_a_place_may_be_an_object_store() -> None:
     assert newest is not None
     assert (newest.number, found) == (7, ["whole"])
     with pytest.raises(InvalidError, match="checkpoint"):
-        CheckpointPlace("nothing-of-the-kind://x", "y")
+        CheckpointPlace("nothing-of-the-kind://x", "y").kept()
 
 
 @pytest.mark.req("ESP-02", "ESP-03")

@@ -77,6 +77,32 @@ def report(pod: int = 0, **told: Any) -> SeedReport:
 
 
 @pytest.mark.parametrize(
+    ("generation", "status", "reason"),
+    [
+        (2, {"observedGeneration": 1}, "RollingOut"),  # Kubernetes has not seen the change yet
+        (2, {"updatedReplicas": 0}, "RollingOut"),
+        (2, {"updatedReplicas": 1}, "RollingOut"),
+        (2, {}, "RollingOut"),  # a count of zero is left out
+        (2, {"updatedReplicas": 2}, "Serving"),
+        (2, {"updatedReplicas": 2, "currentRevision": "b"}, "Serving"),
+    ],
+)
+def test_an_upgrade_is_over_when_every_pod_is_of_the_new_version(
+    generation: int, status: dict[str, Any], reason: str
+) -> None:
+    child = stateful_set(2)
+    child["metadata"]["generation"] = generation
+    child["status"] |= {
+        "observedGeneration": generation, "currentRevision": "a", "updateRevision": "b",
+    }  # fmt: skip
+    child["status"] |= status
+    reports = (report(), report(1))
+    seen = look(layer(replicas=2, **SHARED), children=(child,), seeds=reports)
+    plan = reconcile(seen, NOW, DEFAULTS)
+    assert verdict(plan, "Ready") == (str(reason == "Serving"), reason)
+
+
+@pytest.mark.parametrize(
     ("spec", "pods", "reports", "status", "reason", "stalled"),
     [
         ({}, 0, (), "False", "PodsNotReady", "False"),
