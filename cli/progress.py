@@ -52,7 +52,10 @@ def ended(obj: Raw) -> bool:
 def told(obj: Raw) -> str:
     """Where a Workflow stands, in a few words."""
     steps = at(obj, ".status.steps") or {}
-    parts = [at(obj, ".status.phase") or "Pending", at(obj, ".status.progress") or ""]
+    phase = at(obj, ".status.phase") or "Pending"
+    parts = [phase, at(obj, ".status.progress") or ""]
+    if phase == "Pending":
+        parts.append(at(obj, '.status.conditions[?(@.type=="Ready")].message') or "")
     parts += [f"{steps[name]} {name}" for name in ("running", "failed") if steps.get(name)]
     recent = at(obj, ".status.recent") or ()
     if recent and not ended(obj):
@@ -82,7 +85,7 @@ class _Bars:
 
 
 class _Lines:
-    """At most one line a second for each Workflow, and always the last one."""
+    """At most one line a second for each Workflow that runs, and always the last one."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -92,7 +95,8 @@ class _Lines:
     def workflow(self, obj: Raw) -> None:
         name, text, now = obj["metadata"]["name"], told(obj), monotonic()
         before, when = self._last.get(name, ("", 0.0))
-        if text != before and (ended(obj) or now - when >= _LINE_EVERY):
+        rare = ended(obj) or text.startswith("Pending")
+        if text != before and (rare or now - when >= _LINE_EVERY):
             self._last[name] = (text, now)
             self._console.print(f"{now - self._begun:6.1f}s  {name}: {text}")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from pydantic import Field
 
 from seedbed.crds.base import Model
@@ -84,4 +86,21 @@ def source_name(source: StepsFrom) -> str:
     """What a person knows the source by."""
     if source.config_map is not None:
         return f"ConfigMap `{source.config_map.name}`, key `{source.config_map.key}`"
-    return source.artifact.url if source.artifact is not None else "nowhere"
+    return shown(source.artifact.url) if source.artifact is not None else "nowhere"
+
+
+def shown(url: str) -> str:
+    """A URL as it may be told: a signature or a password in it is nobody else's business."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return f"{url.partition(':')[0]}:..."
+    if parts.scheme != "https":
+        return url
+    query = "?..." if parts.query else ""
+    return f"https://{host_of(parts.netloc)}{parts.path}{query}"
+
+
+def host_of(netloc: str) -> str:
+    """The host of a URL, with its port, without a name and a password before it."""
+    return netloc.rpartition("@")[2]

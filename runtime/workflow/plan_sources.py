@@ -11,6 +11,7 @@ import asyncio
 import base64
 import binascii
 import hashlib
+import re
 import ssl
 import weakref
 from dataclasses import dataclass
@@ -18,12 +19,13 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import aiohttp
+from yarl import URL
 
 from seedbed.crds.engine_requests import Submit
 from seedbed.crds.errors import InvalidError, PlanUnavailableError
 from seedbed.crds.messages import RunRequest
 from seedbed.crds.steps_document import DOCUMENT_LIMIT, read_steps
-from seedbed.crds.steps_source import PUSHED, Artifact, StepsFrom, source_name
+from seedbed.crds.steps_source import PUSHED, Artifact, StepsFrom, host_of, shown, source_name
 from seedbed.runtime.store.plans import Plans
 from seedbed.runtime.store.port import Store
 from seedbed.runtime.workflow import metrics
@@ -37,6 +39,7 @@ AGAIN_AFTER = 5.0
 _OK = 200
 _FIELD = "spec.stepsFrom"
 _CHUNK = 64 * 1024
+_AS_SENT = re.compile(r"[!-~]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,26 +118,42 @@ class PlanSources:
             data = await (self._fetched(artifact.url) if https else self._file(artifact.url))
         found = hashlib.sha256(data).hexdigest()
         if found != digest:
-            raise InvalidError(f"{_FIELD}.artifact.sha256", f"{artifact.url} has SHA-256 {found}")
+            raise InvalidError(
+                f"{_FIELD}.artifact.sha256", f"{shown(artifact.url)} has SHA-256 {found}"
+            )
         return data
 
     async def _fetched(self, url: str) -> bytes:
-        host = urlsplit(url).netloc
+        field, told = f"{_FIELD}.artifact.url", shown(url)
+        try:
+            host = urlsplit(url).netloc
+            # A signature holds for the URL as it was signed, so none of it is written otherwise.
+            address = URL(url, encoded=_AS_SENT.fullmatch(url) is not None)
+            known = address.host and address.port
+        except ValueError:
+            known = None
+        if not known:
+            raise InvalidError(field, f"{told} is no URL")
         if self._allowed.hosts is not None and host not in self._allowed.hosts:
-            expected = f"this installation lets engines read no plans from host `{host}`"
-            raise InvalidError(f"{_FIELD}.artifact.url", expected)
+            expected = f"this installation lets engines read no plans from host `{host_of(host)}`"
+            raise InvalidError(field, expected)
         limit = aiohttp.ClientTimeout(total=FETCH_SECONDS)
         try:
             # A redirect could lead anywhere, so none is followed.
             async with (
                 aiohttp.ClientSession(timeout=limit, auto_decompress=False) as session,
-                session.get(url, allow_redirects=False, ssl=self._allowed.trust or True) as answer,
+                session.get(
+                    address, allow_redirects=False, ssl=self._allowed.trust or True
+                ) as answer,
             ):
                 if answer.status != _OK:
-                    raise PlanUnavailableError(f"{url} answers {answer.status}", AGAIN_AFTER)
-                return await _limited(answer.content, url)
+                    raise PlanUnavailableError(f"{told} answers {answer.status}", AGAIN_AFTER)
+                return await _limited(answer.content, told)
+        except aiohttp.InvalidURL:
+            raise InvalidError(field, f"{told} is no URL") from None  # its text is the URL
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise PlanUnavailableError(f"{url} does not answer: {error}", AGAIN_AFTER) from error
+            why = str(error) or type(error).__name__
+            raise PlanUnavailableError(f"{told} does not answer: {why}", AGAIN_AFTER) from error
 
     async def _file(self, url: str) -> bytes:
         folder = self._allowed.folder

@@ -144,6 +144,8 @@ def test_describe_has_every_section() -> None:
 def test_progress_in_words() -> None:
     assert progress.told(WORKFLOW) == "Running · 3/8 · 2 running · read[2] succeeded"
     assert progress.told({"metadata": {}}) == "Pending"
+    why = [{"type": "Ready", "reason": "PlanUnavailable", "message": "it answers 403"}]
+    assert progress.told({"status": {"conditions": why}}) == "Pending · it answers 403"
 
 
 def test_only_the_present_spec_can_end() -> None:

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import ssl
+import traceback
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from aiohttp import web
 
 from seedbed.crds.engine_requests import Submit
-from seedbed.crds.errors import InvalidError, PlanUnavailableError
+from seedbed.crds.errors import InvalidError, PlanUnavailableError, SeedbedError
 from seedbed.crds.messages import RunRequest
 from seedbed.operator.certificates import renewed
 from seedbed.runtime.store.plans import Plans
@@ -188,6 +189,52 @@ async def test_https_plans_come_from_allowed_hosts_without_redirects(
             await strangers.ready(artifact(f"https://{host}/plan"))
     finally:
         await stop()
+
+
+SIGNED = "X-Amz-Credential=AKIA%2F20261121%2Fs3&X-Amz-Signature=s3cr3t%2B%2F%3D&t=%7E"
+
+
+@on_loop
+async def test_a_signed_url_is_sent_as_it_was_signed_and_its_signature_is_told_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(0)
+    monkeypatch.setattr(plan_sources, "DOCUMENT_LIMIT", 1000)
+    pages = {"/b/a%2Fplan": DOCUMENT, "/large": b"x" * 5000, "/wrong": b"- {name: 1}"}
+
+    async def page(request: web.BaseRequest) -> web.Response:
+        path, _, query = request.raw_path.partition("?")
+        if query != SIGNED or path == "/cut":
+            return web.Response(status=403)
+        return web.Response(body=pages[path])
+
+    port, trust, stop = await _secure_server(page, tmp_path)
+    errors: list[str] = []
+    try:
+        host = f"localhost:{port}"
+        allowed = sources(Kept(), Allowed(frozenset({host}), trust=trust))
+        anywhere = sources(Kept(), Allowed(None, trust=trust))
+        assert names(await allowed.ready(artifact(f"https://{host}/b/a%2Fplan?{SIGNED}")))
+        wrong = hashlib.sha256(pages["/wrong"]).hexdigest()
+        for reader, url, digest, said in (
+            (allowed, f"{host}/cut?{SIGNED}", DIGEST, f"https://{host}/cut?... answers 403"),
+            (allowed, f"{host}/large?{SIGNED}", DIGEST, "more than 1000 bytes"),
+            (allowed, f"{host}/wrong?{SIGNED}", DIGEST, f"has SHA-256 {wrong}"),
+            (allowed, f"{host}/wrong?{SIGNED}", wrong, f"https://{host}/wrong?...: "),
+            (allowed, f"me:s3cr3t@{host}/plan", DIGEST, f"no plans from host `{host}`"),
+            (allowed, f"other.example.com/p?{SIGNED}", DIGEST, "host `other.example.com`"),
+            (anywhere, f"localhost:1/p?{SIGNED}", DIGEST, "https://localhost:1/p?... does not"),
+            (anywhere, f"[s3cr3t/p?{SIGNED}", DIGEST, "is no URL"),
+            (anywhere, f"localhost:x/p?{SIGNED}", DIGEST, "is no URL"),
+        ):
+            with pytest.raises(SeedbedError) as raised:
+                await reader.ready(artifact(f"https://{url}", digest))
+            assert said in raised.value.message
+            errors.append("".join(traceback.format_exception(raised.value)))
+    finally:
+        await stop()
+    logged = [one.getMessage() for one in caplog.records if one.name != "aiohttp.access"]
+    assert "s3cr3t" not in "".join((*errors, *logged))
 
 
 async def _secure_server(page: Any, folder: Path) -> tuple[int, ssl.SSLContext, Any]:
