@@ -11,6 +11,7 @@ saw (`telemetry`). Which path computes them, `dispatch` says.
 
 from seedbed.kernels.attention import attend_chunks, attend_tokens
 from seedbed.kernels.blueprints import Blueprint, newborn
+from seedbed.kernels.compiled import prepare
 from seedbed.kernels.custom import custom_chunks, custom_tokens
 from seedbed.kernels.layer import SeedTensors, chunk_width, plan_route, seed_chunks, seed_tokens
 from seedbed.kernels.telemetry import Measure, correlation, dead_fraction, drift, variance
@@ -42,6 +43,7 @@ __all__ = [
     "drift",
     "newborn",
     "plan_route",
+    "prepare",
     "seed_chunks",
     "seed_tokens",
     "variance",

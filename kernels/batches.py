@@ -64,7 +64,6 @@ class Batch(NamedTuple):
         within: which of the view's seeds are the batch's.
         tokens: (G * n,) positions of their tokens otherwise; a short seed's last one is repeated.
         real: (G, n, 1), False where a position only repeats; None when all are real.
-        plain: as for a Group.
     """
 
     formula: int
@@ -73,7 +72,6 @@ class Batch(NamedTuple):
     within: Pick = slice(None)
     tokens: Tensor | None = None
     real: Tensor | None = None
-    plain: bool = False
 
     def take(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
         """The batch's tokens, (G, n, w)."""
@@ -110,15 +108,6 @@ def _pick(chosen: Mask | Indexes, device: torch.device) -> Pick | None:
     return torch.from_numpy(where).to(device)
 
 
-def plain(state: State) -> bool:
-    """Whether all seeds act and are LOW_RANK of full rank: the usual layer, and the cheapest to look at."""
-    return (
-        bool(_host(state.alpha).all())
-        and not bool(_host(state.blueprint).any())
-        and bool(_host(state.rank).min() >= state.down.shape[1])
-    )
-
-
 def _acting(state: State) -> tuple[Mask, Mask]:
     """Masks of the seeds that act, by formula: low rank and MLP; norm."""
     kind = _host(state.blueprint)
@@ -129,10 +118,6 @@ def _acting(state: State) -> tuple[Mask, Mask]:
 
 def even(state: State, view: View) -> Iterator[Batch]:
     """Batches of seeds that all have the same number of tokens, in blocks."""
-    if plain(state):
-        everybody = slice(0, state.alpha.shape[0])
-        yield Batch(0, everybody, view, everybody, plain=True)
-        return
     for formula, acting in enumerate(_acting(state)):
         pick = _pick(acting, state.alpha.device)
         if pick is not None:
@@ -169,19 +154,29 @@ def _block(first: int, seeds: int, each: int) -> View:
     return lambda tensor: tensor[first : first + seeds * each].view(seeds, each, -1)
 
 
-def _in_blocks(wanted: NDArray[Any], seeds: int) -> bool:
-    """Whether each seed in turn has as many tokens side by side."""
-    if not len(wanted) or len(wanted) % seeds or wanted[0] != 0 or wanted[-1] != seeds - 1:
-        return False
-    each = np.arange(seeds, dtype=wanted.dtype)[:, None]
-    return bool((wanted.reshape(seeds, -1) == each).all())
+def plan_tokens(seed_of: Tensor, seeds: int) -> Tensor:
+    """What must be known of an assignment of tokens to seeds, int64 (T + S + 2,), on the host.
+
+    The tokens sorted by seed, those without one last; then where each seed's begin, where those without
+    a seed do, and T.
+    """
+    wanted = _host(seed_of)
+    # numpy sorts 16-bit integers by radix
+    small = np.int16 if seeds < np.iinfo(np.int16).max else np.int64
+    mine = np.where((wanted < 0) | (wanted >= seeds), seeds, wanted).astype(small)
+    counts = np.bincount(mine, minlength=seeds + 1)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    return torch.from_numpy(np.concatenate([np.argsort(mine, kind="stable"), starts]))
 
 
-def _inverse(numbers: NDArray[Any]) -> Indexes:
-    """Where each of [0, n) stands among n such numbers; -1 for one that is missing."""
-    found = np.full(len(numbers), -1)
-    found[numbers] = np.arange(len(numbers))
-    return found
+def check_plan(plan: Tensor, tokens: int, seeds: int) -> None:
+    """That it can be one of `plan_tokens` for so many tokens and seeds.
+
+    Raises:
+        InvalidError: it is that of another assignment.
+    """
+    if plan.dtype != torch.int64 or plan.shape != (tokens + seeds + 2,):
+        raise InvalidError("plan", "is of another number of tokens or seeds")
 
 
 class Routing(NamedTuple):
@@ -198,60 +193,17 @@ class Routing(NamedTuple):
     counts: Indexes | None
 
     @classmethod
-    def of(cls, seed_of: Tensor, seeds: int, plan: Tensor | None = None) -> Routing:
-        """Of this assignment: even blocks, sorted, or anything; what `packed` gave need not be found.
-
-        Raises:
-            InvalidError: the plan is that of another assignment.
-        """
-        if plan is not None:
-            return cls._unpacked(plan, seed_of.shape[0], seeds)
-        wanted = _host(seed_of)
-        tokens = len(wanted)
-        if _in_blocks(wanted, seeds):
-            return BLOCKS
-        # a negative number without its sign is a large one
-        outside = tokens and wanted.view(f"u{wanted.itemsize}").max() >= seeds
-        if tokens == seeds and not outside:
-            inverse = _inverse(wanted)
-            if inverse.min() >= 0:
-                return cls(torch.from_numpy(inverse).to(seed_of.device), seed_of.long(), None)
-        if outside:
-            wanted = np.where((wanted < 0) | (wanted >= seeds), seeds, wanted)
-        # numpy sorts 16-bit integers by radix
-        small = wanted.astype(np.int16 if seeds < np.iinfo(np.int16).max else np.int64)
-        found: Indexes | None = np.bincount(small, minlength=seeds + 1)[:seeds]
-        assert found is not None
-        if bool(np.greater_equal(small[1:], small[:-1]).all()):
-            return cls(None, None, found)
-        order = np.argsort(small, kind="stable")
-        places = _inverse(order)
-        if int(found.min()) * seeds == tokens:
-            found = None
-        device = seed_of.device
-        return cls(torch.from_numpy(order).to(device), torch.from_numpy(places).to(device), found)
-
-    def packed(self) -> Tensor:
-        """All of it as one int64 tensor, which an operator of torch can be given."""
-        parts = [part for part in (self.order, self.places) if part is not None]
-        if self.counts is not None:
-            parts.append(torch.from_numpy(self.counts))
-        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
-
-    @classmethod
-    def _unpacked(cls, plan: Tensor, tokens: int, seeds: int) -> Routing:
-        """Its length tells of which kind it is. Even blocks need as many tokens as seeds at least."""
-        length = plan.shape[0]
-        if tokens >= seeds and tokens % seeds == 0 and length in (0, 2 * tokens):
-            if not length:
-                return BLOCKS
-            order, places = plan.chunk(2)
-            return cls(order, places, None)
-        if length == seeds:
-            return cls(None, None, _host(plan))
-        if length != 2 * tokens + seeds:
-            raise InvalidError("plan", "is of another number of tokens or seeds")
-        return cls(plan[:tokens], plan[tokens : 2 * tokens], _host(plan[2 * tokens :]))
+    def of(cls, plan: Tensor, tokens: int, device: torch.device) -> Routing:
+        """From a plan of `plan_tokens`."""
+        host = _host(plan)
+        order, each = host[:tokens], np.diff(host[tokens:-1])
+        counts = None if tokens and each.min() * len(each) == tokens else each
+        steps = np.arange(tokens)
+        if np.array_equal(order, steps):
+            return cls(None, None, counts)
+        places = np.empty_like(order)
+        places[order] = steps
+        return cls(torch.from_numpy(order).to(device), torch.from_numpy(places).to(device), counts)
 
     def named(self, seeds: int, tokens: int, device: torch.device) -> Tensor:
         """The seed of each token in the order of work, (T,); S for none."""
@@ -260,12 +212,6 @@ class Routing(NamedTuple):
         counts = torch.from_numpy(self.counts)
         each = torch.cat([counts, (tokens - counts.sum())[None]])
         return torch.arange(seeds + 1).repeat_interleave(each, output_size=tokens).to(device)
-
-    def even(self, tokens: int) -> bool:
-        """Whether all seeds have as many tokens, and every token has a seed."""
-        if self.counts is None:
-            return True
-        return tokens > 0 and int(self.counts.min()) * len(self.counts) == tokens
 
     def into(self, tensor: Tensor) -> Tensor:
         """Tokens in the order of work."""
@@ -281,7 +227,3 @@ class Routing(NamedTuple):
         if self.counts is not None:
             return _cut(self.counts, state)
         return even(state, lambda tensor: tensor.view(seeds, -1, tensor.shape[1]))
-
-
-BLOCKS = Routing(None, None, None)
-"""Of tokens that come in even blocks, one for each seed in turn."""

@@ -4,8 +4,8 @@
     seedbed::tokens_backward, seedbed::chunks_backward
 
 Registered with `torch.library`, they are opaque to `torch.compile`, which keeps them in one graph with
-the model around them. On CUDA the fused Triton kernels run; elsewhere, and where Triton is not installed,
-the batched torch operations of `eager`.
+the model around them. On CUDA the fused Triton kernels run; on a CPU, in fp32, the loops that numba has
+compiled; elsewhere, and where Triton or numba is not installed, the batched torch operations of `eager`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seedbed.kernels import eager
+from seedbed.kernels import batches, compiled, eager, route
 from seedbed.kernels.batches import State
 from seedbed.kernels.telemetry import Measure
 
@@ -64,16 +64,33 @@ def _whole(x: Tensor, y: Tensor, sums: Tensor | None) -> tuple[Tensor, Tensor]:
     return y, x.new_empty((0, len(Measure)), dtype=torch.float32) if sums is None else sums
 
 
+def plan_tokens(seed_of: Tensor, seeds: int) -> Tensor:
+    """The plan of one assignment, for the path that computes where it lies."""
+    if seed_of.is_cuda:
+        return route.plan_tokens(seed_of, seeds)
+    ready = compiled.loops()
+    if ready is None:
+        return batches.plan_tokens(seed_of, seeds)
+    return ready.plan_tokens(seed_of, seeds)
+
+
 def _tokens_now(
-    x: Tensor, seed_of: Tensor, state: State, plan: Tensor | None, *, telemetry: bool, usual: bool
+    x: Tensor, seed_of: Tensor, state: State, plan: Tensor | None, *, telemetry: bool
 ) -> tuple[Tensor, Tensor | None]:
     fused = _fused(x, state)
-    if fused is None:
-        plan = None if x.is_cuda else plan  # on a GPU it is the Triton kernels' plan
-        return eager.tokens_forward(x, seed_of, state, plan, telemetry=telemetry, usual=usual)
-    with _beside(x):
-        y, sums = fused.tokens_forward(x, seed_of, plan, state, telemetry=telemetry)
-    return y, sums
+    if fused is not None:
+        with _beside(x):
+            y, sums = fused.tokens_forward(x, seed_of, plan, state, telemetry=telemetry)
+        return y, sums
+    if x.is_cuda:  # the plan is one for the Triton kernels
+        return eager.tokens_forward(x, seed_of, state, telemetry=telemetry)
+    if plan is not None:
+        batches.check_plan(plan, x.shape[0], state.alpha.shape[0])
+    ready = compiled.loops() if compiled.supports(x, state) else None
+    if ready is None:
+        return eager.tokens_forward(x, seed_of, state, plan, telemetry=telemetry)
+    plan = ready.plan_tokens(seed_of, state.alpha.shape[0]) if plan is None else plan
+    return ready.forward(x, plan, state, telemetry=telemetry)
 
 
 @torch.library.custom_op("seedbed::tokens", mutates_args=())
@@ -82,7 +99,7 @@ def _tokens(
     blueprint: Tensor, plan: Tensor | None, telemetry: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     state = State(down, up, alpha, rank, blueprint)
-    return _whole(x, *_tokens_now(x, seed_of, state, plan, telemetry=telemetry, usual=False))
+    return _whole(x, *_tokens_now(x, seed_of, state, plan, telemetry=telemetry))
 
 
 @torch.library.custom_op("seedbed::tokens_backward", mutates_args=())
@@ -100,12 +117,13 @@ def _tokens_backward(
     return got.x, got.down, got.up, got.alpha
 
 
-def _chunks_now(
-    x: Tensor, state: State, *, telemetry: bool, usual: bool
-) -> tuple[Tensor, Tensor | None]:
+def _chunks_now(x: Tensor, state: State, *, telemetry: bool) -> tuple[Tensor, Tensor | None]:
     fused = _fused(x, state)
     if fused is None:
-        return eager.chunks_forward(x, state, telemetry=telemetry, usual=usual)
+        ready = compiled.loops() if compiled.supports(x, state) else None
+        if ready is not None:
+            return ready.forward(x, None, state, telemetry=telemetry)
+        return eager.chunks_forward(x, state, telemetry=telemetry)
     with _beside(x):
         y, sums = fused.chunks_forward(x, state, telemetry=telemetry)
     return y, sums
@@ -117,7 +135,7 @@ def _chunks(
     telemetry: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     state = State(down, up, alpha, rank, blueprint)
-    return _whole(x, *_chunks_now(x, state, telemetry=telemetry, usual=False))
+    return _whole(x, *_chunks_now(x, state, telemetry=telemetry))
 
 
 def _plain(x: Tensor, state: State) -> bool:
@@ -146,21 +164,19 @@ def _chunks_backward(
 
 
 def tokens(
-    x: Tensor, seed_of: Tensor, state: State, plan: Tensor | None, *, telemetry: bool, usual: bool
+    x: Tensor, seed_of: Tensor, state: State, plan: Tensor | None, *, telemetry: bool
 ) -> tuple[Tensor, Tensor | None]:
     """The operator `seedbed::tokens`: y, and the sums (S, 6); none or no rows where not asked."""
     if _plain(x, state):
-        return _tokens_now(x, seed_of, state, plan, telemetry=telemetry, usual=usual)
+        return _tokens_now(x, seed_of, state, plan, telemetry=telemetry)
     result: tuple[Tensor, Tensor] = _tokens(x, seed_of, *state, plan, telemetry)
     return result
 
 
-def chunks(
-    x: Tensor, state: State, *, telemetry: bool, usual: bool
-) -> tuple[Tensor, Tensor | None]:
+def chunks(x: Tensor, state: State, *, telemetry: bool) -> tuple[Tensor, Tensor | None]:
     """The operator `seedbed::chunks`: y, and the sums (S, 6); none or no rows where not asked."""
     if _plain(x, state):
-        return _chunks_now(x, state, telemetry=telemetry, usual=usual)
+        return _chunks_now(x, state, telemetry=telemetry)
     result: tuple[Tensor, Tensor] = _chunks(x, *state, telemetry)
     return result
 

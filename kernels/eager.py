@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from seedbed.kernels import even as blocks
 from seedbed.kernels import formulas
-from seedbed.kernels.batches import Batch, Routing, State, View, even, plain
+from seedbed.kernels.batches import Batch, Routing, State, View, even, plan_tokens
 from seedbed.kernels.formulas import Gradients, Group
 from seedbed.kernels.telemetry import DEAD_BELOW, Measure
 
@@ -25,15 +24,11 @@ FORMULAS: tuple[tuple[Formula, Backward], ...] = (
 )
 
 
-def _one_dtype(x: Tensor, state: State) -> bool:
-    return x.dtype == state.down.dtype == state.alpha.dtype == torch.float32
-
-
 def _group(x: Tensor, state: State, batch: Batch) -> Group:
     pick, dtype = batch.pick, x.dtype
     return Group(
         x, state.down[pick].to(dtype), state.up[pick].to(dtype), state.alpha[pick].to(dtype),
-        state.rank[pick], state.blueprint[pick], batch.plain,
+        state.rank[pick], state.blueprint[pick],
     )  # fmt: skip
 
 
@@ -97,24 +92,18 @@ def _saw(rows: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.stack(columns, -1)
 
 
-def tokens_forward(
-    x: Tensor,
-    seed_of: Tensor,
-    state: State,
-    plan: Tensor | None = None,
-    *,
-    telemetry: bool,
-    usual: bool = False,
-) -> tuple[Tensor, Tensor | None]:
-    """Output (T, w), and the sums (S, 6) where asked.
+def _routing(seed_of: Tensor, seeds: int, plan: Tensor | None) -> Routing:
+    plan = plan_tokens(seed_of, seeds) if plan is None else plan
+    return Routing.of(plan, seed_of.shape[0], seed_of.device)
 
-    `plan` is a `Routing.packed` of this assignment; with `usual` somebody knows that the state is `plain`.
-    """
+
+def tokens_forward(
+    x: Tensor, seed_of: Tensor, state: State, plan: Tensor | None = None, *, telemetry: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Output (T, w), and the sums (S, 6) where asked; `plan` is a `batches.plan_tokens`."""
     tokens, seeds = x.shape[0], state.alpha.shape[0]
-    routing = Routing.of(seed_of, seeds, plan)
+    routing = _routing(seed_of, seeds, plan)
     mine = routing.into(x)
-    if not telemetry and _one_dtype(x, state) and routing.even(tokens) and (usual or plain(state)):
-        return routing.back(blocks.tokens(mine, state, mine=mine is not x)), None
     sums = change = None
     if telemetry:
         sums = x.new_zeros((seeds + 1, len(Measure)), dtype=_arithmetic(x))
@@ -131,8 +120,7 @@ def tokens_backward(
     grad: Tensor, x: Tensor, seed_of: Tensor, state: State, plan: Tensor | None = None
 ) -> Gradients:
     """Gradients of `tokens_forward`."""
-    seeds = len(state.alpha)
-    routing = Routing.of(seed_of, seeds, plan)
+    routing = _routing(seed_of, len(state.alpha), plan)
     coming = routing.into(grad)
     out = _zeros(coming, x, state)
     _backward(coming, routing.into(x), routing.batches(state), state, out)
@@ -158,18 +146,9 @@ def _columns(start: int, stop: int, column: int, width: int) -> View:
     return by_seed
 
 
-def chunks_forward(
-    x: Tensor,
-    state: State,
-    *,
-    telemetry: bool,
-    usual: bool = False,
-) -> tuple[Tensor, Tensor | None]:
-    """Output (T, columns), and the sums (S, 6) where asked. `usual` as for tokens."""
-    seeds, columns = state.alpha.shape[0], x.shape[1]
-    even_cut = columns > 0 and columns % seeds == 0
-    if not telemetry and even_cut and _one_dtype(x, state) and (usual or plain(state)):
-        return blocks.chunks(x, state), None
+def chunks_forward(x: Tensor, state: State, *, telemetry: bool) -> tuple[Tensor, Tensor | None]:
+    """Output (T, columns), and the sums (S, 6) where asked."""
+    seeds = state.alpha.shape[0]
     sums = x.new_zeros((seeds, len(Measure)), dtype=_arithmetic(x)) if telemetry else None
     y = x.to(_arithmetic(x), copy=True)
     for start, stop, column, width in _regions(x.shape[1], seeds):

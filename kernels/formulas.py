@@ -18,11 +18,7 @@ from seedbed.kernels.blueprints import NORM_EPSILON, Blueprint
 
 
 class Group(NamedTuple):
-    """Seeds that act, all of one kind of formula, with as many tokens each.
-
-    Attributes:
-        plain: whether all are LOW_RANK of full rank, so that nobody need look.
-    """
+    """Seeds that act, all of one kind of formula, with as many tokens each."""
 
     x: Tensor
     down: Tensor
@@ -30,7 +26,6 @@ class Group(NamedTuple):
     alpha: Tensor
     rank: Tensor
     blueprint: Tensor
-    plain: bool = False
 
 
 class Gradients(NamedTuple):
@@ -45,15 +40,13 @@ class Gradients(NamedTuple):
 def _idle_rows(group: Group) -> Tensor | None:
     """Mask (G, 1, R) of the rows past each seed's rank; None when all ranks are full."""
     rows = group.down.shape[1]
-    if group.plain or bool((group.rank >= rows).all()):
+    if bool((group.rank >= rows).all()):
         return None
     return torch.arange(rows, device=group.rank.device) >= group.rank[:, None, None]
 
 
 def _is_mlp(group: Group) -> Tensor | None:
     """Mask (G, 1, 1) of the seeds with a gelu; None when there are none."""
-    if group.plain:
-        return None
     mlp = group.blueprint == Blueprint.MLP
     return mlp[:, None, None] if bool(mlp.any()) else None
 

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from seedbed.crds.errors import InvalidError
-from seedbed.kernels import dispatch, route
-from seedbed.kernels.batches import Routing, State
+from seedbed.kernels import dispatch
+from seedbed.kernels.batches import State
 
 MINIMUM_ROWS = 2
 
@@ -43,8 +43,7 @@ def plan_route(seed_of: Tensor, leading: Sequence[int], seeds: int) -> Tensor:
         leading: the dimensions of x before its last.
         seeds: S of the layers.
     """
-    index = _index(seed_of, leading)
-    return route.plan_tokens(index, seeds) if index.is_cuda else Routing.of(index, seeds).packed()
+    return dispatch.plan_tokens(_index(seed_of, leading), seeds)
 
 
 def _index(seed_of: Tensor, leading: Sequence[int]) -> Tensor:
@@ -75,7 +74,6 @@ def seed_tokens(
     plan: Tensor | None = None,
     telemetry: bool = False,
     acting: bool = True,
-    usual: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Each token through the seed that it names: y, shaped as x, and the sums (S, 6) where asked.
 
@@ -88,8 +86,6 @@ def seed_tokens(
         telemetry: whether to return `telemetry.Measure` sums.
         acting: False promises that every alpha is zero, which the host knows between two epochs; then
             nothing is computed and x itself is returned.
-        usual: True promises that every seed acts, as LOW_RANK and with all its rows, which the host knows
-            too; then a CPU does not look at the states. A GPU never does.
 
     Raises:
         InvalidError: shapes do not fit together.
@@ -102,9 +98,7 @@ def seed_tokens(
     if seed_of.shape != shape[:named] or named >= len(shape):
         raise InvalidError("seed_of", f"must have the leading shape of x, {tuple(shape[:-1])}")
     index = _index(seed_of, shape[:-1])
-    y, sums = dispatch.tokens(
-        _rows(x), index, _whole(seeds), plan, telemetry=telemetry, usual=usual
-    )
+    y, sums = dispatch.tokens(_rows(x), index, _whole(seeds), plan, telemetry=telemetry)
     return y if len(shape) == 2 else y.view(shape), sums if telemetry else None  # noqa: PLR2004
 
 
@@ -114,7 +108,6 @@ def seed_chunks(
     *,
     telemetry: bool = False,
     acting: bool = True,
-    usual: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Each chunk of columns through its own seed: y, shaped as x, and the sums (S, 6) where asked.
 
@@ -124,7 +117,6 @@ def seed_chunks(
         seeds: of the layer, with w = `chunk_width(columns, S)`.
         telemetry: as for `seed_tokens`.
         acting: as for `seed_tokens`.
-        usual: as for `seed_tokens`.
 
     Raises:
         InvalidError: shapes do not fit together.
@@ -132,7 +124,7 @@ def seed_chunks(
     if not acting and not telemetry:
         return x, None
     _check(seeds, chunk_width(x.shape[-1], seeds.alpha.shape[0]))
-    y, sums = dispatch.chunks(_rows(x), _whole(seeds), telemetry=telemetry, usual=usual)
+    y, sums = dispatch.chunks(_rows(x), _whole(seeds), telemetry=telemetry)
     return y.view(x.shape), sums if telemetry else None
 
 

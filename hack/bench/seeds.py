@@ -123,7 +123,7 @@ def ways(
         return torch.nn.functional.grouped_mm(hidden, state.up, offs=ends).add_(t)
 
     return {
-        "ours": lambda: seed_tokens(x, seed_of, state, plan=plan, usual=True)[0],
+        "ours": lambda: seed_tokens(x, seed_of, state, plan=plan)[0],
         "ours, told nothing": lambda: seed_tokens(x, seed_of, state)[0],
         "loop": routed(lambda t: looped(t, state, each)),
         "baddbmm": routed(bmm),
@@ -214,7 +214,7 @@ def on_cpu(rounds: int) -> dict[str, Any]:
     with torch.inference_mode():
         chunked = timed(
             {
-                "ours": lambda: seed_chunks(wide, state, usual=True)[0],
+                "ours": lambda: seed_chunks(wide, state)[0],
                 "baddbmm": lambda: batched_chunks(wide, state),
             },
             rounds,

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from seedbed.crds.errors import InvalidError
+from seedbed.kernels import prepare
 from seedbed.runtime.seeds.blueprints import AnyGrowth, Growth
 from seedbed.runtime.seeds.features import Features
 from seedbed.runtime.seeds.grafting import DEFAULTS, GraftSettings
@@ -59,7 +60,7 @@ def attach(
     """The model with seeds on the layers that match.
 
     The model is changed in place: its parameters are frozen, and each matching layer is wrapped. It should
-    be on its device already.
+    be on its device already. On a CPU the seeds' loops are compiled now, which takes seconds the first time.
 
     Args:
         module: the model.
@@ -89,6 +90,8 @@ def attach(
         layer.train(host.training)
         module.set_submodule(name, layer)
         layers.append(layer)
+    if any(layer.down.is_cpu for layer in layers):
+        prepare()
     return SeededModel(
         module, tuple(layers), spec.blueprints, switches, spec.grafting, spec.chance, group
     )

@@ -122,7 +122,6 @@ class SeededLayer(nn.Module):
         alphas: float32 (views x seeds), rows by View; a part of the model's.
         own: the seeds that grew from users' blueprints and are awake.
         acts: by View, whether any alpha is not zero; known to the host.
-        usual: by View, whether all seeds act, by low rank and with all rows; known to the host.
     """
 
     down: nn.Parameter
@@ -181,7 +180,6 @@ class SeededLayer(nn.Module):
         self.alphas = torch.zeros(len(View), seeds, device=device)
         self.acts = [False] * len(View)
         self.own: tuple[OwnSeeds, ...] = ()
-        self.usual = [False] * len(View)
 
     @property
     def width(self) -> int:
@@ -244,11 +242,10 @@ class SeededLayer(nn.Module):
         split = self.group.sharded
         alpha = self.alphas[now.view, self.held.start : self.held.stop]
         seeds = SeedTensors(self.down, self.up, alpha, self.rank, self.blueprint)
-        usual = self.usual[now.view]
         if self.routing == "chunk" and split:
             adapted, sums = self._shard_of_chunks(y, seeds, telemetry=telling, acting=acting)
         elif self.routing == "chunk":
-            adapted, sums = seed_chunks(y, seeds, telemetry=telling, acting=acting, usual=usual)
+            adapted, sums = seed_chunks(y, seeds, telemetry=telling, acting=acting)
             adapted = self._own_chunks(y, adapted, alpha, sums, acting=acting)
         else:
             assert now.route is not None
@@ -258,7 +255,7 @@ class SeededLayer(nn.Module):
             x, route = (spread(x, self.group), self._here(route)) if split else (x, route)
             plan = now.plan(route, x, len(self.held))
             adapted, sums = seed_tokens(
-                x, route, seeds, plan=plan, telemetry=telling, acting=acting, usual=usual
+                x, route, seeds, plan=plan, telemetry=telling, acting=acting
             )
             adapted = adapted[..., self.columns[0] :] if beside else adapted
             seen = x[..., : self.columns[0]] if beside else x

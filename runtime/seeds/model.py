@@ -200,8 +200,6 @@ class SeededModel:
             awake = (active | learning)[layer.held.start : layer.held.stop]
             layer.own = self._own(layer, torch.where(awake, mine, 0))
             layer.acts = [bool(mask.any()) for mask in masks]
-            plain = _is_plain(layer)
-            layer.usual = [plain and bool(shares.all()) for shares in layer.alphas]
         self.optimiser.follow(self.state, self.spans)
 
     def _own(self, layer: SeededLayer, planted: Tensor) -> tuple[OwnSeeds, ...]:
@@ -248,9 +246,3 @@ class SeededModel:
     def load(self, path: str | Path) -> dict[str, str]:
         """Take a saved state over; returns what `extra` was."""
         return checkpoint.load(self, Path(path))
-
-
-def _is_plain(layer: SeededLayer) -> bool:
-    """Whether all seeds here are of low rank and use all rows; waits for the device."""
-    linear = layer.blueprint == int(Blueprint.LOW_RANK)
-    return bool((linear & (layer.rank == layer.down.shape[1])).all())

@@ -166,11 +166,12 @@ def test_the_package_tells_its_version_and_features() -> None:
     assert {"token-routing", "chunk-routing", "telemetry"} <= set(kernels.FEATURES)
 
 
-def test_no_loop_over_seeds_on_the_cpu() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_loop_over_seeds_on_the_cpu(dtype: torch.dtype) -> None:
     """A hundred times as many seeds take no more torch operations."""
 
     def operations(seeds: int) -> int:
-        state, x = layer(seeds, 4, 8, torch.float32), tokens_of(2 * seeds, 8, torch.float32)
+        state, x = layer(seeds, 4, 8, dtype), tokens_of(2 * seeds, 8, dtype)
         seed_of = torch.arange(seeds).repeat(2)
         with torch.profiler.profile() as profile:
             seed_tokens(x, seed_of, state, telemetry=True)

@@ -1,4 +1,4 @@
-"""What a caller may know before the call: the order of the tokens, and that all seeds are of the usual kind."""
+"""What a caller may know before the call: the order of the tokens."""
 
 from __future__ import annotations
 
@@ -9,24 +9,14 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from seedbed.crds.errors import InvalidError
-from seedbed.kernels import SeedTensors, even, plan_route, seed_chunks, seed_tokens
-from seedbed.kernels.batches import Routing, State
-from seedbed.kernels.reference import reference_chunks, reference_tokens
-from tests.seeds import LIMIT, errors, layer, tokens_of
+from seedbed.kernels import compiled, plan_route, seed_tokens
+from seedbed.kernels.batches import Routing, plan_tokens
+from tests.seeds import layer, tokens_of
 
 
 @pytest.fixture(autouse=True)
 def _drawn_alike() -> None:
     torch.manual_seed(7)
-
-
-def usual(seeds: int, rows: int, width: int) -> SeedTensors:
-    """Low-rank seeds of full rank that all act."""
-    state = layer(seeds, rows, width, torch.float32, resting=0.0)
-    return state._replace(
-        rank=torch.full((seeds,), rows, dtype=torch.int32),
-        blueprint=torch.zeros(seeds, dtype=torch.int32),
-    )
 
 
 @given(
@@ -37,9 +27,10 @@ def usual(seeds: int, rows: int, width: int) -> SeedTensors:
 )
 def test_one_token_a_seed_in_any_order(assigned: list[int], dtype: torch.dtype) -> None:
     seeds = len(assigned)
-    routing = Routing.of(torch.tensor(assigned, dtype=dtype), seeds)
+    plan = plan_tokens(torch.tensor(assigned, dtype=dtype), seeds)
+    routing = Routing.of(plan, seeds, torch.device("cpu"))
     each_once = sorted(assigned) == list(range(seeds))
-    assert routing.even(seeds) == each_once
+    assert (routing.counts is None) == each_once
     x = torch.arange(seeds, dtype=torch.float32)[:, None]
     sorted_by_seed = [assigned[int(row)] for row in routing.into(x)[:, 0]]
     named = [seed if 0 <= seed < seeds else seeds for seed in sorted_by_seed]
@@ -80,61 +71,39 @@ def test_a_plan_changes_nothing_but_the_time(
     assert torch.equal(*gradients)
 
 
-def test_a_plan_of_other_tokens_is_refused() -> None:
-    state, seed_of = usual(4, 2, 6), torch.tensor([3, 1, 0, 2, 1])
-    plan = plan_route(seed_of, (5,), 4)
-    with pytest.raises(InvalidError, match="plan"):
-        seed_tokens(torch.randn(6, 6), torch.zeros(6, dtype=torch.int64), state, plan=plan)
-
-
-# Few tokens, more than rows of `up` are summed for, and so many that blocks of seeds go one by one.
-@pytest.mark.req("ESP-18")
-@pytest.mark.parametrize("each", [1, 4, even.FEW + 1, 90])
-@pytest.mark.parametrize("mixed", [False, True])
-@pytest.mark.parametrize("rows", [4, even.THIN + 1])
-def test_even_blocks_agree_with_the_reference(
-    each: int, mixed: bool, rows: int, monkeypatch: pytest.MonkeyPatch
+@settings(max_examples=40, deadline=None)
+@given(
+    seeds=st.integers(1, 40), count=st.integers(0, 200), seed=st.integers(0, 2**31),
+    dtype=st.sampled_from([torch.int16, torch.int32, torch.int64]),
+)  # fmt: skip
+def test_the_compiled_plan_is_that_of_torch(
+    seeds: int, count: int, seed: int, dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr(even, "CACHED", 1 << 12)
-    seeds, width = 33, 12
-    state, x = usual(seeds, rows, width), torch.randn(seeds * each, width)
-    seed_of = torch.arange(seeds).repeat_interleave(each)
-    if mixed:
-        seed_of = seed_of[torch.randperm(len(seed_of))]
-    before = x.clone()
-    want, _ = reference_tokens(x, seed_of, state)
-    plan = plan_route(seed_of, (len(x),), seeds)
-    for known in (False, True):
-        y, _ = seed_tokens(x, seed_of, state, plan=plan, usual=known)
-        assert errors(y=(y, want))["y"] <= LIMIT[torch.float32]
-    assert torch.equal(x, before)
-    wide = torch.randn(each, seeds * width)
-    y, _ = seed_chunks(wide, state, usual=True)
-    want, _ = reference_chunks(wide, state)
-    assert errors(y=(y, want))["y"] <= LIMIT[torch.float32]
+    ready = compiled.loops()
+    if ready is None:
+        pytest.skip("numba is not installed")
+    torch.manual_seed(seed)
+    seed_of = torch.randint(-2, seeds + 2, (count,)).to(dtype)
+    assert torch.equal(ready.plan_tokens(seed_of, seeds), plan_tokens(seed_of, seeds))
 
 
-@pytest.mark.parametrize("each", [1, even.FEW + 1])
-def test_a_tenant_whose_numbers_are_not_finite_stays_alone(each: int) -> None:
-    state = usual(8, 4, 16)
-    x = torch.randn(8 * each, 16)
-    seed_of = torch.arange(8).repeat_interleave(each)
-    want, _ = seed_tokens(x, seed_of, state, usual=True)
-    state.up[3], state.down[5], x[each] = float("inf"), float("nan"), float("nan")
-    y, _ = seed_tokens(x, seed_of, state, usual=True)
-    healthy = (seed_of != 1) & (seed_of != 3) & (seed_of != 5)
-    assert torch.equal(y[healthy], want[healthy])
-    assert not bool(torch.isfinite(y[seed_of == 5]).any())
+@pytest.mark.parametrize("change", ["length", "type"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_plan_of_other_tokens_is_refused(change: str, dtype: torch.dtype) -> None:
+    state, seed_of = layer(4, 2, 6, dtype), torch.tensor([3, 1, 0, 2, 1, 0])
+    plan = plan_route(seed_of[: 5 if change == "length" else 6], (5 + (change == "type"),), 4)
+    plan = plan.int() if change == "type" else plan
+    with pytest.raises(InvalidError, match="plan"):
+        seed_tokens(torch.randn(6, 6).to(dtype), seed_of, state, plan=plan)
 
 
 def test_plain_torch_makes_its_tensors_where_the_layer_is() -> None:
     """On a GPU without the Triton kernels; fake tensors tell what would stand on another device."""
-    routing = Routing.of(torch.tensor([1, 1, 0, -1]), 2)
+    routings = [
+        Routing.of(plan_tokens(torch.tensor(named), 2), 4, torch.device("cpu"))
+        for named in ([1, 1, 0, -1], [0, 0, 1, 1])
+    ]
     with FakeTensorMode():
         gpu = torch.device("cuda")
-        state = State(*(tensor.to(gpu) for tensor in usual(4, 3, 8)))
-        for each in (2, even.FEW + 1):
-            assert even.tokens(torch.randn(4 * each, 8, device=gpu), state, mine=False).is_cuda
-            assert even.chunks(torch.randn(each, 32, device=gpu), state).is_cuda
-        for one in (Routing(None, None, None), routing):
-            assert one.named(2, 4, gpu).is_cuda
+        for routing in routings:
+            assert routing.named(2, 4, gpu).is_cuda
