@@ -11,7 +11,7 @@ from __future__ import annotations
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -20,6 +20,7 @@ from seedbed.controllers.plan import Key, Raw
 from seedbed.controllers.pods import key_of
 from seedbed.operator.registration import CHILDREN, REGISTRATIONS
 
+_BEFORE_ALL = -1
 _DROPPED_ANNOTATIONS = ("kubectl.kubernetes.io/last-applied-configuration",)
 
 
@@ -84,6 +85,13 @@ class Cache:
         """Every object's version; what went before needs no remembering, as no later list shows it."""
         self._gone.clear()
         return {key: held.version for key, held in self._objects.items()}
+
+    def rewound(self) -> tuple[Key, ...]:
+        """The API server has gone back in time: whatever it shows next is newer; gives what is held."""
+        self._gone.clear()
+        for key, held in self._objects.items():
+            self._objects[key] = replace(held, version=_BEFORE_ALL)
+        return tuple(self._objects)
 
     def is_unlisted(self, key: Key, version: int) -> bool:
         """Whether an object is still the one of before the listing, which did not show it."""

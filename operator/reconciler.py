@@ -18,17 +18,14 @@ from prometheus_client import CollectorRegistry
 
 from seedbed.controllers.plan import CancelRun, Defaults, Key, Observed, Plan, Raw, Withdraw
 from seedbed.controllers.pods import key_of
-from seedbed.controllers.workflow_status import FINISHED
 from seedbed.crds.addresses import PARTITIONS, SETTING_PREFIXES, engine_address
 from seedbed.crds.engine_requests import ListActive
 from seedbed.crds.errors import (
     ConflictError,
     FencedError,
-    InvalidError,
     RetryableError,
     SeedbedError,
 )
-from seedbed.crds.messages import RunSummary
 from seedbed.crds.run_ids import is_own
 from seedbed.crds.seed_messages import SEEDS_TOPICS
 from seedbed.crds.spending import (
@@ -37,7 +34,7 @@ from seedbed.crds.spending import (
     agent_account,
     workflow_account,
 )
-from seedbed.crds.wire import decode, encode
+from seedbed.crds.wire import encode
 from seedbed.operator.cache import Cache, version_of
 from seedbed.operator.cluster import Cluster
 from seedbed.operator.echoes import Echoes, own_doing
@@ -47,8 +44,9 @@ from seedbed.operator.live_settings import OWNERS, LiveSettings
 from seedbed.operator.metrics import Metrics
 from seedbed.operator.queue import WorkQueue
 from seedbed.operator.registration import REGISTRATIONS
+from seedbed.operator.run_reports import PROGRESS_SECONDS, RunReports
 from seedbed.operator.seed_reports import SeedReports
-from seedbed.runtime.bus.port import Bus, Message
+from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.coordination.port import Change, Coordinator, Ownership
 
 log = logging.getLogger(__name__)
@@ -59,10 +57,6 @@ ENGINES_PREFIX = "services/engine/"
 ENGINE_SERVES_AFTER = 2.0
 """Seconds in which partitions have an owner again after an engine has come or gone."""
 TERMINAL_RETRY = 60.0
-PROGRESS_SECONDS = 0.5
-"""Longest age of a run's counters in a status."""
-MILESTONE_SECONDS = 0.05
-"""Longest age of what a user waits for: a run that is over by then costs one write of its status."""
 CLEAN_UP_RETRY = 5.0
 
 
@@ -99,7 +93,7 @@ class Reconciler:
         self._settings = LiveSettings(self.queue.add)
         self._spending: dict[str, Spending] = {}
         self._workers: dict[str, tuple[str, str]] = {}
-        self._runs: dict[tuple[str, str], RunSummary] = {}
+        self._runs = RunReports(self.queue.add, self.queue.add_after)
         self._seeds = SeedReports(
             self.queue.add, lambda key: self.queue.add_after(key, PROGRESS_SECONDS)
         )
@@ -112,7 +106,7 @@ class Reconciler:
             writing=self._echoes.writing,
             setting=self._settings.writing,
             changed=self._stored,
-            summarised=self.summarised,
+            summarised=self._runs.take,
         )
 
     async def settle_token(self) -> None:
@@ -144,6 +138,11 @@ class Reconciler:
             if key not in listed and self.cache.is_unlisted(key, version):
                 self._gone(key)
 
+    def rewound(self) -> None:
+        """The API server has come back with an older state: nothing that was known counts any more."""
+        for key in self.cache.rewound():
+            self._executor.forget(key)
+
     def _gone(self, key: Key, version: int | None = None) -> None:
         self._executor.forget(key)
         self._look_at(self.cache.drop(key, version))
@@ -156,24 +155,6 @@ class Reconciler:
         """The server's answer to an own write."""
         before = self.cache.get(key_of(obj))
         self._look_at(self.cache.put(obj) - own_doing(before, obj))
-
-    def summarised(self, summary: RunSummary) -> None:
-        """The engine has told of a run."""
-        if summary.parent:
-            return  # the run of a step: who waits for it is another run
-        name = (summary.namespace, summary.workflow)
-        known = self._runs.get(name)
-        if known is not None and known.run == summary.run and _older(summary, known):
-            return
-        self._runs[name] = summary
-        key = Key("Workflow", *name)
-        if summary.phase in FINISHED:
-            self.queue.add(key)
-        elif known is not None and _milestone(known) == _milestone(summary):
-            # Only counters moved. A status that is a moment old spares a write for each step.
-            self.queue.add_after(key, PROGRESS_SECONDS)
-        else:
-            self.queue.add_after(key, MILESTONE_SECONDS)
 
     async def run(self) -> None:
         """Work until cancelled.
@@ -193,7 +174,7 @@ class Reconciler:
             try:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._follow_settings(changes))
-                    tasks.create_task(self._follow_runs(summaries))
+                    tasks.create_task(self._runs.follow(summaries))
                     tasks.create_task(self._seeds.follow(reports))
                     tasks.create_task(self._look_again())
                     for _ in range(self._concurrency):
@@ -206,15 +187,6 @@ class Reconciler:
     async def _follow_settings(self, changes: AsyncIterator[Change]) -> None:
         async for change in changes:
             self._setting_changed(change)
-
-    async def _follow_runs(self, messages: AsyncIterator[Message]) -> None:
-        async for message in messages:
-            try:
-                summary = decode(RunSummary, message.payload)
-            except InvalidError as error:
-                log.warning("a summary that cannot be read: %s", error)
-                continue
-            self.summarised(summary)
 
     def _setting_changed(self, change: Change) -> None:
         if change.key.startswith(WORKERS_PREFIX):
@@ -326,7 +298,7 @@ class Reconciler:
             if await self._executor.execute(observed, plan):
                 self.queue.add(key)
         if observed.object is None and key.kind == "Workflow":
-            self._runs.pop((key.namespace, key.name), None)
+            self._runs.forget(key)
         if observed.object is None and key.kind == "SeedLayer":
             self._seeds.forget(key)
         return plan.requeue_after
@@ -348,7 +320,7 @@ class Reconciler:
             children=self.cache.children(key),
             references=self.cache.references(key),
             settings=self._settings.of(published),
-            run=self._runs.get((key.namespace, key.name)) if key.kind == "Workflow" else None,
+            run=self._runs.of(key),
             workers=self._workers_for(key, obj),
             spending=self._spending.get(_account(key), Spending()),
             seeds=self._seeds.of(key) if key.kind == "SeedLayer" else (),
@@ -378,16 +350,6 @@ def _account(key: Key) -> str:
     return f"{SPENDING_PREFIX}{owner(key.namespace, key.name)}" if key.kind in _SPENDERS else ""
 
 
-def _older(summary: RunSummary, known: RunSummary) -> bool:
-    """Whether a summary tells nothing new.
-
-    Forecasts change while nothing happens in a run, and so does whether its owner can go on with it.
-    """
-    said = (summary.eta, summary.advice, summary.stuck)
-    other = said != (known.eta, known.advice, known.stuck)
-    return summary.revision < known.revision or (summary.revision == known.revision and not other)
-
-
 def _replaced(workflow: Raw, run: str) -> bool:
     """Whether the status, which is as new as the spec, names another run.
 
@@ -398,8 +360,3 @@ def _replaced(workflow: Raw, run: str) -> bool:
     current = status.get("observedGeneration") == workflow["metadata"].get("generation")
     named = status.get("runId")
     return current and named is not None and named != run
-
-
-def _milestone(run: RunSummary) -> tuple[object, ...]:
-    """What the user or a Pod waits for, as opposed to progress."""
-    return (run.run, run.phase, run.reason, run.containers)

@@ -32,6 +32,7 @@ from seedbed.controllers.pods import key_of
 from seedbed.crds.base import GROUP, VERSION
 from seedbed.crds.errors import NotFoundError, SeedbedError
 from seedbed.crds.kinds import BY_NAME
+from seedbed.operator.cache import version_of
 from seedbed.operator.kubernetes import PAGE, KubernetesCluster
 from seedbed.operator.reconciler import Reconciler
 from seedbed.operator.registration import REGISTRATIONS, WATCHED, api_version
@@ -44,19 +45,19 @@ REFUSED_SECONDS = 2.0
 
 async def list_everything(
     cluster: KubernetesCluster, reconciler: Reconciler, namespaces: Iterable[str] = ()
-) -> set[Key]:
-    """Show the reconciler every object that exists now; gives their keys.
+) -> dict[Key, int]:
+    """Show the reconciler every object that exists now; gives their versions.
 
     A kind that is not installed, as after an upgrade without its CRD, has no objects.
     """
     labels = {child.kind: child.label for child in WATCHED.values()}
-    listed = set()
+    listed = {}
     for namespace in tuple(namespaces) or ("",):
         for kind in (*WATCHED, *REGISTRATIONS):
             try:
                 async for obj in cluster.objects(kind, namespace, selector=labels.get(kind, "")):
                     reconciler.notice(obj)
-                    listed.add(key_of(obj))
+                    listed[key_of(obj)] = version_of(obj)
             except NotFoundError:
                 log.warning("the kind %s is not installed: nothing is done for it", kind)
     return listed
@@ -183,14 +184,32 @@ async def list_again(
     """List everything now and then: a watch that broke for long has not told what was deleted."""
     while True:
         await asyncio.sleep(every)
-        before = reconciler.cache.before_listing()
         try:
-            listed = await list_everything(cluster, reconciler, namespaces)
+            await compare(cluster, reconciler, namespaces)
         except SeedbedError as error:
             # Also a right that is missing for a moment: what is watched goes on.
             log.warning("listing waits: %s", error)
-        else:
-            reconciler.listed(before, listed)
+
+
+async def compare(
+    cluster: KubernetesCluster, reconciler: Reconciler, namespaces: Iterable[str] = ()
+) -> None:
+    """List everything, and forget what is not shown.
+
+    A list is never older than what was known before it began, unless the API server's own etcd was restored
+    from a backup: then what is known is of a time that has not been.
+
+    Raises:
+        SeedbedError: not everything could be listed.
+    """
+    before = reconciler.cache.before_listing()
+    listed = await list_everything(cluster, reconciler, namespaces)
+    if any(version < before.get(key, version) for key, version in listed.items()):
+        log.warning("the API server has come back with an older state: all is read anew")
+        reconciler.rewound()
+        before = reconciler.cache.before_listing()
+        listed = await list_everything(cluster, reconciler, namespaces)
+    reconciler.listed(before, listed)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ class Server:
         self.hooks: list[dict[str, Any]] | None = [HOOK]
         self.asked = 0
         self.failures: list[SeedbedError] = []
+        self.may_create = False
 
     async def request(
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
@@ -36,7 +37,12 @@ class Server:
             raise self.failures.pop()
         if "/secrets" in path:
             if method == "POST":
-                raise InvalidError("object", "secrets is forbidden")
+                if not self.may_create:
+                    raise InvalidError("object", "secrets is forbidden")
+                assert path == "/api/v1/namespaces/system/secrets"
+                assert body["metadata"]["name"] == "tls"
+                self.secret = {"metadata": {"resourceVersion": "1"}, "data": body["data"]}
+                return self.secret
             if self.secret is None:
                 raise NotFoundError("secrets", "tls")
             if method == "PATCH":
@@ -92,6 +98,23 @@ def test_a_secret_that_fits_no_more_is_filled_anew() -> None:
         server.secret["data"]["tls.crt"] = base64.b64encode(b"nonsense").decode()
         await keeper.look()
         assert server.held() is not None
+
+    run_async(body())
+
+
+def test_a_secret_that_was_deleted_is_made_again_and_trusted() -> None:
+    async def body() -> None:
+        server = Server()
+        server.may_create = True
+        keeper = keeper_of(server)
+        await keeper.look()
+        server.secret = None
+        await keeper.look()
+        held = server.held()
+        assert held is not None
+        assert server.hooks is not None
+        bundle = base64.b64decode(server.hooks[0]["clientConfig"]["caBundle"])
+        assert bundle == held.authorities
 
     run_async(body())
 

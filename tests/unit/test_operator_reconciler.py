@@ -563,7 +563,7 @@ def test_a_run_that_does_the_work_of_a_step_is_not_the_workflows_own() -> None:
             await at.apply("Workflow", "audit", steps=[{"name": "a", "call": {"entry": "m:f"}}])
             await until(lambda: at.ready("Workflow", "audit") == "Running")
             inner = summary("uid-inner", revision=99, reason="Inner", parent="uid-outer")
-            at.reconciler.summarised(inner)
+            at.reconciler._runs.take(inner)
             await at.quiet()
             assert at.ready("Workflow", "audit") == "Running"
 

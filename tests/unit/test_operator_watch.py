@@ -16,6 +16,7 @@ from kopf._core.reactor import orchestration
 
 from seedbed.cli.embedded.cluster import MemoryCluster
 from seedbed.controllers.plan import Defaults, Key
+from seedbed.controllers.pods import key_of
 from seedbed.crds.base import API_VERSION
 from seedbed.crds.errors import NotFoundError
 from seedbed.operator import watch
@@ -152,10 +153,34 @@ def test_a_listing_finds_what_went_unseen_and_leaves_what_came_meanwhile() -> No
     run_async(body())
 
 
+def test_an_api_server_that_was_restored_from_a_backup_is_believed() -> None:
+    """Its versions count from the backup's time again, below those that are known."""
+
+    async def body() -> None:
+        judge = await reconciler()
+        for name, version in (("changed", 90), ("made-since", 91), ("same", 5)):
+            judge.notice(pool(name, version))
+        judge.notice(pool("deleted-since", 92), deleted=True)
+        there = [pool("changed", 4), pool("same", 5), pool("deleted-since", 6)]
+        pages: Any = Pages(there)
+        await watch.compare(pages, judge)
+        assert {key.name for key in judge.cache.own_keys()} == {"changed", "same", "deleted-since"}
+        for obj in there:
+            assert judge.cache.get(key_of(obj)) == obj
+        judge.notice(pool("changed", 7))
+        changed = judge.cache.get(key_of(there[0]))
+        assert changed is not None
+        assert changed["metadata"]["resourceVersion"] == "7", "what is watched next is newer"
+        await watch.compare(pages, judge)
+
+    run_async(body())
+
+
 def test_a_kind_that_is_not_installed_stops_no_other() -> None:
     async def body() -> None:
         judge = await reconciler()
         pages: Any = Pages([pool("general", 1)])
-        assert await watch.list_everything(pages, judge) == {Key("Pool", "default", "general")}
+        known = {Key("Pool", "default", "general"): 1}
+        assert await watch.list_everything(pages, judge) == known
 
     run_async(body())
