@@ -1,7 +1,7 @@
 """Describes HTTP routes in the form of OpenAPI 3.1: what is said once in the code is not said again.
 
 A page's summary is the first line of its handler's docstring, what it takes is the pydantic form that it
-reads. `says` tells of a handler what neither shows.
+reads, what it gives is the type of what it writes. `says` tells of a handler what none of them shows.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar, get_type_hints
 
+import msgspec
 import orjson
 from aiohttp import web
 from pydantic import BaseModel
@@ -41,6 +42,8 @@ class Said:
         query: names in the request's query.
         status: of an answer that is none of an error.
         gives: that answer's media types.
+        answers: type of the answer where it is JSON: a TypedDict, a struct or a dataclass.
+        errors: likewise of errors that have a form of their own.
     """
 
     body: type[BaseModel] | None = None
@@ -48,6 +51,12 @@ class Said:
     query: tuple[str, ...] = ()
     status: int = 200
     gives: tuple[str, ...] = (JSON,)
+    answers: Any = None
+    errors: Any = None
+
+
+class Nothing(TypedDict):
+    """There is nothing to tell."""
 
 
 def says(
@@ -57,15 +66,23 @@ def says(
     query: Sequence[str] = (),
     status: int = 200,
     gives: Sequence[str] = (JSON,),
+    answers: Any = None,
+    errors: Any = None,
 ) -> Callable[[Handler], Handler]:
     """Tell of a handler what `Said` holds; one with a form takes JSON."""
-    said = Said(body, takes or (JSON if body else ""), tuple(query), status, tuple(gives))
+    taken = takes or (JSON if body else "")
+    said = Said(body, taken, tuple(query), status, tuple(gives), answers, errors)
 
     def told(handler: Handler) -> Handler:
         setattr(handler, _SAID, said)
         return handler
 
     return told
+
+
+def answer_of(function: Callable[..., Any]) -> Any:
+    """The type that a function says it gives."""
+    return get_type_hints(function)["return"]
 
 
 def said_of(route: web.RouteDef) -> Said:
@@ -95,7 +112,16 @@ def document(
         [(form, "validation") for form in sorted({*forms, error}, key=lambda form: form.__name__)],
         ref_template=_REFERENCE,
     )
+    forms_given = (f for route in shown for f in (said_of(route).answers, said_of(route).errors))
+    given = {repr(form): form for form in forms_given if form is not None}
+    made, components = msgspec.json.schema_components(
+        [given[name] for name in sorted(given)], ref_template="#/components/schemas/{name}"
+    )
+    taken = definitions.get("$defs", {})
+    if twice := taken.keys() & components.keys():
+        raise ValueError(f"two forms have the same name: {', '.join(sorted(twice))}")
     schemas: dict[Any, Any] = {form: schema for (form, _), schema in places.items()}
+    schemas |= dict(zip(sorted(given), made, strict=True))
     paths: dict[str, Json] = {}
     for route in shown:
         path = _VARIABLE.sub(r"{\1}", route.path)
@@ -110,7 +136,9 @@ def document(
         "paths": paths,
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
-            "schemas": definitions.get("$defs", {}),
+            "schemas": {
+                name: _cleaned(form) for name, form in sorted({**taken, **components}.items())
+            },
         },
     }
 
@@ -142,6 +170,7 @@ def add_described(
 
 def _operation(route: web.RouteDef, path: str, schemas: Mapping[Any, Any], error: Json) -> Json:
     said = said_of(route)
+    failed = {"anyOf": [error, schemas[repr(said.errors)]]} if said.errors else error
     words = re.sub(r"\W+", "_", path).strip("_")
     told: Json = {
         "operationId": f"{route.method.lower()}_{words}",
@@ -149,9 +178,9 @@ def _operation(route: web.RouteDef, path: str, schemas: Mapping[Any, Any], error
         "responses": {
             str(said.status): {
                 "description": HTTPStatus(said.status).phrase,
-                "content": {form: _schema(form) for form in said.gives},
+                "content": {form: _given(form, said, schemas) for form in said.gives},
             },
-            "default": {"description": "An error", "content": {JSON: {"schema": error}}},
+            "default": {"description": "An error", "content": {JSON: {"schema": failed}}},
         },
     }
     text = {"schema": {"type": "string"}}
@@ -170,5 +199,13 @@ def _operation(route: web.RouteDef, path: str, schemas: Mapping[Any, Any], error
     return told
 
 
-def _schema(form: str) -> Json:
-    return {"schema": {"type": "object" if form == JSON else "string"}}
+def _given(form: str, said: Said, schemas: Mapping[Any, Any]) -> Json:
+    if form != JSON:
+        return {"schema": {"type": "string"}}
+    return {"schema": schemas[repr(said.answers)] if said.answers else {"type": "object"}}
+
+
+def _cleaned(form: Json) -> Json:
+    """A form with the first paragraph of its description, as a docstring's others are for readers of code."""
+    told = form.get("description")
+    return {**form, "description": told.partition("\n\n")[0]} if told else form

@@ -11,9 +11,10 @@ import aiohttp
 from aiohttp import web
 
 from seedbed.runtime.api.access import Access
-from seedbed.runtime.api.answers import ACCESS, errors_as_answers, with_caller
+from seedbed.runtime.api.answers import ACCESS, Failure, errors_as_answers, with_caller
 from seedbed.runtime.api.app import Pages, serve
 from seedbed.runtime.coordination.memory import MemoryCoordinator
+from seedbed.runtime.openapi import add_described
 from seedbed.runtime.store.port import Store
 from seedbed.runtime.telemetry.health import serving_app
 from seedbed.runtime.workflow.history import StoredHistory
@@ -54,7 +55,7 @@ async def serving_pages(
     """Some of its pages alone; gives a session that asks below `/api/v3/`."""
     app = web.Application(middlewares=[errors_as_answers, with_caller])
     app[ACCESS] = access or AllowAll()
-    app.add_routes(pages.routes())
+    add_described(app, "Some pages", pages.routes(), error=Failure)
     async with (
         serving_app(app, "127.0.0.1", 0) as port,
         aiohttp.ClientSession(f"http://127.0.0.1:{port}/api/v3/") as session,

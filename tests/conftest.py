@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine
+import sys
+from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import settings
 
 T = TypeVar("T")
@@ -18,6 +20,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # How long an example takes says something of the machine only.
 settings.register_profile("seedbed", deadline=None)
 settings.load_profile("seedbed")
+
+
+@pytest.fixture(autouse=True)
+def answers_as_described() -> Iterator[None]:
+    """Whatever a service answers in a test is as its description says."""
+    if "seedbed.runtime.openapi" not in sys.modules:
+        yield
+        return
+    from tests.described import held_to_descriptions  # noqa: PLC0415  # where there are services
+
+    with held_to_descriptions() as wrong:
+        yield
+    assert not wrong, "\n".join(dict.fromkeys(wrong))
 
 
 def run_async(body: Coroutine[Any, Any, T], limit: float = 60.0) -> T:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 from aiohttp import web
 
@@ -45,7 +45,7 @@ from seedbed.runtime.api.services import ServicePages
 from seedbed.runtime.api.streams import StreamPages
 from seedbed.runtime.bus.events import EventLog
 from seedbed.runtime.coordination.port import Coordinator
-from seedbed.runtime.openapi import add_described
+from seedbed.runtime.openapi import add_described, says
 from seedbed.runtime.store.port import Store
 from seedbed.runtime.telemetry.health import serving_app
 from seedbed.runtime.workflow.live import LiveRuns, live_runs
@@ -62,6 +62,13 @@ class Pages(Protocol):
         """Where they stand."""
 
 
+class Health(TypedDict):
+    """Whether it is well."""
+
+    status: str
+
+
+@says(answers=Health)
 async def alive(_: web.Request) -> web.Response:
     """Whether it answers."""
     return answer({"status": "ok"})

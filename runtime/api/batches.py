@@ -12,14 +12,13 @@ cost under `seedbed`.
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from aiohttp import web
 
 from seedbed.crds.errors import InvalidError, NotFoundError
 from seedbed.runtime.api.access import Action
 from seedbed.runtime.api.answers import answer, require
-from seedbed.runtime.llm.batch.offline.form import batch_form, page_form
+from seedbed.runtime.llm.batch.offline.form import BatchTold, PageOf, batch_form, page_form
 from seedbed.runtime.openapi import says
 from seedbed.runtime.store.batches import BatchRow, SqlBatches, cancelled
 
@@ -41,7 +40,7 @@ class BatchPages:
             web.post("/api/v3/batches/{id}/cancel", self.cancel),
         ]
 
-    @says(query=("namespace", "limit", "after"))
+    @says(query=("namespace", "limit", "after"), answers=PageOf[BatchTold])
     async def listed(self, request: web.Request) -> web.Response:
         """A page of batches."""
         namespace = request.query.get("namespace", "")
@@ -50,11 +49,13 @@ class BatchPages:
         after = request.query.get("after", "")
         return answer(await batches_of(self._batches, namespace, after, limit))
 
+    @says(answers=BatchTold)
     async def batch(self, request: web.Request) -> web.Response:
         """One batch."""
         row = await self._allowed(request, "list")
         return answer(batch_form(row))
 
+    @says(answers=BatchTold)
     async def cancel(self, request: web.Request) -> web.Response:
         """Has a batch end early."""
         row = await self._allowed(request, "create")
@@ -81,7 +82,7 @@ async def found(batches: SqlBatches, name: str) -> BatchRow:
 
 async def batches_of(
     batches: SqlBatches, namespace: str, after: str = "", limit: int = MOST
-) -> dict[str, Any]:
+) -> PageOf[BatchTold]:
     """A page of batches in OpenAI's form, of a namespace or of all, behind the one named `after`."""
     behind = await found(batches, after) if after else None
     rows = await batches.listed(namespace, behind, limit + 1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import Any
+from typing import TypedDict
 
 from aiohttp import web
 from pydantic import Field, ValidationError
@@ -22,7 +22,7 @@ from seedbed.runtime.api.access import Action
 from seedbed.runtime.api.answers import answer, require
 from seedbed.runtime.coordination.port import Coordinator
 from seedbed.runtime.llm.cache.invalidation import invalidate
-from seedbed.runtime.llm.cache.stats import summary
+from seedbed.runtime.llm.cache.stats import CacheSummary, summary
 from seedbed.runtime.openapi import says
 from seedbed.runtime.store.answers import AnswerStore, Selection
 
@@ -36,6 +36,18 @@ class Forget(Model):
     namespace: Name
     tag: str = Field(default="", max_length=64)
     model: str = Field(default="", max_length=128)
+
+
+class CacheStatistics(CacheSummary):
+    """What the gateways have counted since a day."""
+
+    since: str
+
+
+class Forgotten(TypedDict):
+    """How many answers."""
+
+    forgotten: int
 
 
 class CachePages:
@@ -52,7 +64,7 @@ class CachePages:
             web.post("/api/v3/cache/invalidate", self.invalidate),
         ]
 
-    @says(query=("namespace", "days"))
+    @says(query=("namespace", "days"), answers=CacheStatistics)
     async def stats(self, request: web.Request) -> web.Response:
         """What the gateways have counted, a second ago."""
         namespace = request.query.get("namespace", "")
@@ -60,7 +72,7 @@ class CachePages:
         days = _days(request.query.get("days", str(DAYS)))
         return answer(await counted(self._store, namespace, days))
 
-    @says(Forget)
+    @says(Forget, answers=Forgotten)
     async def invalidate(self, request: web.Request) -> web.Response:
         """Forgets answers in the store and in every gateway."""
         try:
@@ -74,7 +86,7 @@ class CachePages:
         return answer({"forgotten": await invalidate(self._store, self._coordinator, chosen)})
 
 
-async def counted(store: AnswerStore, namespace: str, days: int) -> dict[str, Any]:
+async def counted(store: AnswerStore, namespace: str, days: int) -> CacheStatistics:
     """The statistics of the last days, today included; see `summary`."""
     since = datetime.fromtimestamp(time.time() - (days - 1) * _DAY, UTC).strftime("%Y-%m-%d")
     return {"since": since, **summary(await store.counts(namespace, since))}

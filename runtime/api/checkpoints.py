@@ -13,7 +13,7 @@ patch and create Workflows with the caller's own token.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import orjson
 from aiohttp import web
@@ -35,6 +35,53 @@ from seedbed.runtime.store.port import RunRow, Store
 
 _ENGINE_WAIT = 30.0
 _ACCEPTED, _CREATED = 202, 201
+
+
+class CheckpointTold(TypedDict):
+    """A checkpoint; times are Unix times."""
+
+    id: str
+    run: str
+    number: int
+    createdAt: float
+    expiresAt: float
+    cause: str
+    ended: int
+    total: int
+    base: int | None
+    contentBytes: int
+    sizeBytes: int
+    compressionRatio: float
+    key: str
+    digest: str
+
+
+class CheckpointsTold(TypedDict):
+    """Those of a run."""
+
+    run: str
+    checkpoints: list[CheckpointTold]
+
+
+class RestoreTold(TypedDict):
+    """From where a Workflow goes on."""
+
+    workflow: str
+    checkpoint: CheckpointTold
+
+
+class ForkFrom(TypedDict):
+    """A run, and one of its checkpoints."""
+
+    run: str
+    checkpoint: int | None
+
+
+class ForkTold(TypedDict):
+    """The Workflow that was made."""
+
+    workflow: str
+    forkFrom: ForkFrom
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +111,20 @@ class CheckpointPages:
             web.post(f"{base}/fork", self.fork),
         ]
 
-    @says(query=("run",))
+    @says(query=("run",), answers=CheckpointsTold)
     async def listed(self, request: web.Request) -> web.Response:
         """The checkpoints of a run, oldest first."""
         row = await self._run(request, request.query.get("run"))
         found = await self._rows.of_run(row.run)
         return answer({"run": row.run, "checkpoints": [told(one) for one in found]})
 
-    @says(query=("run",))
+    @says(query=("run",), answers=CheckpointTold)
     async def one(self, request: web.Request) -> web.Response:
         """One checkpoint."""
         wanted = request.match_info["checkpoint_id"]
         return answer(told(await self._found(request, wanted)))
 
-    @says(status=_CREATED)
+    @says(status=_CREATED, answers=CheckpointTold)
     async def take(self, request: web.Request) -> web.Response:
         """Take a checkpoint of the run under way; answers when it is kept."""
         namespace, name = request.match_info["namespace"], request.match_info["name"]
@@ -92,7 +139,7 @@ class CheckpointPages:
             raise NotFoundError("Checkpoint", taken.id)
         return answer(told(found), status=_CREATED)
 
-    @says(takes=JSON, query=("run",), status=_ACCEPTED)
+    @says(takes=JSON, query=("run",), status=_ACCEPTED, answers=RestoreTold)
     async def restore(self, request: web.Request) -> web.Response:
         """Have the Workflow go on from one of its checkpoints, as a new run."""
         body = await _body(request, {"checkpoint"})
@@ -104,7 +151,7 @@ class CheckpointPages:
         await workflows.patch(token, namespace, name, patch)
         return answer({"workflow": name, "checkpoint": told(found)}, status=_ACCEPTED)
 
-    @says(takes=JSON, query=("run",), status=_CREATED)
+    @says(takes=JSON, query=("run",), status=_CREATED, answers=ForkTold)
     async def fork(self, request: web.Request) -> web.Response:
         """Make a Workflow that goes on from a run of this one, with other parameters."""
         body = await _body(request, {"name", "checkpoint", "params", "again"})
@@ -162,8 +209,8 @@ class CheckpointPages:
         raise NotFoundError("Checkpoint", f"{wanted} of {row.run}")
 
 
-def told(row: CheckpointRow) -> dict[str, Any]:
-    """A checkpoint as the API shows it; times are Unix times."""
+def told(row: CheckpointRow) -> CheckpointTold:
+    """A checkpoint as the API shows it."""
     return {
         "id": row.id,
         "run": row.run,

@@ -11,7 +11,7 @@ namespace all are meant, which needs the right in all of them.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from aiohttp import web
 from pydantic import Field, ValidationError
@@ -21,10 +21,10 @@ from seedbed.crds.errors import InvalidError
 from seedbed.crds.money import dollars
 from seedbed.runtime.api.access import Action
 from seedbed.runtime.api.answers import answer, require
-from seedbed.runtime.llm.report import report
+from seedbed.runtime.llm.report import Report, report
 from seedbed.runtime.llm.routing.marks import sent
 from seedbed.runtime.llm.routing.predictor import Outcomes
-from seedbed.runtime.openapi import says
+from seedbed.runtime.openapi import Nothing, says
 from seedbed.runtime.store.ledger import DIMENSIONS, Ledger
 from seedbed.runtime.store.outcomes import OutcomeRow, OutcomeStore
 
@@ -38,6 +38,29 @@ class Outcome(Model):
     hardness: int = Field(ge=0, le=4)
     good: float = Field(ge=0, le=1)
     marks: str | None = Field(default=None, max_length=256)
+
+
+class Cost(TypedDict):
+    """Spending under one key, which stands under the name of the dimension; money is text."""
+
+    namespace: NotRequired[str]
+    workflow: NotRequired[str]
+    agent: NotRequired[str]
+    model: NotRequired[str]
+    day: NotRequired[str]
+    user: NotRequired[str]
+    dollars: str
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Costs(TypedDict):
+    """Spending by one dimension, and all of it."""
+
+    by: str
+    dollars: str
+    costs: list[Cost]
 
 
 class CostPages:
@@ -55,7 +78,7 @@ class CostPages:
             web.post("/api/v3/outcomes", self.outcome),
         ]
 
-    @says(query=("namespace", "by", "workflow", "agent", "since"))
+    @says(query=("namespace", "by", "workflow", "agent", "since"), answers=Costs)
     async def costs(self, request: web.Request) -> web.Response:
         """Spending by one dimension, and all of it."""
         query = request.query
@@ -71,7 +94,7 @@ class CostPages:
         )
         return answer(found)
 
-    @says(query=("namespace",))
+    @says(query=("namespace",), answers=Report)
     async def report(self, request: web.Request) -> web.Response:
         """What routing knows of a namespace's tasks."""
         namespace = request.query.get("namespace", "")
@@ -80,7 +103,7 @@ class CostPages:
         await require(request, Action("list", "workflows", namespace))
         return answer(await curves(self._ledger, self._outcomes, namespace))
 
-    @says(Outcome, status=201)
+    @says(Outcome, status=201, answers=Nothing)
     async def outcome(self, request: web.Request) -> web.Response:
         """Learns one outcome."""
         try:
@@ -96,7 +119,7 @@ class CostPages:
         return answer({}, status=201)
 
 
-async def spending(ledger: Ledger, by: str, **given: Any) -> dict[str, Any]:
+async def spending(ledger: Ledger, by: str, **given: Any) -> Costs:
     """Spending as JSON; money is text, so that nothing is rounded.
 
     Args:
@@ -108,23 +131,20 @@ async def spending(ledger: Ledger, by: str, **given: Any) -> dict[str, Any]:
     if dimension is None:
         raise InvalidError("by", f"expected one of {', '.join(DIMENSIONS)}")
     rows = await ledger.costs(dimension, **given)
-    return {
-        "by": by,
-        "dollars": dollars(sum(row.nanos for row in rows)),
-        "costs": [
-            {
-                by: row.key,
-                "dollars": dollars(row.nanos),
-                "calls": row.calls,
-                "prompt_tokens": row.prompt_tokens,
-                "completion_tokens": row.completion_tokens,
-            }
-            for row in rows
-        ],
-    }
+    costs: list[Cost] = []
+    for row in rows:
+        cost: Cost = {
+            "dollars": dollars(row.nanos),
+            "calls": row.calls,
+            "prompt_tokens": row.prompt_tokens,
+            "completion_tokens": row.completion_tokens,
+        }
+        cost[dimension] = row.key
+        costs.append(cost)
+    return {"by": by, "dollars": dollars(sum(row.nanos for row in rows)), "costs": costs}
 
 
-async def curves(ledger: Ledger, outcomes: OutcomeStore, namespace: str) -> dict[str, Any]:
+async def curves(ledger: Ledger, outcomes: OutcomeStore, namespace: str) -> Report:
     """What routing knows of a namespace's tasks; see `report`."""
     spent = await ledger.costs("model", namespace=namespace)
     costs = {cost.key: cost.nanos / cost.calls for cost in spent if cost.calls}

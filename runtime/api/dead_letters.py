@@ -10,7 +10,7 @@ right to update them everywhere. What an event carries is not shown: it may be a
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict
 
 from aiohttp import web
 
@@ -23,6 +23,40 @@ from seedbed.runtime.openapi import says
 _LISTED = 100
 _MOST = 1000
 _LARGEST = 2**53
+
+
+class DeadEvent(TypedDict):
+    """An event that could not be handled, without what it carries."""
+
+    key: str
+    kind: str
+    at: float
+    priority: str
+    partition: int
+    bytes: int
+
+
+class DeadLetterTold(TypedDict):
+    """Such an event, and for whom it was."""
+
+    number: int
+    follower: str
+    failures: int
+    reason: str
+    at: float
+    event: DeadEvent
+
+
+class DeadLetters(TypedDict):
+    """Some of them."""
+
+    deadLetters: list[DeadLetterTold]
+
+
+class Done(TypedDict):
+    """How many."""
+
+    done: int
 
 
 class DeadLetterPages:
@@ -40,7 +74,7 @@ class DeadLetterPages:
             web.delete(f"{base}/{{number}}", self.discard),
         ]
 
-    @says(query=("after", "limit"))
+    @says(query=("after", "limit"), answers=DeadLetters)
     async def listed(self, request: web.Request) -> web.Response:
         """Some of them, in order of their numbers."""
         await require(request, Action("list", "workflows", ""))
@@ -49,10 +83,12 @@ class DeadLetterPages:
         found = await self._events.dead_letters(after=after, limit=min(limit, _MOST))
         return answer({"deadLetters": [told(one) for one in found]})
 
+    @says(answers=Done)
     async def replay(self, request: web.Request) -> web.Response:
         """Put it back at the end of its lane, for its follower alone."""
         return await self._done(request, await self._chosen(request, self._events.replay))
 
+    @says(answers=Done)
     async def discard(self, request: web.Request) -> web.Response:
         """Forget it."""
         return await self._done(request, await self._chosen(request, self._events.discard))
@@ -68,7 +104,7 @@ class DeadLetterPages:
         return answer({"done": count})
 
 
-def told(letter: DeadLetter) -> dict[str, Any]:
+def told(letter: DeadLetter) -> DeadLetterTold:
     """A dead letter as JSON."""
     event = letter.event
     return {

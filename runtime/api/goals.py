@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from typing import TypedDict
 
 import aiohttp
 from aiohttp import web
@@ -25,12 +25,17 @@ from seedbed.crds.errors import InvalidError, NotFoundError, UnavailableError
 from seedbed.crds.goal import MOST_LEVELS, MOST_TASKS, GoalTemplate, GoalText
 from seedbed.runtime.api.access import Action
 from seedbed.runtime.api.answers import TOKEN_HEADER, answer, require
-from seedbed.runtime.openapi import JSON, says
+from seedbed.runtime.openapi import JSON, Nothing, says
 from seedbed.runtime.store.goals import GoalRow, Goals
 from seedbed.runtime.workflow.planning.goals.model import ModelPlanner
 from seedbed.runtime.workflow.planning.goals.planner import Bounds, Planner, decompose
 from seedbed.runtime.workflow.planning.goals.template import TemplatePlanner, first_of
-from seedbed.runtime.workflow.planning.goals.tree import GoalTree, hierarchy, read_tree
+from seedbed.runtime.workflow.planning.goals.tree import (
+    GoalTree,
+    HierarchyTold,
+    hierarchy,
+    read_tree,
+)
 from seedbed.runtime.workflow.planning.goals.view import POLICY, page
 
 _CREATED = 201
@@ -50,6 +55,31 @@ class Decompose(Model):
     max_tasks: int = Field(default=10_000, ge=1, le=MOST_TASKS)
     max_depth: int = Field(default=120, ge=1, le=MOST_LEVELS)
     max_calls: int = Field(default=100, ge=1, le=10_000)
+
+
+class TreeTold(TypedDict):
+    """A tree that is kept; `madeAt` is Unix time."""
+
+    id: str
+    goal: str
+    tasks: int
+    depth: int
+    madeAt: float
+    hierarchy: str
+
+
+class TreeMade(TreeTold):
+    """The same of one that was just made: what it took, and what cut it short."""
+
+    leaves: int
+    calls: int
+    cut: str
+
+
+class TreesTold(TypedDict):
+    """Those of a namespace."""
+
+    trees: list[TreeTold]
 
 
 class GoalPages:
@@ -76,7 +106,7 @@ class GoalPages:
             web.delete(one, self.remove),
         ]
 
-    @says(Decompose, status=_CREATED)
+    @says(Decompose, status=_CREATED, answers=TreeMade)
     async def decompose(self, request: web.Request) -> web.Response:
         """Take a goal apart and keep the tree."""
         try:
@@ -97,8 +127,13 @@ class GoalPages:
             asked.namespace, tree.digest, time.time(), tree.goal, len(tree.tasks), tree.depth
         )
         await self._goals.put(row, document)
-        told = {"leaves": len(tree.leaves), "calls": tree.calls, "cut": tree.cut}
-        return answer({**_told(row), **told}, status=_CREATED)
+        made: TreeMade = {
+            **_told(row),
+            "leaves": len(tree.leaves),
+            "calls": tree.calls,
+            "cut": tree.cut,
+        }
+        return answer(made, status=_CREATED)
 
     async def _tree(self, request: web.Request, asked: Decompose, bounds: Bounds) -> GoalTree:
         planners: list[Planner] = []
@@ -118,13 +153,14 @@ class GoalPages:
             planners.append(ModelPlanner(session, asked.model))
             return await decompose(asked.goal, planners, bounds)
 
+    @says(answers=TreesTold)
     async def listed(self, request: web.Request) -> web.Response:
         """The namespace's trees, the newest first."""
         namespace = request.match_info["namespace"]
         await require(request, Action("list", "workflows", namespace))
         return answer({"trees": [_told(row) for row in await self._goals.of_namespace(namespace)]})
 
-    @says(query=("form", "under", "levels"), gives=(JSON, "text/html"))
+    @says(query=("form", "under", "levels"), gives=(JSON, "text/html"), answers=HierarchyTold)
     async def hierarchy(self, request: web.Request) -> web.Response:
         """A tree, or the part of it below a task."""
         namespace, digest = request.match_info["namespace"], request.match_info["id"]
@@ -147,6 +183,7 @@ class GoalPages:
         )
         return web.Response(body=head.encode() + nested + b"}", content_type="application/json")
 
+    @says(answers=Nothing)
     async def remove(self, request: web.Request) -> web.Response:
         """Forget one."""
         namespace, digest = request.match_info["namespace"], request.match_info["id"]
@@ -165,7 +202,7 @@ def _number(request: web.Request, name: str, default: int) -> int:
     return int(text)
 
 
-def _told(row: GoalRow) -> dict[str, Any]:
+def _told(row: GoalRow) -> TreeTold:
     return {
         "id": f"{row.namespace}/{row.digest}",
         "goal": row.goal,

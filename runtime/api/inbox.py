@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypedDict
 
 import orjson
 from aiohttp import web
@@ -38,6 +38,23 @@ _ENGINE_WAIT = 15.0
 _LONGEST_KEY = 128
 
 
+class ApprovalTold(TypedDict):
+    """A decision that is durable."""
+
+    run: str
+    decision: Decision
+    phase: str
+
+
+class EventTold(TypedDict):
+    """An event that is durable; `id` is its key."""
+
+    run: str
+    event: str
+    id: str
+    phase: str
+
+
 class InboxPages:
     """The two pages."""
 
@@ -53,7 +70,7 @@ class InboxPages:
             web.post(f"{base}/events/{{event}}", self.signal),
         ]
 
-    @says(Approval)
+    @says(Approval, answers=ApprovalTold)
     async def approve(self, request: web.Request) -> web.Response:
         """Decide about a step; answers when the decision is durable."""
         run = await self._run(request, "approvals")
@@ -65,7 +82,7 @@ class InboxPages:
         summary = await self._ask(Approve(run, request.match_info["step"], decision))
         return answer({"run": run, "decision": asdict(decision), "phase": summary.phase})
 
-    @says(takes=JSON, query=("key",))
+    @says(takes=JSON, query=("key",), answers=EventTold)
     async def signal(self, request: web.Request) -> web.Response:
         """Tell of an event; answers when it is durable."""
         run = await self._run(request, "events")

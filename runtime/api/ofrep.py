@@ -10,7 +10,7 @@ the caller's service account.
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import orjson
 from aiohttp import hdrs, web
@@ -23,6 +23,30 @@ from seedbed.runtime.flags.evaluate import Decision
 from seedbed.runtime.openapi import JSON, says
 
 NAMESPACE_HEADER = "X-Seedbed-Namespace"
+
+
+class Evaluation(TypedDict):
+    """A flag for one subject, in OFREP's form."""
+
+    key: str
+    reason: str
+    variant: str
+    value: bool
+    metadata: dict[str, Any]
+
+
+class Evaluations(TypedDict):
+    """All flags of a namespace."""
+
+    flags: list[Evaluation]
+
+
+class FlagError(TypedDict):
+    """Why there is no evaluation, in OFREP's form."""
+
+    key: NotRequired[str]
+    errorCode: str
+    errorDetails: str
 
 
 class FlagPages:
@@ -38,7 +62,7 @@ class FlagPages:
             web.post("/ofrep/v1/evaluate/flags", self.all),
         ]
 
-    @says(takes=JSON)
+    @says(takes=JSON, answers=Evaluation, errors=FlagError)
     async def one(self, request: web.Request) -> web.Response:
         """Evaluate one flag."""
         key = request.match_info["key"]
@@ -51,12 +75,15 @@ class FlagPages:
         decision = self._flags.decide(namespace, key, subject)
         if decision is None:
             details = f"there is no FeatureFlag {key!r} in namespace {namespace!r}"
-            return answer(
-                {"key": key, "errorCode": "FLAG_NOT_FOUND", "errorDetails": details}, status=404
-            )
+            missing: FlagError = {
+                "key": key,
+                "errorCode": "FLAG_NOT_FOUND",
+                "errorDetails": details,
+            }
+            return answer(missing, status=404)
         return answer(_evaluation(key, decision))
 
-    @says(takes=JSON)
+    @says(takes=JSON, answers=Evaluations, errors=FlagError)
     async def all(self, request: web.Request) -> web.Response:
         """Evaluate every flag of the namespace."""
         namespace = _namespace(request)
@@ -66,7 +93,7 @@ class FlagPages:
         except InvalidError as error:
             return _refused(None, 400, error)
         decisions = self._flags.decide_all(namespace, subject)
-        body = {"flags": [_evaluation(key, each) for key, each in decisions.items()]}
+        body: Evaluations = {"flags": [_evaluation(key, each) for key, each in decisions.items()]}
         tag = f'"{hashlib.sha256(orjson.dumps(body)).hexdigest()[:32]}"'
         if request.headers.get(hdrs.IF_NONE_MATCH) == tag:
             return web.Response(status=304, headers={hdrs.ETAG: tag})
@@ -96,7 +123,7 @@ async def _subject(request: web.Request) -> str | None:
     return subject
 
 
-def _evaluation(key: str, decision: Decision) -> dict[str, Any]:
+def _evaluation(key: str, decision: Decision) -> Evaluation:
     return {
         "key": key,
         "reason": decision.reason,
@@ -108,5 +135,5 @@ def _evaluation(key: str, decision: Decision) -> dict[str, Any]:
 
 def _refused(key: str | None, status: int, error: InvalidError) -> web.Response:
     code = "PARSE_ERROR" if error.field == "body" else "INVALID_CONTEXT"
-    body = {"errorCode": code, "errorDetails": error.message}
+    body: FlagError = {"errorCode": code, "errorDetails": error.message}
     return answer(body if key is None else {"key": key, **body}, status=status)

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from seedbed.runtime.api.answers import answer
 from seedbed.runtime.api.runs import newest_run
-from seedbed.runtime.openapi import says
+from seedbed.runtime.openapi import answer_of, says
 from seedbed.runtime.store.port import RunRow, Store
 from seedbed.runtime.workflow.planning.insight import (
     PAGES,
@@ -48,6 +48,7 @@ class PlanningPages:
     def _page(
         self, tell: Callable[[Analysis], Mapping[str, Any]]
     ) -> Callable[[web.Request], Awaitable[web.Response]]:
+        @says(answers=answer_of(tell))
         async def page(request: web.Request) -> web.Response:
             return answer(await self._told(request, tell))
 

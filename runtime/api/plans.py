@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from typing import Any
+from typing import TypedDict
 
 from aiohttp import web
 
@@ -21,11 +21,27 @@ from seedbed.crds.steps_document import DOCUMENT_LIMIT, read_steps
 from seedbed.crds.steps_source import PUSHED
 from seedbed.runtime.api.access import Action
 from seedbed.runtime.api.answers import answer, require
-from seedbed.runtime.openapi import says
+from seedbed.runtime.openapi import Nothing, says
 from seedbed.runtime.store.plans import PlanRow, Plans
 
 _CREATED = 201
 _CHUNK = 64 * 1024
+
+
+class PlanTold(TypedDict):
+    """A plan that is kept; `pushedAt` is Unix time."""
+
+    url: str
+    sha256: str
+    steps: int
+    bytes: int
+    pushedAt: float
+
+
+class PlansTold(TypedDict):
+    """Those of a namespace."""
+
+    plans: list[PlanTold]
 
 
 class PlanPages:
@@ -45,7 +61,7 @@ class PlanPages:
             web.delete(f"{base}/{{digest}}", self.remove),
         ]
 
-    @says(takes="application/octet-stream", status=_CREATED)
+    @says(takes="application/octet-stream", status=_CREATED, answers=PlanTold)
     async def push(self, request: web.Request) -> web.Response:
         """Keep a document, after a look at every step of it."""
         namespace = await _allowed(request, "create")
@@ -57,11 +73,13 @@ class PlanPages:
         await self._plans.put(row, data)
         return answer(_told(row), status=_CREATED)
 
+    @says(answers=PlansTold)
     async def listed(self, request: web.Request) -> web.Response:
         """The namespace's plans, the last pushed first."""
         namespace = await _allowed(request, "list")
         return answer({"plans": [_told(row) for row in await self._plans.of_namespace(namespace)]})
 
+    @says(answers=Nothing)
     async def remove(self, request: web.Request) -> web.Response:
         """Forget one."""
         namespace = await _allowed(request, "delete")
@@ -87,7 +105,7 @@ async def _body(request: web.Request) -> bytes:
     return bytes(data)
 
 
-def _told(row: PlanRow) -> dict[str, Any]:
+def _told(row: PlanRow) -> PlanTold:
     return {
         "url": f"{PUSHED}{row.digest}",
         "sha256": row.digest,

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from seedbed.runtime.api.access import Action
 from seedbed.runtime.api.answers import answer, require
+from seedbed.runtime.openapi import answer_of, says
 from seedbed.runtime.store.port import Store
 from seedbed.runtime.workflow.record_of_runs import PAGES
 
@@ -31,6 +32,7 @@ class RecordPages:
     def _page(
         self, tell: Callable[[Store, str, str], Awaitable[Mapping[str, Any]]]
     ) -> Callable[[web.Request], Awaitable[web.Response]]:
+        @says(answers=answer_of(tell))
         async def page(request: web.Request) -> web.Response:
             namespace, name = request.match_info["namespace"], request.match_info["name"]
             await require(request, Action("get", "workflows", namespace, name))

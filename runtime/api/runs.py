@@ -7,25 +7,42 @@ GET /api/v3/workflows/{namespace}/{name}/result   its result, of any size
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol, TypedDict
 
 from aiohttp import web
 
 from seedbed.crds.errors import NotFoundError
+from seedbed.crds.messages import RunSummary
 from seedbed.runtime.api.access import Action
 from seedbed.runtime.api.answers import answer, require
+from seedbed.runtime.openapi import says
 from seedbed.runtime.store.port import RunRow, Store
+from seedbed.runtime.workflow.history import Attempt
 
 
 class History(Protocol):
     """Reads what a run has left in the store."""
 
-    async def steps(self, run: str) -> Sequence[Mapping[str, Any]]:
-        """Each execution unit with `name`, `state`, `attempt`, `started`, `finished`, `worker`, `error`."""
+    async def steps(self, run: str) -> Sequence[Attempt]:
+        """Each attempt that ended, in order of the journal."""
 
     async def result(self, run: str) -> Any:
         """The result of a run that has ended."""
+
+
+class StepLog(TypedDict):
+    """What has become of a run's steps."""
+
+    run: str
+    steps: list[Attempt]
+
+
+class RunResult(TypedDict):
+    """The result of a run that has ended."""
+
+    run: str
+    result: Any
 
 
 class RunPages:
@@ -44,16 +61,19 @@ class RunPages:
             web.get(f"{base}/result", self.result),
         ]
 
+    @says(answers=RunSummary)
     async def summary(self, request: web.Request) -> web.Response:
         """The newest RunSummary."""
         row = await self._newest(request)
         return web.Response(body=row.summary, content_type="application/json")
 
+    @says(answers=StepLog)
     async def steps(self, request: web.Request) -> web.Response:
         """Each execution unit, in order of the journal."""
         row = await self._newest(request)
-        return answer({"run": row.run, "steps": await self._history.steps(row.run)})
+        return answer({"run": row.run, "steps": [*await self._history.steps(row.run)]})
 
+    @says(answers=RunResult)
     async def result(self, request: web.Request) -> web.Response:
         """The result; an error of the code `not_found` while there is none."""
         row = await self._newest(request)

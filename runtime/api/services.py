@@ -7,13 +7,30 @@ A service belongs to the Pool it works for: who may list Pools may see it.
 
 from __future__ import annotations
 
+from typing import Any, TypedDict
+
 from aiohttp import web
 
 from seedbed.runtime.api.access import Action
 from seedbed.runtime.api.answers import answer, require
 from seedbed.runtime.coordination.port import Coordinator
-from seedbed.runtime.coordination.registry import discover
+from seedbed.runtime.coordination.registry import Service, discover
 from seedbed.runtime.openapi import says
+
+
+class LiveService(TypedDict):
+    """A service that is there."""
+
+    name: str
+    instance: str
+    capabilities: list[str]
+    metadata: dict[str, Any]
+
+
+class LiveServices(TypedDict):
+    """Those that are there."""
+
+    services: list[LiveService]
 
 
 class ServicePages:
@@ -26,23 +43,21 @@ class ServicePages:
         """Where it stands."""
         return [web.get("/api/v3/services", self.services)]
 
-    @says(query=("namespace",))
+    @says(query=("namespace",), answers=LiveServices)
     async def services(self, request: web.Request) -> web.Response:
         """The live services, of a namespace or of all."""
         namespace = request.query.get("namespace", "")
         await require(request, Action("list", "pools", namespace))
         wanted = {"namespace": namespace} if namespace else None
         found = await discover(self._coordinator, metadata=wanted)
-        return answer(
-            {
-                "services": [
-                    {
-                        "name": each.name,
-                        "instance": each.instance,
-                        "capabilities": sorted(each.capabilities),
-                        "metadata": dict(each.metadata),
-                    }
-                    for each in found
-                ]
-            }
-        )
+        return answer({"services": [told(each) for each in found]})
+
+
+def told(service: Service) -> LiveService:
+    """A service as JSON."""
+    return {
+        "name": service.name,
+        "instance": service.instance,
+        "capabilities": sorted(service.capabilities),
+        "metadata": dict(service.metadata),
+    }

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from seedbed.crds.errors import InvalidError
+from seedbed.runtime.llm.answers import TextChoice
 from seedbed.runtime.llm.providers import (
     ChatRequest,
     CompletionRequest,
@@ -62,7 +63,7 @@ def _as_it_is(body: Json) -> Json:
 
 def _as_text(body: Json) -> Json:
     """A chat completion, or a chunk of one, in the older form."""
-    choices = [
+    choices: list[TextChoice] = [
         {
             "index": choice.get("index", at),
             "text": (choice.get("message") or choice.get("delta") or {}).get("content") or "",

@@ -7,7 +7,7 @@ would be at each. A single number would hide that the two trade off.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TypedDict
 
 from seedbed.runtime.llm.routing.hardness import LEVELS
 from seedbed.runtime.llm.routing.predictor import Outcomes, Predictor
@@ -16,7 +16,31 @@ from seedbed.runtime.llm.routing.router import Wanted, route
 FLOORS = tuple(n / 20 for n in range(10, 21))
 
 
-def report(outcomes: Iterable[Outcomes], costs: Mapping[str, float]) -> dict[str, Any]:
+class ModelReport(TypedDict):
+    """What is known of a model."""
+
+    model: str
+    outcomes: float
+    good: float | None
+    dollars_per_thousand: float
+
+
+class Point(TypedDict):
+    """Of a curve."""
+
+    floor: float
+    quality: float
+    dollars_per_thousand: float
+
+
+class Report(TypedDict):
+    """Models, and curves by task."""
+
+    models: list[ModelReport]
+    curves: dict[str, list[Point]]
+
+
+def report(outcomes: Iterable[Outcomes], costs: Mapping[str, float]) -> Report:
     """Curves by task.
 
     Args:
@@ -37,7 +61,7 @@ def report(outcomes: Iterable[Outcomes], costs: Mapping[str, float]) -> dict[str
     }
 
 
-def _model(name: str, cost: float, known: list[Outcomes]) -> dict[str, Any]:
+def _model(name: str, cost: float, known: list[Outcomes]) -> ModelReport:
     mine = [each for each in known if each.model == name]
     asked = sum(each.asked for each in mine)
     good = sum(each.good for each in mine)
@@ -51,10 +75,10 @@ def _model(name: str, cost: float, known: list[Outcomes]) -> dict[str, Any]:
 
 def _curve(
     task: str, known: list[Outcomes], costs: Mapping[str, float], predictor: Predictor
-) -> list[dict[str, float]]:
+) -> list[Point]:
     seen = [sum(e.asked for e in known if (e.task, e.level) == (task, at)) for at in range(LEVELS)]
     weights = seen if sum(seen) else [1.0] * LEVELS
-    points = []
+    points: list[Point] = []
     for floor in FLOORS:
         quality = cost = 0.0
         for at, weight in enumerate(weights):

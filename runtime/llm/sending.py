@@ -11,6 +11,7 @@ from aiohttp import web
 
 from seedbed.crds.errors import SeedbedError
 from seedbed.crds.money import dollars
+from seedbed.runtime.llm.answers import Account
 from seedbed.runtime.llm.call import Call
 from seedbed.runtime.llm.endpoints import Form
 from seedbed.runtime.llm.failures import told
@@ -22,7 +23,7 @@ _HEAD = ("id", "created")
 
 def account_of(*calls: Call) -> Json:
     """What the caller is told of how the answer came about; what is told of each stands in their order."""
-    return {
+    account: Account = {
         "model": _once(call.served_by for call in calls),
         "cost_dollars": dollars(sum(call.cost for call in calls)),
         "cost_estimated": any(each.estimated for call in calls for each in call.spent),
@@ -31,8 +32,8 @@ def account_of(*calls: Call) -> Json:
             for call in calls
             for each in call.attempts
         ],
-        **{name.lower(): value for name, value in _notes(calls).items()},
     }
+    return {**account, **{name.lower(): value for name, value in _notes(calls).items()}}
 
 
 def headers_of(*calls: Call) -> dict[str, str]:

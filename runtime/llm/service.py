@@ -22,11 +22,20 @@ import logging
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import orjson
 from aiohttp import web
 
 from seedbed.crds.errors import InvalidError, SeedbedError, UnavailableError
+from seedbed.runtime.llm.answers import (
+    ChatAnswer,
+    ModelsTold,
+    ModelTold,
+    PatternsTold,
+    TextAnswer,
+    VectorAnswer,
+)
 from seedbed.runtime.llm.cache.streaming import replayed
 from seedbed.runtime.llm.call import Call, Identity, Reply
 from seedbed.runtime.llm.company import Company
@@ -46,7 +55,7 @@ from seedbed.runtime.llm.providers import (
 from seedbed.runtime.llm.routing.marks import sent
 from seedbed.runtime.llm.sending import Stream, account_of, headers_of
 from seedbed.runtime.llm.several import merged, moved, with_usage
-from seedbed.runtime.openapi import JSON, PATH, add_described, says
+from seedbed.runtime.openapi import JSON, PATH, Nothing, add_described, says
 from seedbed.runtime.store.outcomes import OutcomeRow
 
 _LARGEST_BODY = 8 * 1024 * 1024
@@ -134,17 +143,17 @@ class _Service:
             yield
             self._ready = False
 
-    @says(ChatRequest, gives=_ANSWERS)
+    @says(ChatRequest, gives=_ANSWERS, answers=ChatAnswer)
     async def chat(self, http: web.Request) -> web.StreamResponse:
         """OpenAI's chat completions."""
         return await self._answered(http, CHAT)
 
-    @says(CompletionRequest, gives=_ANSWERS)
+    @says(CompletionRequest, gives=_ANSWERS, answers=TextAnswer)
     async def completions(self, http: web.Request) -> web.StreamResponse:
         """The older form: prompts, and a text for each."""
         return await self._answered(http, COMPLETIONS)
 
-    @says(EmbeddingRequest)
+    @says(EmbeddingRequest, answers=VectorAnswer)
     async def embeddings(self, http: web.Request) -> web.StreamResponse:
         """Vectors of texts."""
         return await self._answered(http, EMBEDDINGS)
@@ -229,12 +238,15 @@ class _Service:
             return None
         return merged([answer or {} for answer in found], choices)
 
+    @says(answers=ModelsTold)
     async def models(self, http: web.Request) -> web.Response:
         """The models that are there for the caller."""
         identity = await self._identify(http)
         names = self._gateway.names(identity.namespace)
-        return _json({"object": "list", "data": [_told(name) for name in names]})
+        told: ModelsTold = {"object": "list", "data": [_told(name) for name in names]}
+        return _json(told)
 
+    @says(answers=ModelTold)
     async def model(self, http: web.Request) -> web.Response:
         """One of them."""
         identity = await self._identify(http)
@@ -242,7 +254,7 @@ class _Service:
         self._gateway.named(name, identity.namespace)
         return _json(_told(name))
 
-    @says(Outcome, status=201)
+    @says(Outcome, status=201, answers=Nothing)
     async def outcome(self, http: web.Request) -> web.Response:
         """Learns whether an answer that routing chose a model for was good."""
         identity = await self._identify(http)
@@ -253,10 +265,12 @@ class _Service:
         await self._gateway.learning.add(row, shown)
         return _json({}, 201)
 
+    @says(answers=PatternsTold)
     async def patterns(self, http: web.Request) -> web.Response:
         """What the namespace's prompts have in common."""
         identity = await self._identify(http)
-        return _json({"patterns": self._gateway.prompts.patterns(identity.namespace)})
+        found: PatternsTold = {"patterns": self._gateway.prompts.patterns(identity.namespace)}
+        return _json(found)
 
     @says(gives=_TEXT)
     async def alive(self, _: web.Request) -> web.Response:
@@ -304,7 +318,7 @@ def _call(http: web.Request, request: Request, identity: Identity, deadline: flo
     )
 
 
-def _told(name: str) -> Json:
+def _told(name: str) -> ModelTold:
     return {"id": name, "object": "model", "created": 0, "owned_by": "seedbed"}
 
 
@@ -348,7 +362,9 @@ def _share(http: web.Request) -> float | None:
     return found
 
 
-def _json(body: Json, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+def _json(
+    body: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
     return web.Response(
         body=orjson.dumps(body), status=status, content_type="application/json", headers=headers
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import orjson
 
@@ -25,19 +25,34 @@ OUTPUT_SHOWN = 1024
 _STATE_AFTER = {"skip": "Skipped", "fallback": "Recovering"}
 
 
+Attempt = TypedDict(
+    "Attempt",
+    {
+        "name": str,
+        "state": str,
+        "attempt": int,
+        "started": float,
+        "finished": float,
+        "worker": str,
+        "error": str,
+        "code": NotRequired[str],
+        "class": NotRequired[str],
+        "version": NotRequired[int],
+        "output": NotRequired[Any],
+    },
+)
+"""An attempt at a step; times are Unix times. `code` and `class` stand where it failed, `version` of the
+plan where that was changed, `output` where it is small."""
+
+
 class StoredHistory:
     """Reads journals."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def steps(self, run: str) -> list[dict[str, Any]]:
-        """Each attempt that ended, in order of the journal.
-
-        Returns:
-            Objects with `name`, `state`, `attempt`, `started` and `finished` (Unix time), `worker`,
-            `error`, where it failed `code` and `class`, where it is small `output`.
-        """
+    async def steps(self, run: str) -> list[Attempt]:
+        """Each attempt that ended, in order of the journal."""
         lines = []
         async for _, record in records_of(self._store, run):
             line = _line(record)
@@ -57,7 +72,7 @@ class StoredHistory:
         raise NotFoundError("result of run", run)
 
 
-def _line(record: Record) -> dict[str, Any] | None:
+def _line(record: Record) -> Attempt | None:
     if isinstance(record, StepSkipped):
         line = _attempt(str(record.key), "Skipped", 0, record.at, record.at, "")
         return {**line, "error": record.reason}
@@ -78,14 +93,14 @@ def _line(record: Record) -> dict[str, Any] | None:
         )
         times = (record.started, record.finished)
         line = _attempt(str(record.key), state, record.attempt, *times, record.worker)
-        told = {"code": record.error.code, "class": record.error.error_class}
-        return {**line, "error": record.error.message, **told}
+        error = record.error
+        return {**line, "error": error.message, "code": error.code, "class": error.error_class}
     return None
 
 
 def _attempt(
     name: str, state: str, attempt: int, started: float, finished: float, worker: str
-) -> dict[str, Any]:
+) -> Attempt:
     return {
         "name": name,
         "state": state,

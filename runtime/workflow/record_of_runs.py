@@ -10,7 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 from seedbed.crds.errors import NotFoundError
 from seedbed.crds.messages import RunSummary
@@ -28,6 +28,59 @@ CHILDREN_TOLD = 1000
 _ENDED = ("Succeeded", "Failed")
 
 
+class Figures(TypedDict):
+    """How many, how often well, how long."""
+
+    count: int
+    succeeded: int
+    failed: int
+    successRate: float | None
+    p50Seconds: float | None
+    p95Seconds: float | None
+
+
+class RunFigures(Figures):
+    """Of runs; `active` are under way."""
+
+    active: int
+
+
+class StepFigures(Figures):
+    """Of the attempts of a step."""
+
+    name: str
+
+
+class Statistics(TypedDict):
+    """Of a Workflow and its steps, these of `runsRead` runs."""
+
+    workflow: str
+    runs: RunFigures
+    steps: list[StepFigures]
+    runsRead: int
+
+
+class RunListed(TypedDict):
+    """A run, and those that do the work of its steps; times are Unix times."""
+
+    run: str
+    workflow: str
+    step: str
+    phase: str
+    reason: str
+    progress: str
+    started: float | None
+    finished: float | None
+    runs: list[RunListed]
+
+
+class RunsListed(TypedDict):
+    """The newest runs of a Workflow."""
+
+    workflow: str
+    runs: list[RunListed]
+
+
 @dataclass(slots=True)
 class _Tally:
     """How attempts of one step, or runs, have ended."""
@@ -36,7 +89,7 @@ class _Tally:
     failed: int = 0
     durations: list[float] = field(default_factory=list)
 
-    def told(self) -> dict[str, Any]:
+    def told(self) -> Figures:
         ended = self.succeeded + self.failed
         return {
             "count": ended,
@@ -55,13 +108,10 @@ def quantile(values: Sequence[float], share: float) -> float | None:
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
-async def statistics(store: Store, namespace: str, workflow: str) -> Mapping[str, Any]:
+async def statistics(store: Store, namespace: str, workflow: str) -> Statistics:
     """Figures of a Workflow and its steps; for a template, of the runs that did the work of steps.
 
-    Returns:
-        `runs` with `count`, `succeeded`, `failed`, `active`, `successRate`, `p50Seconds` and
-        `p95Seconds`, and `steps`: the same of the attempts of each step, the one that took the most
-        time in all first; `runsRead` tells of how many runs.
+    The step that took the most time in all comes first.
 
     Raises:
         NotFoundError: where it has no run.
@@ -81,7 +131,7 @@ async def statistics(store: Store, namespace: str, workflow: str) -> Mapping[str
     }
 
 
-async def runs_told(store: Store, namespace: str, workflow: str) -> Mapping[str, Any]:
+async def runs_told(store: Store, namespace: str, workflow: str) -> RunsListed:
     """A Workflow's newest runs, each with the runs that do the work of its steps, under `runs`.
 
     Raises:
@@ -137,7 +187,7 @@ async def _steps(store: Store, runs: Sequence[str]) -> tuple[dict[str, _Tally], 
     return tallies, read
 
 
-async def _told(store: Store, told: RunSummary, left: list[int]) -> dict[str, Any]:
+async def _told(store: Store, told: RunSummary, left: list[int]) -> RunListed:
     counts = told.counts
     children = []
     for child in await _children(store, told.run):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -36,10 +36,12 @@ from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.coordination.registry import register
 from seedbed.runtime.store.port import RunRow, Store
 from seedbed.runtime.telemetry.health import serving_app
+from seedbed.runtime.workflow.history import Attempt
 from tests.api_service import serving_api
 from tests.callers import AllowAll
 from tests.conftest import run_async
 
+SUMMARY = RunSummary("r-2", "team-a", "audit", 1, "Succeeded", "")
 TEAM = Caller("system:serviceaccount:team-a:bot")
 
 
@@ -71,12 +73,21 @@ class Runs:
             return [RunRow("r-3", 1, "team-a", "running", b"{}", b"{}", False)]
         if (namespace, workflow) != ("team-a", "audit"):
             return []
-        return [RunRow("r-2", 1, "team-a", "audit", b"{}", b'{"phase":"Succeeded"}', True)]
+        return [RunRow("r-2", 1, "team-a", "audit", b"{}", encode(SUMMARY), True)]
 
 
 class History:
-    async def steps(self, run: str) -> Sequence[Mapping[str, Any]]:
-        return [{"name": "read", "state": "Succeeded", "attempt": 1, "run": run}]
+    async def steps(self, run: str) -> Sequence[Attempt]:
+        one: Attempt = {
+            "name": "read",
+            "state": "Succeeded",
+            "attempt": 1,
+            "started": 1.0,
+            "finished": 2.0,
+            "worker": run,
+            "error": "",
+        }
+        return [one]
 
     async def result(self, run: str) -> Any:
         assert run == "r-2"
@@ -162,7 +173,7 @@ def test_runs_are_read() -> None:
     async def body() -> None:
         async with api(AllowAll()) as call:
             base = "/api/v3/workflows/team-a/audit"
-            assert (await call("GET", base))[1] == {"phase": "Succeeded"}
+            assert (await call("GET", base))[1]["phase"] == "Succeeded"
             assert (await call("GET", f"{base}/steps"))[1]["steps"][0]["name"] == "read"
             assert (await call("GET", f"{base}/result"))[1]["result"] == {"rows": [1.5, None, "é"]}
             status, told, _ = await call("GET", "/api/v3/workflows/team-a/running/result")

@@ -6,7 +6,7 @@ import inspect
 import json
 import re
 from importlib import import_module
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import pytest
 from aiohttp import web
@@ -15,8 +15,10 @@ from openapi_spec_validator import validate
 
 from hack.openapi import PLACE, documents
 from seedbed.runtime.llm.endpoints import ENDPOINTS
-from seedbed.runtime.openapi import PATH, said_of
+from seedbed.runtime.openapi import PATH, said_of, says
+from tests.api_service import serving_pages
 from tests.conftest import run_async
+from tests.described import held_to_descriptions
 from tests.unit.test_gateway_targets import chat, one
 from tests.unit.test_reference_pages import pages_of_the_api, routes
 
@@ -65,6 +67,56 @@ def test_every_name_in_a_query_is_described() -> None:
         }
         made = [route for route in pages.routes() if isinstance(route, web.RouteDef)]
         assert {name for route in made for name in said_of(route).query} == read, type(pages)
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_every_answer_has_a_form(name: str) -> None:
+    for path, page in json.loads(MADE[name])["paths"].items():
+        for told in page.values():
+            for answer in told["responses"].values():
+                form = answer["content"].get("application/json")
+                assert path == PATH or form is None or form["schema"] != {"type": "object"}, path
+
+
+class Animal(TypedDict):
+    """What is told of an animal."""
+
+    name: str
+    legs: NotRequired[int]
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "wrong"),
+    [
+        ({"name": "cow"}, 200, ""),
+        ({"name": "cow", "legs": 4}, 200, ""),
+        ({"name": 1}, 200, "$.name"),
+        ({"legs": 4}, 200, "'name' is a required property"),
+        ({"name": "cow", "horns": 2}, 200, "'horns' was unexpected"),
+        ({"name": "cow"}, 201, "is not described"),
+        ({"name": "cow"}, 400, "'error' is a required property"),
+        ({"error": {"code": "c", "message": "m"}}, 500, ""),
+    ],
+)
+def test_answers_of_tests_are_held_to_their_description(
+    given: dict[str, Any], status: int, wrong: str
+) -> None:
+    class Farm:
+        def routes(self) -> list[web.RouteDef]:
+            return [web.get("/api/v3/farm/{name}", self.animal)]
+
+        @says(answers=Animal)
+        async def animal(self, _: web.Request) -> web.Response:
+            return web.json_response(given, status=status)
+
+    async def body() -> None:
+        async with serving_pages(Farm()) as session, session.get("farm/cow") as answer:
+            assert answer.status == status
+
+    with held_to_descriptions() as found:
+        run_async(body())
+    assert bool(found) == bool(wrong)
+    assert wrong in "".join(found)
 
 
 def form_of(path: str) -> Draft202012Validator:

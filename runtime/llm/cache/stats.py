@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 from seedbed.crds.money import dollars
 
@@ -21,6 +21,58 @@ _LEAST = 1e-5
 _GROWTH = 1.15
 _NOTHING = 1e-9
 _Z = 1.96
+
+
+class Withheld(TypedDict):
+    """Hits that the settings did not let be served."""
+
+    exact: int
+    semantic: int
+
+
+class Saved(TypedDict):
+    """What need not be asked again; money is text."""
+
+    dollars: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class P95Seconds(TypedDict):
+    """Times that 95 % stay under."""
+
+    hits: float | None
+    misses: float | None
+    lookups: float | None
+
+
+class WrongHits(TypedDict):
+    """The measured share of wrong answers among semantic hits, and of wrong answers among all lookups."""
+
+    verified: int
+    wrong: int
+    per_hit: float | None
+    per_hit_at_most: float | None
+    per_lookup: float | None
+
+
+class CacheSummary(TypedDict):
+    """All that is counted."""
+
+    lookups: int
+    exact_hits: int
+    semantic_hits: int
+    stale_hits: int
+    misses: int
+    bypasses: int
+    hit_rate: float | None
+    withheld: Withheld
+    passed_by: int
+    stored: int
+    saved: Saved
+    spent_dollars: str
+    p95_seconds: P95Seconds
+    wrong_hits: WrongHits
 
 
 def time_class(seconds: float) -> int:
@@ -52,7 +104,7 @@ def percentile(counts: Mapping[str, float], what: Timed, share: float) -> float 
     return None
 
 
-def summary(counts: Mapping[str, float]) -> dict[str, Any]:
+def summary(counts: Mapping[str, float]) -> CacheSummary:
     """All of it for people and the API; `counts` by name, of one namespace or of several added up."""
 
     def of(name: str) -> int:
@@ -87,7 +139,7 @@ def summary(counts: Mapping[str, float]) -> dict[str, Any]:
     }
 
 
-def _wrong(verified: int, wrong: int, hits: int, lookups: int) -> dict[str, Any]:
+def _wrong(verified: int, wrong: int, hits: int, lookups: int) -> WrongHits:
     """The measured share of wrong answers among semantic hits, and of wrong answers among all lookups.
 
     Measured on those hits that were asked anyway, which are chosen by chance. `per_hit_at_most` is

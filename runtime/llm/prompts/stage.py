@@ -13,6 +13,7 @@ from hashlib import blake2b
 from typing import Any
 
 from seedbed.crds.errors import InvalidError
+from seedbed.runtime.llm.answers import PatternTold
 from seedbed.runtime.llm.call import Call, Reply, Rest
 from seedbed.runtime.llm.metrics import ModelMetrics
 from seedbed.runtime.llm.prompts.compress import Embeds, compressed
@@ -70,7 +71,7 @@ class PromptStage:
         finally:
             call.request = asked
 
-    def patterns(self, namespace: str) -> list[dict[str, Any]]:
+    def patterns(self, namespace: str) -> list[PatternTold]:
         """What prompts of a namespace have in common, the most frequent first."""
         miner = self._miners.get(namespace)
         found = sorted(miner.patterns.values(), key=lambda p: -p.count) if miner else []

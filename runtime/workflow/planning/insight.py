@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, TypedDict
 
 from seedbed.crds.graph import Graph
 from seedbed.crds.graph_builder import build_graph
@@ -141,7 +141,101 @@ async def _times(store: Store, run: str) -> dict[str, Any]:
     return observe([record async for _, record in records_of(store, run)])
 
 
-def critical_path_told(found: Analysis, limit: int = STEPS_TOLD) -> Mapping[str, Any]:
+class RunTold(TypedDict):
+    """A run, and what is expected of it; `eta` is an instant, `remaining` seconds."""
+
+    run: str
+    phase: str
+    parallelism: int
+    eta: str | None
+    remaining: float
+
+
+class StepTold(TypedDict):
+    """A step in the run's schedule; times are seconds."""
+
+    name: str
+    state: str
+    seconds: float
+    slack: float
+    start: float
+    units: int
+    source: str
+
+
+class CriticalPathTold(RunTold):
+    """The longest path; `steps` are those with the least slack, of `total`."""
+
+    seconds: float
+    path: list[StepTold]
+    steps: list[StepTold]
+    total: int
+
+
+class BottleneckTold(StepTold):
+    """A step that the end waits for: what it would gain at most to make it faster, and that as a share."""
+
+    gain: float
+    share: float
+
+
+class PathTold(TypedDict):
+    """A path through the graph."""
+
+    seconds: float
+    steps: list[str]
+
+
+class BottlenecksTold(RunTold):
+    """What holds a run up."""
+
+    seconds: float
+    bottlenecks: list[BottleneckTold]
+    slowestPaths: list[PathTold]
+
+
+class ChangeTold(TypedDict):
+    """What the optimiser would change."""
+
+    sort: str
+    step: str
+    message: str
+
+
+class OptimisationTold(TypedDict):
+    """What it would make of a plan; times are seconds."""
+
+    run: str
+    before: float
+    after: float
+    gain: float
+    counts: dict[str, int]
+    changes: list[ChangeTold]
+    merged: dict[str, str]
+    leftOut: list[str]
+
+
+class ShareTold(TypedDict):
+    """What steps of one sort took together."""
+
+    steps: int
+    units: int
+    seconds: float
+    share: float
+
+
+class ProfileTold(TypedDict):
+    """Where the time of workers went."""
+
+    run: str
+    phase: str
+    workerSeconds: float
+    kinds: dict[str, ShareTold]
+    bodies: dict[str, ShareTold]
+    stages: list[dict[str, ShareTold]]
+
+
+def critical_path_told(found: Analysis, limit: int = STEPS_TOLD) -> CriticalPathTold:
     """Length, path, slack and expected end, as JSON.
 
     Args:
@@ -161,7 +255,7 @@ def critical_path_told(found: Analysis, limit: int = STEPS_TOLD) -> Mapping[str,
     }
 
 
-def bottlenecks_told(found: Analysis, count: int = SHOWN) -> Mapping[str, Any]:
+def bottlenecks_told(found: Analysis, count: int = SHOWN) -> BottlenecksTold:
     """The steps that the end waits for, and the slowest paths, as JSON."""
     names = found.plan.names
     return {
@@ -178,7 +272,7 @@ def bottlenecks_told(found: Analysis, count: int = SHOWN) -> Mapping[str, Any]:
     }
 
 
-def optimisation_told(found: Analysis) -> Mapping[str, Any]:
+def optimisation_told(found: Analysis) -> OptimisationTold:
     """What the optimiser would make of the plan, as JSON; nothing is changed by that."""
     best = optimise(found.spec, found.earlier)
     return {
@@ -186,7 +280,7 @@ def optimisation_told(found: Analysis) -> Mapping[str, Any]:
         "before": best.before,
         "after": best.after,
         "gain": best.gain,
-        "counts": dict(best.counts),
+        "counts": {str(sort): count for sort, count in best.counts.items()},
         "changes": [
             {"sort": one.sort, "step": one.step, "message": one.message} for one in best.changes
         ],
@@ -195,7 +289,7 @@ def optimisation_told(found: Analysis) -> Mapping[str, Any]:
     }
 
 
-def profile_told(found: Analysis) -> Mapping[str, Any]:
+def profile_told(found: Analysis) -> ProfileTold:
     """Where the time of workers went: by kind of step, by body, and by stage, as JSON.
 
     A stage holds the steps of one level of the graph.
@@ -238,7 +332,7 @@ class _Share:
         self.units += times.ended + len(times.running)
         self.seconds += times.spent
 
-    def told(self, total: float) -> dict[str, float]:
+    def told(self, total: float) -> ShareTold:
         share = self.seconds / total if total else 0.0
         return {"steps": self.steps, "units": self.units, "seconds": self.seconds, "share": share}
 
@@ -252,7 +346,7 @@ PAGES: Mapping[str, Callable[[Analysis], Mapping[str, Any]]] = {
 """What can be told of an analysis, by the last part of the address."""
 
 
-def _head(found: Analysis) -> dict[str, Any]:
+def _head(found: Analysis) -> RunTold:
     return {
         "run": found.run,
         "phase": found.phase,
@@ -262,7 +356,7 @@ def _head(found: Analysis) -> dict[str, Any]:
     }
 
 
-def _step(found: Analysis, at: int) -> dict[str, Any]:
+def _step(found: Analysis, at: int) -> StepTold:
     work = found.works[at]
     return {
         "name": found.plan.names[at],

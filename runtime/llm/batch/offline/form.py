@@ -7,17 +7,130 @@ that saved, why the batch stands still, and why lines of a model are worked thro
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Generic, Literal, TypedDict, TypeVar
 
 import orjson
 
 from seedbed.crds.money import dollars
-from seedbed.runtime.llm.providers import Json
 from seedbed.runtime.store.batch_files import OUTPUT, FileRow
-from seedbed.runtime.store.batches import BatchRow
+from seedbed.runtime.store.batches import BatchRow, BatchStatus
 
 WINDOW = "24h"
 WINDOW_SECONDS = 86_400.0
-_ENDS = ("completed", "failed", "expired", "cancelled")
+_Told = TypeVar("_Told", "BatchTold", "FileTold")
+
+
+class Fault(TypedDict):
+    """What is wrong with a file, or why a batch was given up."""
+
+    code: str
+    line: int | None
+    message: str
+    param: str | None
+
+
+class Faults(TypedDict):
+    """All that are told."""
+
+    object: Literal["list"]
+    data: list[Fault]
+
+
+class LineCounts(TypedDict):
+    """Of lines."""
+
+    total: int
+    completed: int
+    failed: int
+
+
+class BatchUsage(TypedDict):
+    """Tokens of all lines."""
+
+    input_tokens: int
+    input_tokens_details: dict[str, int]
+    output_tokens: int
+    output_tokens_details: dict[str, int]
+    total_tokens: int
+
+
+class AnsweredBy(TypedDict):
+    """Lines by who answered them."""
+
+    provider_batch: int
+    gateway: int
+    cache: int
+    equal_line: int
+
+
+class BatchAccount(TypedDict):
+    """What OpenAI has no field for; money is text."""
+
+    namespace: str
+    answered_by: AnsweredBy
+    cost_dollars: str
+    saved_dollars: str
+    halted: str | None
+    full_price: dict[str, str]
+
+
+class BatchTold(TypedDict):
+    """A batch, in OpenAI's form; times are Unix times."""
+
+    id: str
+    object: Literal["batch"]
+    endpoint: str
+    errors: Faults | None
+    input_file_id: str
+    completion_window: str
+    status: BatchStatus
+    output_file_id: str | None
+    error_file_id: str | None
+    created_at: int
+    expires_at: int
+    in_progress_at: int | None
+    finalizing_at: int | None
+    cancelling_at: int | None
+    completed_at: int | None
+    failed_at: int | None
+    expired_at: int | None
+    cancelled_at: int | None
+    request_counts: LineCounts
+    metadata: dict[str, str] | None
+    usage: BatchUsage
+    seedbed: BatchAccount
+
+
+class FileTold(TypedDict):
+    """A file, in OpenAI's form; times are Unix times."""
+
+    id: str
+    object: Literal["file"]
+    bytes: int
+    created_at: int
+    filename: str
+    purpose: str
+    status: Literal["processed"]
+    expires_at: int | None
+    status_details: str | None
+
+
+class FileDeleted(TypedDict):
+    """A file that is gone."""
+
+    id: str
+    object: Literal["file"]
+    deleted: bool
+
+
+class PageOf(TypedDict, Generic[_Told]):
+    """Of a list."""
+
+    object: Literal["list"]
+    data: list[_Told]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
 
 
 def output_name(batch: str) -> str:
@@ -30,11 +143,8 @@ def error_name(batch: str) -> str:
     return f"file-{batch}-errors"
 
 
-def batch_form(row: BatchRow) -> Json:
+def batch_form(row: BatchRow) -> BatchTold:
     """A batch."""
-    ended: dict[str, int | None] = {f"{status}_at": None for status in _ENDS}
-    if row.ended_at is not None:
-        ended[f"{row.status}_at"] = _whole(row.ended_at)
     errors = orjson.loads(row.errors)
     written = row.ended_at is not None
     return {
@@ -52,7 +162,10 @@ def batch_form(row: BatchRow) -> Json:
         "in_progress_at": _whole(row.in_progress_at),
         "finalizing_at": _whole(row.finalizing_at),
         "cancelling_at": _whole(row.cancelling_at),
-        **ended,
+        "completed_at": _ended(row, "completed"),
+        "failed_at": _ended(row, "failed"),
+        "expired_at": _ended(row, "expired"),
+        "cancelled_at": _ended(row, "cancelled"),
         "request_counts": {
             "total": row.total,
             "completed": row.completed,
@@ -76,7 +189,7 @@ def batch_form(row: BatchRow) -> Json:
     }
 
 
-def file_form(row: FileRow) -> Json:
+def file_form(row: FileRow) -> FileTold:
     """A file."""
     return {
         "id": row.id,
@@ -91,7 +204,7 @@ def file_form(row: FileRow) -> Json:
     }
 
 
-def page_form(found: Sequence[Json], limit: int) -> Json:
+def page_form(found: Sequence[_Told], limit: int) -> PageOf[_Told]:
     """A page of a list, of which one more than `limit` was looked for."""
     shown = list(found[:limit])
     return {
@@ -113,7 +226,7 @@ def written_by(row: BatchRow, now: float, sizes: tuple[int, int]) -> list[FileRo
     ]
 
 
-def _usage(row: BatchRow) -> Json:
+def _usage(row: BatchRow) -> BatchUsage:
     return {
         "input_tokens": row.prompt_tokens,
         "input_tokens_details": {"cached_tokens": 0},
@@ -121,6 +234,10 @@ def _usage(row: BatchRow) -> Json:
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": row.prompt_tokens + row.completion_tokens,
     }
+
+
+def _ended(row: BatchRow, how: BatchStatus) -> int | None:
+    return _whole(row.ended_at) if row.status == how else None
 
 
 def _whole(at: float | None) -> int | None:

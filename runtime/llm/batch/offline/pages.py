@@ -19,9 +19,9 @@ import asyncio
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from hashlib import blake2b
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import orjson
 from aiohttp import BodyPartReader, web
@@ -30,6 +30,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from seedbed.crds.errors import ConflictError, InvalidError, NotFoundError
 from seedbed.runtime.llm.batch.offline.form import (
     WINDOW_SECONDS,
+    BatchTold,
+    FileDeleted,
+    FileTold,
+    PageOf,
     batch_form,
     error_name,
     file_form,
@@ -38,7 +42,7 @@ from seedbed.runtime.llm.batch.offline.form import (
 from seedbed.runtime.llm.batch.offline.lines import output_line
 from seedbed.runtime.llm.call import Identity
 from seedbed.runtime.llm.identity import Identify
-from seedbed.runtime.llm.providers import Json, parse
+from seedbed.runtime.llm.providers import parse
 from seedbed.runtime.openapi import says
 from seedbed.runtime.store.batch_files import (
     ABANDONED_SECONDS,
@@ -103,7 +107,7 @@ class OfflinePages:
             web.post("/v1/batches/{id}/cancel", self.cancel),
         ]
 
-    @says(takes="multipart/form-data")
+    @says(takes="multipart/form-data", answers=FileTold)
     async def upload(self, http: web.Request) -> web.Response:
         """Takes a file in, chunk by chunk."""
         identity = await self._identify(http)
@@ -159,7 +163,7 @@ class OfflinePages:
             await self._files.add_chunk(name, number, bytes(held))
         return size
 
-    @says(query=("purpose", "after", "limit"))
+    @says(query=("purpose", "after", "limit"), answers=PageOf[FileTold])
     async def files(self, http: web.Request) -> web.Response:
         """The namespace's files, the newest first."""
         namespace = (await self._identify(http)).namespace
@@ -172,18 +176,21 @@ class OfflinePages:
         found = await self._files.files(namespace, purpose, behind, limit + 1)
         return _json(page_form([file_form(row) for row in found], limit))
 
+    @says(answers=FileTold)
     async def file(self, http: web.Request) -> web.Response:
         """One file's description."""
         namespace = (await self._identify(http)).namespace
         return _json(file_form(await self._file(namespace, http.match_info["id"])))
 
+    @says(answers=FileDeleted)
     async def delete(self, http: web.Request) -> web.Response:
         """Forgets a file."""
         namespace = (await self._identify(http)).namespace
         row = await self._file(namespace, http.match_info["id"])
         if not await self._files.remove(namespace, row.id):
             raise InvalidError("file_id", "is the input of a batch that goes on")
-        return _json({"id": row.id, "object": "file", "deleted": True})
+        gone: FileDeleted = {"id": row.id, "object": "file", "deleted": True}
+        return _json(gone)
 
     @says(gives=("application/jsonl",))
     async def content(self, http: web.Request) -> web.StreamResponse:
@@ -203,7 +210,7 @@ class OfflinePages:
         async for line in self._batches.all_results(row.batch, failed=failed):
             yield output_line(line)
 
-    @says(BatchRequest)
+    @says(BatchRequest, answers=BatchTold)
     async def create(self, http: web.Request) -> web.Response:
         """Takes a batch in."""
         identity = await self._identify(http)
@@ -239,7 +246,7 @@ class OfflinePages:
         self._wake()
         return _json(batch_form(row))
 
-    @says(query=("after", "limit"))
+    @says(query=("after", "limit"), answers=PageOf[BatchTold])
     async def listed(self, http: web.Request) -> web.Response:
         """The namespace's batches, the newest first."""
         namespace = (await self._identify(http)).namespace
@@ -249,11 +256,13 @@ class OfflinePages:
         found = await self._batches.listed(namespace, behind, limit + 1)
         return _json(page_form([batch_form(row) for row in found], limit))
 
+    @says(answers=BatchTold)
     async def batch(self, http: web.Request) -> web.Response:
         """One batch."""
         namespace = (await self._identify(http)).namespace
         return _json(batch_form(await self._batch(namespace, http.match_info["id"])))
 
+    @says(answers=BatchTold)
     async def cancel(self, http: web.Request) -> web.Response:
         """Has a batch end early; what is done by then is kept."""
         namespace = (await self._identify(http)).namespace
@@ -298,5 +307,5 @@ def _limit(http: web.Request) -> int:
     return int(text)
 
 
-def _json(body: Json) -> web.Response:
+def _json(body: Mapping[str, Any]) -> web.Response:
     return web.Response(body=orjson.dumps(body), content_type="application/json")

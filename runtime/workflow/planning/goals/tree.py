@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import orjson
 
@@ -242,12 +242,31 @@ def in_order(tree: GoalTree, *, in_sequence: bool = False) -> list[tuple[int, Sp
     return leaves
 
 
+class TaskTold(TypedDict):
+    """A task with `tasks` below it; `after` where its earlier siblings come first."""
+
+    id: int
+    text: str
+    level: int
+    after: NotRequired[bool]
+    tasks: int
+    children: NotRequired[list[TaskTold]]
+
+
+class HierarchyTold(TypedDict):
+    """A tree of tasks, or the part of it below one."""
+
+    id: str
+    total: int
+    depth: int
+    root: TaskTold
+
+
 def hierarchy(tree: GoalTree, under: int = 0, levels: int = MOST_LEVELS) -> bytes:
     """A task with its parts below each other, as nested JSON.
 
-    Each task has `id`, `text`, `level`, `tasks` (how many stand below it), `after` where its earlier
-    siblings come first, and, down to `levels` below `under`, its `children`. Written piece by piece,
-    since no JSON library takes trees this deep.
+    Each is a `TaskTold`, with its `children` down to `levels` below `under`. Written piece by piece, since
+    no JSON library takes trees this deep.
 
     Raises:
         InvalidError: where there is no such task.
