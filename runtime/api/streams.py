@@ -5,7 +5,8 @@ GET /api/v3/workflows/{namespace}/{name}/steps/{step}/items    what a step yield
 
 Each event has an id, a kind (`event:`) and a JSON object (`data:`). A client that was cut off sends the
 last id it has as `Last-Event-ID` and misses nothing and gets nothing twice; where the journal is not
-kept that far, the event `gap` says so. `end` is the last one; who asks again gets 204, which tells a
+kept that far, the event `gap` says so. An id tells its run (`PLACE@RUN`): where another one is the newest
+meanwhile, that is told from its beginning. `end` is the last one; who asks again gets 204, which tells a
 browser to stop. A comment goes out when there is nothing to tell. A client that does not read costs a
 fixed amount of memory and is cut off after a while.
 """
@@ -65,7 +66,7 @@ class StreamPages:
     async def events(self, request: web.Request) -> web.StreamResponse:
         """The run's events, as they happen."""
         row = await newest_run(request, self._store)
-        after = _after(request)
+        after = _after(request, row.run)
         following = self._live.follow(row.run, after, heartbeat=HEARTBEAT)
         return await self._stream(request, row.run, following, over=row.finished and bool(after))
 
@@ -74,7 +75,7 @@ class StreamPages:
         """A step's items, as they are yielded; a client that reads slowly slows the step down."""
         row = await newest_run(request, self._store)
         key = step_key(request.match_info["step"])
-        following = self._items.follow(row.run, key, _after(request))
+        following = self._items.follow(row.run, key, _after(request, row.run))
         return await self._stream(request, row.run, following)
 
     async def _stream(
@@ -106,12 +107,12 @@ class StreamPages:
         )
         await response.prepare(request)
         try:
-            await _write(response, b"retry: 2000\n\n" + (_told(first) if first else b""))
+            await _write(response, b"retry: 2000\n\n" + (_told(first, run) if first else b""))
             last = first
             async for last in following:
-                await _write(response, _told(last))
+                await _write(response, _told(last, run))
             if last is None or last.kind != END:
-                await _write(response, _told(RunEvent("", END, {})))
+                await _write(response, _told(RunEvent("", END, {}), run))
         except TimeoutError:
             _CUT.inc()
             _log.info("a client of %s does not read and is cut off", run)
@@ -124,11 +125,12 @@ class StreamPages:
         return response
 
 
-def _after(request: web.Request) -> str:
-    """The id of the last event that the client has."""
-    after = request.headers.get("Last-Event-ID") or request.query.get("after", "")
-    position(after)
-    return after
+def _after(request: web.Request, run: str) -> str:
+    """The place of the last event that the client has; empty where that was of another run."""
+    known = request.headers.get("Last-Event-ID") or request.query.get("after", "")
+    place, _, of = known.partition("@")
+    position(place)
+    return place if of in ("", run) else ""
 
 
 async def _write(response: web.StreamResponse, text: bytes) -> None:
@@ -137,10 +139,10 @@ async def _write(response: web.StreamResponse, text: bytes) -> None:
         await response.write(text)
 
 
-def _told(event: RunEvent | None) -> bytes:
+def _told(event: RunEvent | None, run: str) -> bytes:
     if event is None:
         return b":\n\n"
     # JSON has no line breaks of its own, so one line of data is enough.
     data = orjson.dumps(event.data, option=orjson.OPT_NON_STR_KEYS)
-    where = b"id: %b\n" % event.id.encode() if event.id else b""
+    where = f"id: {event.id}@{run}\n".encode() if event.id else b""
     return b"%bevent: %b\ndata: %b\n\n" % (where, event.kind.encode(), data)

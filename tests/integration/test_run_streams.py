@@ -113,6 +113,16 @@ def test_a_run_is_followed_from_its_beginning_to_its_end(place: Open, tmp_path: 
             assert sorted(succeeded) == sorted(["first", *(f"each[{n}]" for n in range(40))])
             assert await events(http, path, ids[19]) == got[20:]
             assert await events(http, path, ids[-1]) == []
+            # Another run of the same Workflow is not told from the middle.
+            after = at.request(step("other", "echo", args={"x": 1}))
+            await at.submit(after)
+            for known in (ids[0], ids[-1]):
+                told = await events(http, path, known)
+                assert told[0]["event"] == "run.started"
+                assert [e["data"]["name"] for e in told if e["event"] == "step.succeeded"] == [
+                    "other"
+                ]
+            assert await events(http, path, told[-2]["id"]) == []
 
     run_async(body())
 
