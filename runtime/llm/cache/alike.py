@@ -18,6 +18,7 @@ from seedbed.runtime.llm.cache.key import messages_of, settings_of
 from seedbed.runtime.llm.cache.proof import Proof
 from seedbed.runtime.llm.cache.similar import Accepted, Candidate, Similar
 from seedbed.runtime.llm.cache.threshold import Learnt
+from seedbed.runtime.llm.cache.tongue import is_english
 from seedbed.runtime.llm.cache.variable import parts
 from seedbed.runtime.llm.providers import ChatRequest, EmbeddingRequest
 from seedbed.runtime.store.answers import AnswerKey, AnswerRow
@@ -42,7 +43,7 @@ def scope_of(
         return None
     found = parts(last.content)
     text = found.text.replace("\0", " ").strip()
-    if not text or len(text) > LONGEST:
+    if not text or len(text) > LONGEST or not is_english(text):
         return None
     exact = [
         (name, value.casefold() if name and len(value.split()) <= _FEW else None)
