@@ -1,11 +1,13 @@
 """What else computes many low-rank seeds on a GPU, for `seeds_h200`.
 
-All rivals get bf16, tokens in the order of the seeds, the counts known to the host, and the parameters laid
-out as they like them. A rival that cannot run a shape raises, and what it says is its result.
+All rivals get bf16, tokens in the order of the seeds, the counts known to the host, the parameters laid out
+as they like them, and the seeds' shares multiplied into those beforehand: a graph of theirs holds for these
+shares alone. A rival that cannot run a shape raises, and what it says is its result.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +24,7 @@ WHOLE = 512
 def looped(case: Case) -> Way:
     """One seed after another."""
     _only_linear(case)
-    shares = case.state.alpha.to(case.x.dtype).unbind()
+    shared = shared_up(case)
 
     def run() -> Tensor:
         y = torch.empty_like(case.x)
@@ -30,12 +32,17 @@ def looped(case: Case) -> Way:
         for s, count in enumerate(case.counts):
             mine = case.x[first : first + count]
             if count:
-                hidden = (mine @ case.state.down[s].T).mul_(shares[s])
-                torch.addmm(mine, hidden, case.state.up[s], out=y[first : first + count])
+                hidden = mine @ case.state.down[s].T
+                torch.addmm(mine, hidden, shared[s], out=y[first : first + count])
             first += count
         return y
 
     return run
+
+
+def shared_up(case: Case) -> Tensor:
+    """The slabs that write, times the seeds' shares."""
+    return (case.state.up * case.state.alpha[:, None, None]).to(case.x.dtype)
 
 
 def batched(case: Case, *, compiled: bool) -> Way:
@@ -45,28 +52,28 @@ def batched(case: Case, *, compiled: bool) -> Way:
         raise ValueError("blocks or ranks are not even; padding is another problem")
     chunked = not case.counts
 
-    def product(x: Tensor, down: Tensor, up: Tensor, share: Tensor) -> Tensor:
+    def product(x: Tensor, down: Tensor, up: Tensor) -> Tensor:
         if chunked:
             by_seed = x.view(len(x), shape.seeds, -1).transpose(0, 1)
         else:
             by_seed = x.view(shape.seeds, shape.each, -1)
-        y = torch.baddbmm(by_seed, torch.bmm(by_seed, down.transpose(1, 2)) * share, up)
+        y = torch.baddbmm(by_seed, torch.bmm(by_seed, down.transpose(1, 2)), up)
         return y.transpose(0, 1).reshape(x.shape) if chunked else y
 
-    share = state.alpha[:, None, None].to(case.x.dtype)
+    up = shared_up(case)
     backend = "eager" if rehearsing() else "inductor"
     # Each shape for itself: after the first, torch would compile for shapes that it does not know.
     call: Callable[..., Tensor] = (
         torch.compile(product, backend=backend, dynamic=False) if compiled else product
     )
-    return lambda: call(case.x, state.down, state.up, share)
+    return lambda: call(case.x, state.down, up)
 
 
-def grouped(case: Case, most: int) -> Way:
-    """Torch's grouped product, at most so many groups a call."""
+def grouped(case: Case, most: int, *, turned: bool = False) -> Way:
+    """Torch's grouped product, at most so many groups a call; `turned`: by the other layout of `down`."""
     _only_linear(case)
-    into = case.state.down.transpose(1, 2).contiguous()
-    by_token = case.state.alpha[case.seed_of.long()][:, None].to(case.x.dtype)
+    into = case.state.down.transpose(1, 2)
+    into, shared = into if turned else into.contiguous(), shared_up(case)
     bounds = torch.tensor([0, *torch.tensor(case.counts).cumsum(0).tolist()])
     pieces = []
     for s in range(0, case.shape.seeds, most):
@@ -78,8 +85,8 @@ def grouped(case: Case, most: int) -> Way:
     def run() -> None:
         for seeds, rows, ends in pieces:
             mine = case.x[rows]
-            hidden = torch.nn.functional.grouped_mm(mine, into[seeds], offs=ends) * by_token[rows]
-            torch.add(mine, torch.nn.functional.grouped_mm(hidden, case.state.up[seeds], offs=ends))
+            hidden = torch.nn.functional.grouped_mm(mine, into[seeds], offs=ends)
+            torch.add(mine, torch.nn.functional.grouped_mm(hidden, shared[seeds], offs=ends))
 
     return run
 
@@ -98,9 +105,14 @@ def peft(case: Case) -> float:
     shape = case.shape
     width = shape.columns
     model: Any = torch.nn.Sequential(torch.nn.Linear(width, width, bias=False))
-    for s in range(shape.seeds):
-        config = LoraConfig(r=shape.rank, target_modules=["0"], init_lora_weights=True)
-        model = inject_adapter_in_model(config, model, adapter_name=f"a{s}")
+    config = LoraConfig(r=shape.rank, target_modules=["0"], init_lora_weights=True)
+    model = inject_adapter_in_model(config, model, adapter_name="a0")
+    # The others as copies: peft looks at all adapters for each that it adds, minutes for a thousand.
+    parts = (*vars(model[0]).values(), *model[0].children())
+    for held in parts:
+        if isinstance(held, (dict, torch.nn.ModuleDict)) and "a0" in held:
+            for s in range(1, shape.seeds):
+                held[f"a{s}"] = copy.deepcopy(held["a0"])
     model = model.to(case.x.device, case.x.dtype).eval()
     x = case.x.view(shape.seeds, shape.each, width)
     names = [f"a{s}" for s in range(shape.seeds)]

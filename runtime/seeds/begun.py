@@ -32,5 +32,12 @@ def former_spec(spec: SeedLayerSpec, place: CheckpointPlace) -> SeedLayerSpec | 
     place.newest(lambda path: found.append(checkpoint.kept_beside(path).get("shape", "")))
     if not found or not found[-1]:
         return None
-    whole = {**spec.model_dump(mode="json", by_alias=True), **json.loads(found[-1])}
-    return SeedLayerSpec.model_validate(whole)
+    try:
+        whole = {**spec.model_dump(mode="json", by_alias=True), **json.loads(found[-1])}
+        return SeedLayerSpec.model_validate(whole)
+    except (
+        ValueError,
+        TypeError,
+    ) as error:  # written by another version, whose spec had other fields
+        _log.warning("the shape in the checkpoint cannot be read: %s", error)
+        return None

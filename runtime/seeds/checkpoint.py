@@ -127,6 +127,8 @@ def load(model: SeededModel, path: Path) -> dict[str, str]:
         UnfitError: it is of another model, or of a specification under which fossils would be lost.
     """
     about, tensors = _read(path)
+    if "plan" not in about or "progress.counts" not in tensors:
+        raise BrokenError(f"{path.name} is a part of a checkpoint, or lacks one")
     for name, parts in _shards(path, about).items():
         tensors[name] = torch.cat(parts)
     before, now = json.loads(about["plan"]), plan(model)
@@ -179,14 +181,14 @@ def about(path: Path) -> dict[str, str]:
     """
     try:
         with safe_open(path, framework="pt") as opened:
-            told = opened.metadata() or {}
+            told = _checked(path, opened.metadata() or {})
         shards = int(told.get("shards", "0"))
         for shard in range(shards):
             with safe_open(shard_path(path, shard, shards), framework="pt"):
                 pass
     except (SafetensorError, FileNotFoundError) as error:
         raise BrokenError(f"{path.name} is not a whole file: {error}") from error
-    return _checked(path, told)
+    return told
 
 
 def _checked(path: Path, told: Mapping[str, str]) -> dict[str, str]:
@@ -196,6 +198,13 @@ def _checked(path: Path, told: Mapping[str, str]) -> dict[str, str]:
         raise InvalidError(
             "checkpoint", f"{path.name} is not of the format {FORMAT} but of {found}"
         )
+    try:
+        int(told.get("shards", "0"))
+        for part in ("plan", "extra"):
+            if not isinstance(json.loads(told.get(part, "{}")), dict):
+                raise TypeError(f"{part} is no object")
+    except (ValueError, TypeError) as error:
+        raise BrokenError(f"{path.name} is not as it was written: {error}") from error
     return dict(told)
 
 
@@ -207,7 +216,7 @@ def kept_beside(path: Path) -> dict[str, str]:
 
 def extended(path: Path) -> bool:
     """Whether the seeds' stages are those of the extended lifecycle; BrokenError as in `about`."""
-    return bool(json.loads(about(path)["plan"])["extended"])
+    return bool(json.loads(about(path).get("plan", "{}")).get("extended", True))
 
 
 def shape_of(module: nn.Module) -> str:

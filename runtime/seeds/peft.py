@@ -10,6 +10,7 @@ Only what this can express is taken: no DoRA, no trained biases, no whole module
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,8 +32,14 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
-_REFUSED = {"use_dora": False, "bias": "none", "modules_to_save": None, "lora_bias": False}
-"""Settings under which an adapter is more than B A x; each must have this value."""
+_REFUSED = {
+    "use_dora": False, "bias": "none", "modules_to_save": None, "lora_bias": False, "use_qalora": False,
+    "alora_invocation_tokens": None, "trainable_token_indices": None, "layer_replication": None,
+    "target_parameters": None, "arrow_config": None, "use_bdlora": None, "kasa_config": None,
+}  # fmt: skip
+"""Settings under which an adapter is more than B A x, or not on every token; each must have this value."""
+_CHANGES_HOST = re.compile(r"(pissa|olora|corda|loftq|lora_ga)")
+"""Ways to begin, after which the adapter belongs to another host than the one it is loaded into."""
 _WAY = (Stage.GERMINATED, Stage.TRAINING, Stage.GRAFTING)
 _END = (Stage.STABILISATION, Stage.EVALUATING, Stage.FINE_TUNING, Stage.FOSSILISED)
 
@@ -113,7 +120,8 @@ def save(model: SeededModel, folder: Path, slot: int, base: str = "") -> tuple[s
 
 def _config(ranks: Mapping[str, int], base: str) -> dict[str, Any]:
     greatest = max(ranks.values())
-    others = {name: rank for name, rank in ranks.items() if rank != greatest}
+    # Patterns of peft match the end of a name: "2" would be meant for "body.2" as well.
+    others = {f"^{re.escape(name)}": rank for name, rank in ranks.items() if rank != greatest}
     return {
         "peft_type": "LORA",
         "base_model_name_or_path": base or None,
@@ -135,13 +143,17 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
         weights = load_file(folder / WEIGHTS)
-    except (ValueError, SafetensorError) as error:
+    except (ValueError, OSError, SafetensorError) as error:
         raise InvalidError("adapter", f"{folder.name} cannot be read: {error}") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise InvalidError("adapter", f"{folder.name} is no LoRA adapter")
     for name, value in _REFUSED.items():
         if config.get(name, value) not in (value, []):
             raise InvalidError(f"adapter.{name}", f"expected {value!r}, not {config[name]!r}")
+    begun = config.get("init_lora_weights")
+    if isinstance(begun, str) and _CHANGES_HOST.match(begun):
+        expected = "expected one that was converted to a plain LoRA, as peft's save_pretrained does"
+        raise InvalidError("adapter.init_lora_weights", f"{begun!r} changes the host: {expected}")
     return config, weights
 
 
@@ -154,8 +166,11 @@ def _halves(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
             raise InvalidError("adapter", f"holds {key}, which is no part of a LoRA")
         found.setdefault(match[1], {})[match[2]] = tensor
     for name, pair in found.items():
-        if set(pair) != {"A", "B"} or pair["A"].shape[0] != pair["B"].shape[-1]:
+        flat = any(half.dim() != 2 or not half.numel() for half in pair.values())  # noqa: PLR2004
+        if set(pair) != {"A", "B"} or flat or pair["A"].shape[0] != pair["B"].shape[1]:
             raise InvalidError("adapter", f"A and B of {name!r} do not fit together")
+        if not all(bool(half.isfinite().all()) for half in pair.values()):
+            raise InvalidError("adapter", f"A and B of {name!r}: expected finite numbers")
     if not found:
         raise InvalidError("adapter", "is empty")
     return found
@@ -163,11 +178,16 @@ def _halves(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 def _scale(config: Mapping[str, Any], name: str, rank: int) -> float:
     """What peft multiplies B A with in this layer."""
-    alpha = float(config.get("lora_alpha") or rank)
-    for pattern, own in (config.get("alpha_pattern") or {}).items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", name):
-            alpha = float(own)
-            break
+    try:
+        alpha = float(config.get("lora_alpha") or rank)
+        for pattern, own in (config.get("alpha_pattern") or {}).items():
+            if re.fullmatch(rf"(.*\.)?({pattern})", name):
+                alpha = float(own)
+                break
+    except (TypeError, ValueError, AttributeError, re.error) as error:
+        raise InvalidError("adapter.lora_alpha", f"expected numbers, by layer: {error}") from error
+    if not math.isfinite(alpha):
+        raise InvalidError("adapter.lora_alpha", f"expected a finite number, not {alpha}")
     return alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
 
 

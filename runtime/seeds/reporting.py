@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from seedbed.runtime.seeds.figures import (
 )
 from seedbed.runtime.seeds.host import Host
 from seedbed.runtime.seeds.progress import Progress, stage_key
+from seedbed.runtime.seeds.stages import Stage
 from seedbed.runtime.seeds.telemetry import Telemetry, summary
 
 _SOON = 0.5
@@ -104,7 +106,10 @@ class Reporter:
         """Take the counts of the seeds over; to be called when no epoch runs."""
         host = self.host
         if host is None or not host.model.layers:
-            self._told = {}
+            self._told, self._moved = {}, {}
+            for stage in Stage:
+                self._metrics.seeds.labels(stage_key(stage)).set(0)
+            self._metrics.accuracy.set(math.nan)
             return
         counts = {stage_key(stage): count for stage, count in host.model.state.counts().items()}
         for stage, count in counts.items():

@@ -30,6 +30,9 @@ from seedbed.runtime.seeds.stages import (
 KEPT_MOVES = 10
 """Moves that are remembered of each seed, newest first."""
 
+_LAST_EPOCH = (1 << 23) - 1
+"""Greatest epoch that a note of a move has room for; later ones are noted as this one."""
+
 STAY = -1
 """In a tensor of targets: this seed does not move."""
 
@@ -157,7 +160,7 @@ class SeedState:
         known = (wanted >= 0) & (wanted < len(Stage))
         moved = known & self._allowed[stage.long(), torch.where(known, wanted, 0).long()]
         now = torch.where(moved, wanted, stage)
-        told = epoch * 256 + stage * 16 + now
+        told = min(epoch, _LAST_EPOCH) * 256 + stage * 16 + now
         shifted = torch.cat((told[:, None], self.moves[:, :-1]), dim=1)
         self.moves.copy_(torch.where(moved[:, None], shifted, self.moves))
         self._rewrite(moved, stage, now)

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from seedbed.runtime.seeds.model import SeededModel
 
 
+KEPT_EPOCHS = 2048
+"""Accuracies of so many last epochs are all kept; more than `patience` may be."""
+
+
 class Batch(NamedTuple):
     """Some samples.
 
@@ -189,9 +193,20 @@ def _judge(model: SeededModel, data: Data) -> Tensor:
         state.score(learning_unseen, accuracy(model, data, View.TRAINING, sums) - served)
     if trial:
         state.score(on_trial, served - accuracy(model, data, View.WITHOUT))
-    model.accuracies = (*model.accuracies, served)
+    model.accuracies = kept(model.accuracies, served)
     _note_health(model, sums)
     return state.metrics.cpu().clone()
+
+
+def kept(accuracies: tuple[float, ...], newest: float) -> tuple[float, ...]:
+    """Accuracies by epoch with one more: all of the lately ones, before them the first and the best.
+
+    A pod lives for millions of epochs; what decides is whether the last ones are better than all before.
+    """
+    longer = (*accuracies, newest)
+    if len(longer) <= 2 * KEPT_EPOCHS:
+        return longer
+    return (longer[0], max(longer[:-KEPT_EPOCHS]), *longer[-KEPT_EPOCHS:])
 
 
 def _note_health(model: SeededModel, sums: dict[str, Tensor]) -> None:

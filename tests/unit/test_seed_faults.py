@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 import resource
 import threading
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -21,14 +24,17 @@ from seedbed.crds.seed_layer import DataSource
 from seedbed.crds.seed_policy import Training
 from seedbed.runtime.bus.memory import MemoryBus
 from seedbed.runtime.seeds import data as data_module
-from seedbed.runtime.seeds import places
+from seedbed.runtime.seeds import places, training
 from seedbed.runtime.seeds import server as server_module
 from seedbed.runtime.seeds.attach import attach
+from seedbed.runtime.seeds.begun import former_spec
 from seedbed.runtime.seeds.data import Collected, check_fit, load_data
 from seedbed.runtime.seeds.features import Features
 from seedbed.runtime.seeds.host import Host
 from seedbed.runtime.seeds.model import SeededModel
 from seedbed.runtime.seeds.places import CheckpointPlace
+from seedbed.runtime.seeds.stages import Stage
+from seedbed.runtime.seeds.state import SeedState
 from seedbed.runtime.seeds.training import Batch
 from seedbed.runtime.seeds.wishes import attach_spec
 from tests.conftest import run_async
@@ -229,6 +235,61 @@ def test_a_checkpoint_of_another_version_is_told_and_kept(
     with pytest.raises(InvalidError, match="format"):
         asyncio.run(Host.load(spec_of(), Features.all_on(), place))
     assert [Path(each.path) for each in place.kept()] == [newest]
+
+
+@pytest.mark.parametrize(
+    "change", [{"plan": "{torn"}, {"extra": "[]"}, {"shards": "many"}, {"plan": None}]
+)
+def test_a_checkpoint_that_says_nonsense_of_itself_is_a_broken_one(
+    tmp_path: Path, change: dict[str, str | None]
+) -> None:
+    newest, before = saved(tmp_path, 2)
+    with safe_open(newest, framework="pt") as opened:
+        about = {**opened.metadata(), **change}
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no dictionary
+    save_file(tensors, newest, {name: text for name, text in about.items() if text is not None})
+    place = CheckpointPlace(str(tmp_path), "team.small")
+    again = asyncio.run(Host.load(spec_of(), Features.all_on(), place))
+    assert again.resumed is not None
+    assert again.resumed.path == str(before)
+
+
+def test_a_shape_of_another_version_in_a_checkpoint_costs_nothing(tmp_path: Path) -> None:
+    (newest,) = saved(tmp_path)
+    with safe_open(newest, framework="pt") as opened:
+        about, tensors = opened.metadata(), {n: opened.get_tensor(n) for n in opened.keys()}  # noqa: SIM118 - as above
+    shape = {"shape": '{"layers": 7, "ofTomorrow": true}'}
+    save_file(tensors, newest, {**about, "extra": json.dumps(shape)})
+    place = CheckpointPlace(str(tmp_path), "team.small")
+    assert former_spec(spec_of(), place) is None
+
+
+def test_metrics_of_seeds_go_with_the_seeds(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with (
+            settings(spec_of(checkpoint={"interval": "1ms"})) as coordinator,
+            pod(tmp_path, coordinator, MemoryBus()) as (server, _),
+        ):
+            told = server._metrics.registry.get_sample_value
+            await until(lambda: told("seedbed_seed_accuracy"))
+            await until(lambda: told("seedbed_seeds", {"stage": "dormant"}))
+            await coordinator.delete("flags/team/chunked-architecture")
+            await until(lambda: server.progress.activity == "Off")
+            assert told("seedbed_seeds", {"stage": "dormant"}) == 0
+            assert math.isnan(told("seedbed_seed_accuracy") or 0.0)
+
+    run_async(body())
+
+
+def test_a_pod_of_millions_of_epochs_keeps_what_decides() -> None:
+    found: tuple[float, ...] = ()
+    for epoch in range(3 * training.KEPT_EPOCHS):
+        found = training.kept(found, 0.9 if epoch == 7 else epoch / 1e5)
+    assert len(found) <= 2 * training.KEPT_EPOCHS
+    assert (found[0], max(found), found[-1]) == (0.0, 0.9, (3 * training.KEPT_EPOCHS - 1) / 1e5)
+    state = SeedState.dormant(1)
+    state.move(torch.tensor([int(Stage.GERMINATED)]), 1 << 40)
+    assert state.history(0)[0][1:] == (Stage.DORMANT, Stage.GERMINATED)
 
 
 def test_what_is_learnt_after_a_broken_checkpoint_is_kept(tmp_path: Path) -> None:

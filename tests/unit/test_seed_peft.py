@@ -117,6 +117,98 @@ def test_the_package_peft_reads_and_writes_the_same(tmp_path: Path) -> None:
     assert torch.allclose(back(x).detach(), mine, atol=1e-5)
 
 
+class Nested(nn.Module):
+    """Names of which one is the end of the other: peft's patterns match the ends of names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(GIVEN, HIDDEN)
+        self.body = nn.ModuleDict({"head": nn.Linear(HIDDEN, MADE)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.body["head"](torch.relu(self.head(x)))
+        return found
+
+
+def nested() -> Nested:
+    torch.manual_seed(9)
+    return Nested().eval()
+
+
+def test_an_adapter_whose_layers_have_like_names_and_other_ranks_is_read_by_peft(
+    tmp_path: Path,
+) -> None:
+    peft = pytest.importorskip("peft")
+    spec = AttachSpec(
+        ("head", "body.head"), seeds_per_layer=2, routing="token", reads="input",
+        blueprints=(Growth("thin", rank=2), Growth("lora", rank=4)),
+    )  # fmt: skip
+    model, x = attach(nested(), spec, Features.all_on()), torch.randn(5, GIVEN)
+    for layer, blueprint in (("head", "thin"), ("body.head", "lora")):
+        seed = next(s.first for s in model.spans if s.name == layer)
+        for target in (Stage.GERMINATED, Stage.TRAINING, Stage.GRAFTING, *adapters._END):
+            source = Stage(int(model.state.stage[seed]))
+            move = Decision(0, seed, layer, 0, source, target, "test", "", {}, blueprint, "linear")
+            assert model.apply([move])
+    with torch.no_grad():
+        for each in model.layers:
+            each.up[0, :, -each.columns[1] :] = torch.randn(each.up.shape[1], each.columns[1])
+    # Rows beyond a seed's rank are not its own.
+    model.layers[0].up.data[0, 2:] = 0
+    mine = model.forward(x, route=torch.zeros(5).long())
+    adapters.save(model, tmp_path / "mine", slot=0)
+    back = peft.PeftModel.from_pretrained(nested(), tmp_path / "mine").eval()
+    assert torch.allclose(back(x).detach(), mine, atol=1e-5)
+    assert not torch.allclose(nested()(x).detach(), mine, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [
+        ({"init_lora_weights": "pissa"}, "adapter.init_lora_weights"),
+        ({"init_lora_weights": "olora"}, "adapter.init_lora_weights"),
+        ({"alora_invocation_tokens": [1, 2]}, "adapter.alora_invocation_tokens"),
+        ({"use_qalora": True}, "adapter.use_qalora"),
+        ({"lora_alpha": "much"}, "adapter.lora_alpha"),
+        ({"lora_alpha": float("inf")}, "adapter.lora_alpha"),
+        ({"alpha_pattern": ["first"]}, "adapter.lora_alpha"),
+        ({"alpha_pattern": {"(": 2}}, "adapter.lora_alpha"),
+    ],
+)
+def test_an_adapter_that_would_answer_otherwise_here_than_in_peft_is_refused(
+    more: dict[str, Any], field: str, tmp_path: Path
+) -> None:
+    written(tmp_path / "adapter")
+    path = tmp_path / "adapter" / adapters.CONFIG
+    path.write_text(json.dumps(json.loads(path.read_text()) | more))
+    model = seeded()
+    with pytest.raises(InvalidError) as caught:
+        adapters.load(model, tmp_path / "adapter", slot=1)
+    assert caught.value.field == field
+    assert model.state.counts()[Stage.FOSSILISED] == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda a: a * float("nan"),
+        lambda a: a[:0],
+        lambda a: a[0],
+        lambda a: a[0, 0],
+    ],
+)
+def test_an_adapter_with_halves_that_are_none_is_refused(change: Any, tmp_path: Path) -> None:
+    tensors = written(tmp_path / "adapter")
+    key = "base_model.model.first.lora_A.weight"
+    save_file(
+        tensors | {key: change(tensors[key]).contiguous()}, tmp_path / "adapter" / adapters.WEIGHTS
+    )
+    model = seeded()
+    with pytest.raises(InvalidError, match="'first'"):
+        adapters.load(model, tmp_path / "adapter", slot=1)
+    assert model.state.counts()[Stage.FOSSILISED] == 0
+
+
 def test_a_seed_that_was_trained_here_becomes_an_adapter(tmp_path: Path) -> None:
     """It learnt to read the input only, so nothing of it is lost."""
     model = seeded(seeds=2, rank=4)
