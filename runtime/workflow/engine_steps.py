@@ -89,7 +89,7 @@ def receive(state: RunState, event: EventReceived) -> list[Record]:
         ConflictError: the run has ended.
         QueueFullError: too many events are kept.
     """
-    if event.id in state.inbox.seen:
+    if state.inbox.knows(event):
         return []
     if state.finished is not None:
         raise ConflictError(f"run {state.request.run} has ended")

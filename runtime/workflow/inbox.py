@@ -26,7 +26,7 @@ class Inbox:
         waiting: steps that wait, with what for.
         approvals: what was decided, by step; the last decision counts until the step waits.
         events: events that no step has taken, oldest first, by name.
-        seen: ids of the events that came last.
+        seen: the events that came last, as NAME/ID; a journal of an earlier version has the id alone.
         bytes: of the payloads of those that no step has taken.
     """
 
@@ -53,10 +53,14 @@ class Inbox:
             return
         self.events.setdefault(record.name, deque()).append(record)
         self.bytes += _size(record)
-        self.see(record.id)
+        self.see(f"{record.name}/{record.id}")
+
+    def knows(self, event: EventReceived) -> bool:
+        """Whether the event has come before: one of this name with its id."""
+        return f"{event.name}/{event.id}" in self.seen or event.id in self.seen
 
     def see(self, event: str) -> None:
-        """Remember the id of an event."""
+        """Remember an event."""
         self.seen[event] = None
         while len(self.seen) > SEEN_EVENTS:
             del self.seen[next(iter(self.seen))]

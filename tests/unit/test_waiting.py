@@ -207,6 +207,20 @@ def test_an_event_that_comes_before_the_wait_is_kept_once_and_in_order() -> None
     assert [one.step for one in summarise(run.state).waiting] == ["c"]
 
 
+def test_events_of_two_names_may_have_the_same_id() -> None:
+    run = waiting(wait("a", {"event": "paid"}), wait("b", {"event": "sent"}))
+    ask(run, event("paid", 1, "order-7"))
+    ask(run, event("sent", 2, "order-7"))
+    assert (run.state.told["a"]["output"], run.state.told["b"]["output"]) == (1, 2)
+
+
+def test_an_event_that_a_former_version_has_seen_does_not_count_again() -> None:
+    run = waiting(wait("a", {"event": "paid"}))
+    run.state.inbox.see("order-7")  # as its snapshots name them
+    ask(run, event("paid", 1, "order-7"))
+    assert "a" not in run.state.told
+
+
 def test_an_event_that_does_not_come_in_time_fails_the_step() -> None:
     run = waiting(wait("a", {"event": "paid", "timeout": "2h"}), retry={"attempts": 3})
     run.to_the_end()
