@@ -51,7 +51,7 @@ from seedbed.runtime.llm.gateway import Gateway
 from seedbed.runtime.llm.models import Models
 from seedbed.runtime.llm.prompts.miner import Miner
 from seedbed.runtime.llm.prompts.prefix import paragraphs as split
-from seedbed.runtime.llm.providers import ChatRequest, EmbeddingRequest, Json
+from seedbed.runtime.llm.requests import ChatRequest, EmbeddingRequest, Json
 
 ROOT = Path(__file__).resolve().parents[2]
 APPLICATIONS, TEMPLATES, PASSAGES = 12, 120, 400

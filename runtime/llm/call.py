@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from seedbed.crds.errors import SeedbedError
-from seedbed.runtime.llm.providers import ChatRequest, EmbeddingRequest, Json
+from seedbed.runtime.llm.requests import ChatRequest, EmbeddingRequest, Json
 
 if TYPE_CHECKING:
     from seedbed.runtime.llm.company import Company

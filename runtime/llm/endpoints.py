@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from seedbed.crds.errors import InvalidError
 from seedbed.runtime.llm.answers import TextChoice
-from seedbed.runtime.llm.providers import (
+from seedbed.runtime.llm.requests import (
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,

@@ -21,7 +21,8 @@ from seedbed.crds.errors import (
 from seedbed.runtime.llm.budget.stage import UnpricedError
 from seedbed.runtime.llm.budget.teller import BudgetExceededError
 from seedbed.runtime.llm.identity import NotAllowedError, NotKnownError
-from seedbed.runtime.llm.providers import Json, MalformedError, RateLimitedError, RefusedError
+from seedbed.runtime.llm.providers import MalformedError, RateLimitedError, RefusedError
+from seedbed.runtime.llm.requests import Json
 from seedbed.runtime.store.port import StoreRefusedError
 
 log = logging.getLogger(__name__)

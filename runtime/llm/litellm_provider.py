@@ -16,13 +16,8 @@ from typing import Any
 
 from seedbed.crds.errors import InvalidError, SeedbedError, UnavailableError
 from seedbed.runtime.llm.models import ModelEntry
-from seedbed.runtime.llm.providers import (
-    ChatRequest,
-    EmbeddingRequest,
-    Json,
-    RateLimitedError,
-    RefusedError,
-)
+from seedbed.runtime.llm.providers import RateLimitedError, RefusedError
+from seedbed.runtime.llm.requests import ChatRequest, EmbeddingRequest, Json
 
 _LONGEST_REASON = 300
 _MARKS = [{"location": "message", "role": "system"}]

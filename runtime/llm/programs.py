@@ -31,7 +31,8 @@ from seedbed.runtime.bus.port import Bus
 from seedbed.runtime.coordination.port import Coordinator
 from seedbed.runtime.coordination.registry import Service, discover
 from seedbed.runtime.llm.call import Attempt, Call, Reply
-from seedbed.runtime.llm.providers import ChatRequest, Json, RefusedError
+from seedbed.runtime.llm.providers import RefusedError
+from seedbed.runtime.llm.requests import ChatRequest, Json
 
 PREFIX = "agent/"
 ANSWERS = "answers"

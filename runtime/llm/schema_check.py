@@ -25,7 +25,7 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from seedbed.crds.errors import InvalidError
-from seedbed.runtime.llm.providers import Json
+from seedbed.runtime.llm.requests import Json
 
 FIELD = "response_format.json_schema.schema"
 LARGEST = 128 * 1024

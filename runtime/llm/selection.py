@@ -13,7 +13,7 @@ from seedbed.crds.errors import InvalidError
 from seedbed.runtime.llm.call import Attempt
 from seedbed.runtime.llm.media import Sense
 from seedbed.runtime.llm.models import Capability, ModelEntry, ModelFacts
-from seedbed.runtime.llm.providers import ChatRequest, EmbeddingRequest
+from seedbed.runtime.llm.requests import ChatRequest, EmbeddingRequest
 
 _BYTES_A_TOKEN = 4
 _LONGEST_NAME = 200

@@ -15,7 +15,7 @@ from seedbed.runtime.llm.answers import Account
 from seedbed.runtime.llm.call import Call
 from seedbed.runtime.llm.endpoints import Form
 from seedbed.runtime.llm.failures import told
-from seedbed.runtime.llm.providers import ChatRequest, Json
+from seedbed.runtime.llm.requests import ChatRequest, Json
 
 _DONE = b"data: [DONE]\n\n"
 _HEAD = ("id", "created")

@@ -44,7 +44,7 @@ from seedbed.runtime.llm.failures import Failure, in_openai_form
 from seedbed.runtime.llm.gateway import Gateway
 from seedbed.runtime.llm.identity import Identify, anybody
 from seedbed.runtime.llm.models import Models
-from seedbed.runtime.llm.providers import (
+from seedbed.runtime.llm.requests import (
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from seedbed.runtime.llm.providers import Json
+from seedbed.runtime.llm.requests import Json
 
 
 def merged(answers: Sequence[Json], each: int) -> Json:

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from seedbed.crds.errors import InvalidError
 from seedbed.runtime.llm.call import Call, Reply, Rest
-from seedbed.runtime.llm.providers import ChatMessage, ChatRequest, Json, MalformedError
+from seedbed.runtime.llm.providers import MalformedError
+from seedbed.runtime.llm.requests import ChatMessage, ChatRequest, Json
 from seedbed.runtime.llm.schema_check import check_schema, fault
 
 MOST_ANSWERS = 3

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from seedbed.runtime.llm.providers import Json
+from seedbed.runtime.llm.requests import Json
 
 MOST = 2**31 - 1
 """Tokens of one call that the ledger can hold."""

@@ -13,7 +13,8 @@ from aiohttp import web
 from seedbed.crds.errors import InvalidError, SeedbedError, UnavailableError
 from seedbed.runtime.llm.litellm_provider import LiteLLMModel
 from seedbed.runtime.llm.models import ModelEntry
-from seedbed.runtime.llm.providers import ChatMessage, ChatRequest, RefusedError
+from seedbed.runtime.llm.providers import RefusedError
+from seedbed.runtime.llm.requests import ChatMessage, ChatRequest
 from tests.answers import Json, answering, said
 from tests.conftest import run_async
 

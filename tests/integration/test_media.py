@@ -19,7 +19,7 @@ from seedbed.runtime.llm.gateway import Gateway
 from seedbed.runtime.llm.media import SLOWEST
 from seedbed.runtime.llm.models import ModelEntry, Models
 from seedbed.runtime.llm.prices import Price, image_tokens, known
-from seedbed.runtime.llm.providers import ChatRequest, parse_request
+from seedbed.runtime.llm.requests import ChatRequest, parse_request
 from seedbed.runtime.llm.service import serving
 from tests.conftest import run_async
 from tests.integration.test_budgets import bank

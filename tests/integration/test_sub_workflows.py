@@ -78,7 +78,10 @@ def test_each_item_is_a_run_of_its_own_that_tells_whose(tmp_path: Path) -> None:
                 "one": 3,
                 "two": 3,
             }
-            assert all(0 < step["p50Seconds"] <= step["p95Seconds"] for step in figures["steps"])
+            assert all(
+                0 < (step["p50Seconds"] or 0) <= (step["p95Seconds"] or 0)
+                for step in figures["steps"]
+            )
 
     run_async(body())
 

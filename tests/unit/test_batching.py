@@ -13,7 +13,7 @@ from seedbed.runtime.llm.batch.prompt_form import PromptForm, as_prompt
 from seedbed.runtime.llm.batch.shares import shares
 from seedbed.runtime.llm.batch.waiting import Seen, usual_gap, wait
 from seedbed.runtime.llm.models import ModelEntry
-from seedbed.runtime.llm.providers import ChatRequest, Json
+from seedbed.runtime.llm.requests import ChatRequest, Json
 from tests.conftest import run_async
 from tests.providers import provider
 from tests.unit.test_collapse import Asking, service

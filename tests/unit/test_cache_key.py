@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seedbed.runtime.llm.cache.key import bucket, canonical, prompt_hash
-from seedbed.runtime.llm.providers import ChatRequest, EmbeddingRequest, parse_request
+from seedbed.runtime.llm.requests import ChatRequest, EmbeddingRequest, parse_request
 
 Json = dict[str, Any]
 

@@ -8,7 +8,7 @@ from seedbed.runtime.llm.cache.alike import scope_of
 from seedbed.runtime.llm.cache.facts import facts
 from seedbed.runtime.llm.cache.guard import difference
 from seedbed.runtime.llm.cache.tongue import is_english
-from seedbed.runtime.llm.providers import ChatMessage, ChatRequest
+from seedbed.runtime.llm.requests import ChatMessage, ChatRequest
 
 # Pairs that ask for different things, by one small word.
 OTHERS = {

@@ -13,7 +13,7 @@ from seedbed.runtime.llm.batch.collapse import CollapseStage
 from seedbed.runtime.llm.batch.settings import Batching
 from seedbed.runtime.llm.call import Attempt, Call, Identity, Reply, Rest
 from seedbed.runtime.llm.metrics import ModelMetrics
-from seedbed.runtime.llm.providers import ChatMessage, ChatRequest
+from seedbed.runtime.llm.requests import ChatMessage, ChatRequest
 from seedbed.runtime.llm.resilience.targets import Clock, TooLateError
 from tests.conftest import run_async
 

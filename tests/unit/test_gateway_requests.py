@@ -11,7 +11,7 @@ import pytest
 
 from seedbed.runtime.llm.batch.prompt_form import as_prompt
 from seedbed.runtime.llm.cache.key import digest
-from seedbed.runtime.llm.providers import ChatRequest
+from seedbed.runtime.llm.requests import ChatRequest
 from tests.conftest import run_async
 from tests.providers import Json, provider
 from tests.unit.test_gateway_targets import asked, chat, gateway, one

@@ -11,7 +11,7 @@ from seedbed.runtime.llm.gateway import providers_of
 from seedbed.runtime.llm.litellm_provider import LiteLLMModel
 from seedbed.runtime.llm.local import LocalModel, model_file
 from seedbed.runtime.llm.models import ModelEntry, load
-from seedbed.runtime.llm.providers import parse_request
+from seedbed.runtime.llm.requests import parse_request
 from tests.conftest import run_async
 
 

@@ -154,8 +154,8 @@ def test_a_batch_has_openais_form() -> None:
     assert told["output_file_id"]
     assert told["error_file_id"]
     assert told["seedbed"]["cost_dollars"] == "0.001"
-    page = page_form([{"id": "a"}, {"id": "b"}], 1)
-    assert (page["has_more"], page["last_id"]) == (True, "a")
+    page = page_form([told, told], 1)
+    assert (page["has_more"], page["last_id"]) == (True, told["id"])
 
 
 def test_a_price_has_its_batch_share() -> None:

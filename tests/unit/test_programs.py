@@ -18,7 +18,8 @@ from seedbed.runtime.bus.memory import MemoryBus
 from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.llm.call import Call, Identity
 from seedbed.runtime.llm.programs import Programs
-from seedbed.runtime.llm.providers import ChatMessage, ChatRequest, RefusedError
+from seedbed.runtime.llm.providers import RefusedError
+from seedbed.runtime.llm.requests import ChatMessage, ChatRequest
 from tests.conftest import run_async
 
 HERE = {"namespace": "team", "pool": "general"}

@@ -18,7 +18,7 @@ from seedbed.runtime.llm.prompts.duplicates import without_duplicates
 from seedbed.runtime.llm.prompts.miner import LONGEST, PARAGRAPHS, SEEN, Miner
 from seedbed.runtime.llm.prompts.prefix import constant_first, sorted_tools
 from seedbed.runtime.llm.prompts.settings import Compression
-from seedbed.runtime.llm.providers import ChatMessage, Json
+from seedbed.runtime.llm.requests import ChatMessage, Json
 from tests.conftest import run_async
 from tests.providers import provider
 from tests.unit.test_collapse import Asking, service

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from seedbed.runtime.llm.gateway import Gateway
 from seedbed.runtime.llm.models import ModelEntry, Models
-from seedbed.runtime.llm.providers import ChatMessage, ChatRequest
+from seedbed.runtime.llm.requests import ChatMessage, ChatRequest
 from seedbed.runtime.llm.routing.hardness import LEVELS, hardness, level
 from seedbed.runtime.llm.routing.predictor import Outcomes, Predictor, falling
 from seedbed.runtime.llm.routing.router import ENOUGH, Wanted, route

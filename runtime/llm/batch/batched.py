@@ -19,13 +19,8 @@ from seedbed.runtime.llm.batch.prompt_form import as_prompt
 from seedbed.runtime.llm.batch.settings import Batching
 from seedbed.runtime.llm.batch.shares import usages
 from seedbed.runtime.llm.models import ModelEntry
-from seedbed.runtime.llm.providers import (
-    ChatRequest,
-    EmbeddingRequest,
-    Json,
-    MalformedError,
-    Provider,
-)
+from seedbed.runtime.llm.providers import MalformedError, Provider
+from seedbed.runtime.llm.requests import ChatRequest, EmbeddingRequest, Json
 
 SIZE = "seedbed_batch_size"
 """Field of an answer that tells with how many others it was asked for; the stage takes it out."""

@@ -20,7 +20,7 @@ from seedbed.runtime.llm.batch.settings import Batching
 from seedbed.runtime.llm.cache.key import digest
 from seedbed.runtime.llm.call import Call, Reply, Rest
 from seedbed.runtime.llm.metrics import ModelMetrics
-from seedbed.runtime.llm.providers import ChatRequest, EmbeddingRequest
+from seedbed.runtime.llm.requests import ChatRequest, EmbeddingRequest
 from seedbed.runtime.llm.resilience.targets import Clock
 
 HEADER = "X-Seedbed-Collapse"

@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack
 
 from seedbed.crds.errors import SeedbedError, UnavailableError
 from seedbed.runtime.llm.call import Attempt, Call, Reply, Rest
-from seedbed.runtime.llm.providers import Json
+from seedbed.runtime.llm.requests import Json
 from seedbed.runtime.llm.resilience.targets import TooLateError
 
 JOINED = "joined"

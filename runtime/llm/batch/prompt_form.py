@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from seedbed.runtime.llm.providers import ChatMessage, ChatRequest
+from seedbed.runtime.llm.requests import ChatMessage, ChatRequest
 
 PromptForm = Literal["plain", "chatml", "llama3"]
 _MARK = "<|"

@@ -20,7 +20,7 @@ from seedbed.runtime.llm.cache.similar import Accepted, Candidate, Similar
 from seedbed.runtime.llm.cache.threshold import Learnt
 from seedbed.runtime.llm.cache.tongue import is_english
 from seedbed.runtime.llm.cache.variable import parts
-from seedbed.runtime.llm.providers import ChatRequest, EmbeddingRequest
+from seedbed.runtime.llm.requests import ChatRequest, EmbeddingRequest
 from seedbed.runtime.store.answers import AnswerKey, AnswerRow
 
 PATIENCE = 0.5

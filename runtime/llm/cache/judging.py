@@ -21,7 +21,7 @@ from seedbed.runtime.llm.cache.embedder import Embeds
 from seedbed.runtime.llm.cache.sameness import same_answers
 from seedbed.runtime.llm.cache.shelf import Shelf
 from seedbed.runtime.llm.cache.similar import Candidate
-from seedbed.runtime.llm.providers import Json
+from seedbed.runtime.llm.requests import Json
 from seedbed.runtime.store.answers import AnswerRow
 
 log = logging.getLogger(__name__)

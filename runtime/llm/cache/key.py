@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from seedbed.runtime.llm.providers import ChatMessage, ChatRequest, EmbeddingRequest
+from seedbed.runtime.llm.requests import ChatMessage, ChatRequest, EmbeddingRequest
 
 BUCKETS = 10_000
 _LEFT_OUT = frozenset(

@@ -19,7 +19,7 @@ from typing import Literal
 from seedbed.crds.errors import InvalidError
 from seedbed.runtime.llm.cache.settings import CacheSettings
 from seedbed.runtime.llm.call import Call
-from seedbed.runtime.llm.providers import ChatRequest, EmbeddingRequest, Json
+from seedbed.runtime.llm.requests import ChatRequest, EmbeddingRequest, Json
 from seedbed.runtime.llm.structure import misses_schema
 
 HEADER, TAGS = "X-Seedbed-Cache", "X-Seedbed-Cache-Tags"

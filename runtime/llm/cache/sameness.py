@@ -17,7 +17,7 @@ import orjson
 from seedbed.runtime.llm.cache.embedder import Embeds
 from seedbed.runtime.llm.cache.facts import facts
 from seedbed.runtime.llm.cache.guard import difference
-from seedbed.runtime.llm.providers import Json
+from seedbed.runtime.llm.requests import Json
 
 FEW = 6
 """Words up to which texts have to be equal."""

@@ -10,7 +10,7 @@ from seedbed.runtime.llm.cache.embedder import Embedded
 from seedbed.runtime.llm.cache.judging import Judging, Trial
 from seedbed.runtime.llm.cache.shelf import Shelf
 from seedbed.runtime.llm.cache.similar import Candidate
-from seedbed.runtime.llm.providers import ChatRequest, EmbeddingRequest, Json
+from seedbed.runtime.llm.requests import ChatRequest, EmbeddingRequest, Json
 from seedbed.runtime.store.answers import AnswerRow
 
 

@@ -39,7 +39,7 @@ from seedbed.runtime.llm.cache.shelf import Shelf
 from seedbed.runtime.llm.cache.stats import Result
 from seedbed.runtime.llm.cache.streaming import Assembled, replayed
 from seedbed.runtime.llm.call import Attempt, Call, Reply, Rest
-from seedbed.runtime.llm.providers import ChatRequest, Json
+from seedbed.runtime.llm.requests import ChatRequest, Json
 from seedbed.runtime.llm.resilience.retry import classify
 from seedbed.runtime.store.answers import AnswerRow
 

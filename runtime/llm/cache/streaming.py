@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
-from seedbed.runtime.llm.providers import Json
+from seedbed.runtime.llm.requests import Json
 
 _HEAD = ("id", "created", "model", "system_fingerprint")
 PIECE = 48

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seedbed.runtime.llm.prompts.settings import Compression
-from seedbed.runtime.llm.providers import ChatMessage
+from seedbed.runtime.llm.requests import ChatMessage
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[\"'(]?[A-Z])|\n+")
 _KEPT = re.compile(

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from seedbed.runtime.llm.providers import ChatMessage
+from seedbed.runtime.llm.requests import ChatMessage
 
 _PARAGRAPHS = re.compile(r"(\n[ \t]*\n\s*)")
 _BEGINNING = 48

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from seedbed.runtime.llm.providers import ChatMessage, Json
+from seedbed.runtime.llm.requests import ChatMessage, Json
 
 _GAP = re.compile(r"\n[ \t]*\n\s*")
 

@@ -21,7 +21,7 @@ from seedbed.runtime.llm.prompts.duplicates import without_duplicates
 from seedbed.runtime.llm.prompts.miner import PARAGRAPHS, Match, Miner
 from seedbed.runtime.llm.prompts.prefix import constant_first, paragraphs, sorted_tools
 from seedbed.runtime.llm.prompts.settings import Prompts
-from seedbed.runtime.llm.providers import ChatMessage, ChatRequest
+from seedbed.runtime.llm.requests import ChatMessage, ChatRequest
 from seedbed.runtime.llm.resilience.targets import Target
 
 HEADER = "X-Seedbed-Prompts"

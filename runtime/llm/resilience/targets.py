@@ -19,13 +19,8 @@ from seedbed.runtime.llm.call import Attempt, Call, Reply, Spent
 from seedbed.runtime.llm.models import ModelEntry, ModelFacts
 from seedbed.runtime.llm.notices import Notice, Notices, Tell
 from seedbed.runtime.llm.prices import Price
-from seedbed.runtime.llm.providers import (
-    ChatRequest,
-    EmbeddingRequest,
-    Json,
-    Provider,
-    RateLimitedError,
-)
+from seedbed.runtime.llm.providers import Provider, RateLimitedError
+from seedbed.runtime.llm.requests import ChatRequest, EmbeddingRequest, Json
 from seedbed.runtime.llm.resilience.breaker import Breaker, BreakerOpenError, BreakerPolicy, Pass
 from seedbed.runtime.llm.resilience.quota import Quota
 from seedbed.runtime.llm.resilience.retry import RetryPolicy, blames_target, classify, wait_before

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 
-from seedbed.runtime.llm.providers import ChatRequest
+from seedbed.runtime.llm.requests import ChatRequest
 
 LEVELS = 5
 _LONG = 4000

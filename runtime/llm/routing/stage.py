@@ -15,7 +15,7 @@ from dataclasses import replace
 from seedbed.crds.errors import SeedbedError
 from seedbed.runtime.llm.call import Call, Identity, Reply, Rest
 from seedbed.runtime.llm.models import Routing
-from seedbed.runtime.llm.providers import ChatMessage, ChatRequest
+from seedbed.runtime.llm.requests import ChatMessage, ChatRequest
 from seedbed.runtime.llm.resilience.targets import Target
 from seedbed.runtime.llm.routing.hardness import hardness, level
 from seedbed.runtime.llm.routing.learning import Learning

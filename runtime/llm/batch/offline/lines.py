@@ -17,7 +17,7 @@ import orjson
 
 from seedbed.crds.errors import InvalidError, SeedbedError
 from seedbed.runtime.llm.endpoints import Endpoint, Request
-from seedbed.runtime.llm.providers import ChatRequest, Json
+from seedbed.runtime.llm.requests import ChatRequest, Json
 from seedbed.runtime.store.batches import LineRow
 
 MOST_LINES = 50_000

@@ -32,7 +32,8 @@ from seedbed.runtime.llm.budget.teller import BudgetExceededError
 from seedbed.runtime.llm.cache.stage import CACHE
 from seedbed.runtime.llm.call import Afford, Call
 from seedbed.runtime.llm.prices import table_version
-from seedbed.runtime.llm.providers import Json, MalformedError
+from seedbed.runtime.llm.providers import MalformedError
+from seedbed.runtime.llm.requests import Json
 from seedbed.runtime.store.batch_work import LineResult
 from seedbed.runtime.store.batches import LineRow
 from seedbed.runtime.store.ledger import Turn

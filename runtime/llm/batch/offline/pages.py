@@ -42,7 +42,7 @@ from seedbed.runtime.llm.batch.offline.form import (
 from seedbed.runtime.llm.batch.offline.lines import output_line
 from seedbed.runtime.llm.call import Identity
 from seedbed.runtime.llm.identity import Identify
-from seedbed.runtime.llm.providers import parse
+from seedbed.runtime.llm.requests import parse
 from seedbed.runtime.openapi import says
 from seedbed.runtime.store.batch_files import (
     ABANDONED_SECONDS,

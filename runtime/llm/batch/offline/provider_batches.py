@@ -19,7 +19,8 @@ from seedbed.crds.errors import SeedbedError, UnavailableError
 from seedbed.runtime.llm.models import ModelEntry
 from seedbed.runtime.llm.openai_origin import Origin
 from seedbed.runtime.llm.openai_provider import chat_body, embedding_body
-from seedbed.runtime.llm.providers import EmbeddingRequest, Json, MalformedError
+from seedbed.runtime.llm.providers import MalformedError
+from seedbed.runtime.llm.requests import EmbeddingRequest, Json
 
 PART = "seedbed_part"
 """Key of the metadata that tells which part it is."""

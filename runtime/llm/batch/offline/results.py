@@ -16,7 +16,8 @@ from seedbed.runtime.llm.call import Attempt, Call, Spent
 from seedbed.runtime.llm.endpoints import Request
 from seedbed.runtime.llm.openai_provider import wrong_chat, wrong_vectors
 from seedbed.runtime.llm.prices import Price, table_version
-from seedbed.runtime.llm.providers import ChatRequest, Json, MalformedError
+from seedbed.runtime.llm.providers import MalformedError
+from seedbed.runtime.llm.requests import ChatRequest, Json
 from seedbed.runtime.llm.usage import audio_tokens, believable, cached_tokens
 from seedbed.runtime.store.batch_work import LineResult
 from seedbed.runtime.store.batches import LineRow

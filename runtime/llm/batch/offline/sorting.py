@@ -32,7 +32,7 @@ from seedbed.runtime.llm.cache.policy import HEADER
 from seedbed.runtime.llm.call import Call, Reply
 from seedbed.runtime.llm.endpoints import Request
 from seedbed.runtime.llm.failures import told
-from seedbed.runtime.llm.providers import Json
+from seedbed.runtime.llm.requests import Json
 from seedbed.runtime.llm.sending import account_of
 from seedbed.runtime.store.batch_work import LineResult
 from seedbed.runtime.store.batches import PAGE_BYTES, LineRow, LineState
