@@ -1,4 +1,4 @@
-"""Torch and Triton code of the seed layers, and nothing else.
+"""Torch, Triton and numba code of the seed layers, and nothing else.
 
 A seed is a small adaptation beside frozen columns of a model. All seeds of a layer act in one call:
 

@@ -175,8 +175,8 @@ def check_plan(plan: Tensor, tokens: int, seeds: int) -> None:
     Raises:
         InvalidError: it is that of another assignment.
     """
-    if plan.dtype != torch.int64 or plan.shape != (tokens + seeds + 2,):
-        raise InvalidError("plan", "is of another number of tokens or seeds")
+    if plan.dtype != torch.int64 or plan.shape != (tokens + seeds + 2,) or not plan.is_cpu:
+        raise InvalidError("plan", "is of another device, or another number of tokens or seeds")
 
 
 class Routing(NamedTuple):

@@ -53,7 +53,7 @@ class Loops(NamedTuple):
     def plan_tokens(self, seed_of: Tensor, seeds: int) -> Tensor:
         """As `batches.plan_tokens`, by counting."""
         tokens = seed_of.shape[0]
-        seed_of = seed_of.to(torch.int64).contiguous()
+        seed_of = seed_of.to("cpu", torch.int64).contiguous()
         plan = torch.empty(tokens + seeds + 2, dtype=torch.int64)
         order = plan.data_ptr()
         self.sort(ctypes.byref(self.call(
@@ -90,12 +90,13 @@ class Loops(NamedTuple):
 
 
 def _team() -> Callable[[int, Any, int, int], None] | None:
-    """`GOMP_parallel` of the OpenMP library that torch itself is bound to."""
+    """`GOMP_parallel` of the OpenMP library that torch itself is bound to.
+
+    A name is looked for in a library and in those that it depends on.
+    """
     found = sorted((Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*"))
     try:
-        start: Any = ctypes.CDLL(
-            str(found[0])
-        ).GOMP_parallel  # looked for in what it depends on too
+        start: Any = ctypes.CDLL(str(found[0])).GOMP_parallel
     except (IndexError, OSError, AttributeError):
         return None
     start.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
@@ -132,5 +133,5 @@ def supports(x: Tensor, state: State) -> bool:
         x.dtype == down.dtype == alpha.dtype == torch.float32
         and rank.dtype == blueprint.dtype == torch.int32
         and x.is_cpu
-        and down.is_cpu
+        and all(tensor.is_cpu for tensor in state)
     )
