@@ -20,27 +20,43 @@ def weight_of(priority: int) -> int:
 
 
 @dataclass(slots=True)
+class Waiting:
+    """The runs that wait for one Pool, with their weights, and what those come to."""
+
+    weights: dict[str, int] = field(default_factory=dict)
+    total: int = 0
+
+
+@dataclass(slots=True)
 class Shares:
-    """Who waits for which Pool.
+    """Who waits for which Pool. What is asked for each step takes as long however many wait.
 
     Attributes:
-        waiting: for each Pool the runs that wait for it, with their weights.
+        waiting: for each Pool the runs that wait for it.
     """
 
-    waiting: dict[PoolKey, dict[str, int]] = field(default_factory=dict)
+    waiting: dict[PoolKey, Waiting] = field(default_factory=dict)
+    _pools: dict[str, set[PoolKey]] = field(default_factory=dict)
 
     def wait(self, pool: PoolKey, run: str, weight: int) -> None:
         """A run wants more of a Pool than it gets."""
-        self.waiting.setdefault(pool, {})[run] = weight
+        waiting = self.waiting.setdefault(pool, Waiting())
+        waiting.total += weight - waiting.weights.get(run, 0)
+        waiting.weights[run] = weight
+        self._pools.setdefault(run, set()).add(pool)
 
     def leave(self, run: str) -> None:
         """A run waits for nothing any more."""
-        for pool, runs in list(self.waiting.items()):
-            runs.pop(run, None)
-            if not runs:
+        for pool in self._pools.pop(run, ()):
+            waiting = self.waiting[pool]
+            waiting.total -= waiting.weights.pop(run)
+            if not waiting.weights:
                 del self.waiting[pool]
 
     def yields(self, pool: PoolKey, run: str, weight: int, held: int, limit: int) -> bool:
         """Whether a run that holds so many of a Pool's `limit` places leaves the next to others."""
-        others = sum(each for name, each in self.waiting.get(pool, {}).items() if name != run)
+        waiting = self.waiting.get(pool)
+        if waiting is None:
+            return False
+        others = waiting.total - waiting.weights.get(run, 0)
         return others > 0 and held >= max(1, limit * weight // (others + weight))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from seedbed.crds.engine_requests import Adjust
 from seedbed.crds.messages import StepResult
@@ -48,6 +51,51 @@ def test_who_holds_its_share_yields_to_those_who_wait(
     for run in weights:
         shares.leave(run)
     assert shares.waiting == {}
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abc"), st.sampled_from(["x", "y"]), st.sampled_from([0, 1, 2, 4])
+        )
+    )
+)
+def test_what_waits_is_counted_as_it_comes_and_goes(steps: list[tuple[str, str, int]]) -> None:
+    """A weight of 0 stands for a run that leaves."""
+    shares, known = Shares(), {}
+    for run, pool, weight in steps:
+        if weight:
+            shares.wait(("team", pool), run, weight)
+            known[run, pool] = weight
+        else:
+            shares.leave(run)
+            known = {key: each for key, each in known.items() if key[0] != run}
+        for each in ("x", "y"):
+            others = sum(one for (who, of), one in known.items() if of == each and who != "a")
+            least = max(1, 12 // (others + 1))
+            assert shares.yields(("team", each), "a", 1, least, 12) is bool(others)
+            assert not shares.yields(("team", each), "a", 1, least - 1, 12)
+
+
+class Unread(dict[str, int]):
+    """A dict that nobody goes through."""
+
+    def __iter__(self) -> Iterator[str]:
+        raise AssertionError("goes through all that wait")
+
+    items = values = keys = __iter__  # type: ignore[assignment]  # none of them is used
+
+
+def test_what_is_asked_for_each_step_does_not_go_through_all_that_wait() -> None:
+    shares = Shares()
+    for number in range(100):
+        shares.wait(("team", "general"), f"run-{number}", 1)
+    waiting = shares.waiting["team", "general"]
+    waiting.weights = Unread(waiting.weights)
+    assert shares.yields(("team", "general"), "run-1", 1, 1, 10)
+    shares.wait(("team", "general"), "run-1", 2)
+    shares.leave("run-1")
+    assert (waiting.total, len(waiting.weights)) == (99, 99)
 
 
 def run_of(name: str, world: World, **spec: Any) -> RunState:
