@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from seedbed.cli import output as printed
-from seedbed.cli.options import Form, Namespace, Place, anywhere, read
+from seedbed.cli.options import Form, Namespace, Output, Place, anywhere, read
 from seedbed.cli.source import Source
 
 app = typer.Typer(help="Batches of offline work for models.", no_args_is_help=True)
@@ -25,7 +25,7 @@ def list_(
     *,
     all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A")] = False,
     namespace: Namespace = None,
-    output: Annotated[Form, typer.Option("--output", "-o")] = Form.table,
+    output: Output = Form.table,
     place: Place,
 ) -> None:
     """List the newest batches of a namespace."""
@@ -45,7 +45,7 @@ def list_(
 def show(
     *,
     batch: Id,
-    output: Annotated[Form, typer.Option("--output", "-o")] = Form.table,
+    output: Output = Form.table,
     place: Place,
 ) -> None:
     """Show one batch: who answered its lines, what it cost, and why it stands still."""

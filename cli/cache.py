@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from seedbed.cli import output as printed
-from seedbed.cli.options import Form, Namespace, Place, anywhere, read
+from seedbed.cli.options import Form, Namespace, Output, Place, anywhere, read
 from seedbed.cli.source import Source
 
 app = typer.Typer(help="The cache of model answers.", no_args_is_help=True)
@@ -21,7 +21,7 @@ def stats(
     days: Annotated[int, typer.Option(min=1, max=3650, help="Days to look back, with today.")] = 30,
     all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A")] = False,
     namespace: Namespace = None,
-    output: Annotated[Form, typer.Option("--output", "-o")] = Form.table,
+    output: Output = Form.table,
     place: Place,
 ) -> None:
     """Show hits and misses, what was saved, and how many hits were wrong."""

@@ -13,6 +13,7 @@ from seedbed.cli.options import (
     Form,
     Name,
     Namespace,
+    Output,
     Place,
     anywhere,
     finish,
@@ -47,7 +48,7 @@ def checkpoints(
     workflow: Name,
     run: Run = None,
     namespace: Namespace = None,
-    output: Annotated[Form, typer.Option("--output", "-o")] = Form.table,
+    output: Output = Form.table,
     place: Place,
 ) -> None:
     """List the checkpoints of a Workflow's run."""

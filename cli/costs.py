@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from seedbed.cli import output as printed
-from seedbed.cli.options import Form, Namespace, Place, anywhere, read
+from seedbed.cli.options import Form, Namespace, Output, Place, anywhere, read
 from seedbed.cli.source import Source
 
 app = typer.Typer()
@@ -30,7 +30,7 @@ def costs(
     since: Annotated[float, typer.Option(help="Unix time from which on to count.")] = 0.0,
     all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A")] = False,
     namespace: Namespace = None,
-    output: Annotated[Form, typer.Option("--output", "-o")] = Form.table,
+    output: Output = Form.table,
     place: Place,
 ) -> None:
     """Show what model calls have cost."""
@@ -52,7 +52,7 @@ def costs(
 def models_report(
     *,
     namespace: Namespace = None,
-    output: Annotated[Form, typer.Option("--output", "-o")] = Form.table,
+    output: Output = Form.table,
     place: Place,
 ) -> None:
     """Show what models cost and how good their answers are, as a curve for each task."""

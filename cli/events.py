@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from seedbed.cli.options import Form, Place, in_cluster, read
+from seedbed.cli.options import Form, Output, Place, in_cluster, read
 
 if TYPE_CHECKING:
     from seedbed.cli.cluster import ClusterSource
@@ -28,7 +28,7 @@ Every = Annotated[bool, typer.Option("--all", help="All that there are now.")]
 @in_cluster
 def dead_letters(
     *,
-    output: Annotated[Form, typer.Option("--output", "-o")] = Form.table,
+    output: Output = Form.table,
     place: Place,
 ) -> None:
     """List events that were given up, oldest first."""

@@ -25,7 +25,18 @@ from seedbed.cli import (
     seeds,
 )
 from seedbed.cli.loops import fast_loop
-from seedbed.cli.options import Context, Form, Local, Name, Namespace, Place, anywhere, finish, read
+from seedbed.cli.options import (
+    Context,
+    Form,
+    Local,
+    Name,
+    Namespace,
+    Output,
+    Place,
+    anywhere,
+    finish,
+    read,
+)
 
 
 class Listing(StrEnum):
@@ -189,7 +200,7 @@ def result(
     *,
     workflow: Name,
     namespace: Namespace = None,
-    output: Annotated[Form, typer.Option("--output", "-o")] = Form.table,
+    output: Output = Form.table,
     place: Place,
 ) -> None:
     """Print the result of a Workflow's newest run."""

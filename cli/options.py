@@ -56,6 +56,7 @@ class Place:
 Namespace = Annotated[
     str | None, typer.Option("--namespace", "-n", help="Namespace; the context's own by default.")
 ]
+Output = Annotated[Form, typer.Option("--output", "-o")]
 Context = Annotated[str | None, typer.Option(help="Context of the kubeconfig.")]
 Local = Annotated[
     Path | None, typer.Option(help="Read the state folder of `seedbed run` instead of a cluster.")

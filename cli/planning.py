@@ -13,6 +13,7 @@ from seedbed.cli.options import (
     Form,
     Name,
     Namespace,
+    Output,
     Place,
     anywhere,
     finish,
@@ -39,7 +40,7 @@ def critical_path(
         bool, typer.Option("--all", help="Also the steps beside the path, with their slack.")
     ] = False,
     namespace: Namespace = None,
-    output: Annotated[Form, typer.Option("--output", "-o")] = Form.table,
+    output: Output = Form.table,
     place: Place,
 ) -> None:
     """Show what a Workflow's newest run waits for: its longest path, bottlenecks and expected end."""
@@ -58,7 +59,7 @@ def profile(
     *,
     workflow: Name,
     namespace: Namespace = None,
-    output: Annotated[Form, typer.Option("--output", "-o")] = Form.table,
+    output: Output = Form.table,
     place: Place,
 ) -> None:
     """Show where the workers' time went: by kind of step (agent, call, ...), by body, by stage."""
@@ -97,7 +98,7 @@ def optimise(
         Path | None, typer.Option(help="Write the shorter plan of a manifest's file to this file.")
     ] = None,
     namespace: Namespace = None,
-    output: Annotated[Form, typer.Option("--output", "-o")] = Form.table,
+    output: Output = Form.table,
     place: Place,
 ) -> None:
     """Show what would make a plan shorter without changing what it means; nothing is changed."""

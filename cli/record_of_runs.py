@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seedbed.cli.options import Form, Name, Namespace, Place, anywhere, read
+from seedbed.cli.options import Form, Name, Namespace, Output, Place, anywhere, read
 
 if TYPE_CHECKING:
     from seedbed.cli.source import Source
@@ -25,7 +25,7 @@ def stats(
     workflow: Name,
     steps: Annotated[int, typer.Option(help="Steps shown, those with the most time first.")] = 20,
     namespace: Namespace = None,
-    output: Annotated[Form, typer.Option("--output", "-o")] = Form.table,
+    output: Output = Form.table,
     place: Place,
 ) -> None:
     """Show how often, how long and how well a Workflow and its steps have run.
@@ -49,7 +49,7 @@ def runs(
     *,
     workflow: Name,
     namespace: Namespace = None,
-    output: Annotated[Form, typer.Option("--output", "-o")] = Form.table,
+    output: Output = Form.table,
     place: Place,
 ) -> None:
     """List a Workflow's newest runs, and below each the runs that do the work of its steps."""

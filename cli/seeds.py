@@ -9,14 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from seedbed.cli import output as printed
-from seedbed.cli.options import API_SERVICE, Context, Form, Local, Namespace, Place, read
+from seedbed.cli.options import API_SERVICE, Context, Form, Local, Namespace, Output, Place, read
 from seedbed.cli.source import Source
 from seedbed.crds.kinds import SEED_LAYER
 from seedbed.crds.seed_messages import STAGES
 
 app = typer.Typer(help="What the seeds of a SeedLayer do.", no_args_is_help=True)
 Layer = Annotated[str, typer.Argument(help="Name of the SeedLayer.")]
-Shown = Annotated[Form, typer.Option("--output", "-o")]
 # Callers of a pod show a token of their own, not that of Seedbed's API.
 Token = Annotated[
     str, typer.Option(envvar="SEEDBED_SEED_TOKEN", help="What the SeedLayer's tokenSecret holds.")
@@ -39,7 +38,7 @@ def status(
     *,
     layer: Layer,
     namespace: Namespace = None,
-    output: Shown = Form.table,
+    output: Output = Form.table,
     context: Context = None,
     local: Local = None,
 ) -> None:
@@ -68,7 +67,7 @@ def decisions(
     layer: Layer,
     after: Annotated[int, typer.Option(min=0, help="Only those behind this number.")] = 0,
     namespace: Namespace = None,
-    output: Shown = Form.table,
+    output: Output = Form.table,
     token: Token = "",
     context: Context = None,
     local: Local = None,

@@ -332,11 +332,6 @@ class Outcome(BaseModel):
 _Form = TypeVar("_Form", bound=BaseModel)
 
 
-def parse_request(body: bytes) -> ChatRequest:
-    """A chat completion request from JSON; see `parse`."""
-    return parse(ChatRequest, body)
-
-
 def parse(form: type[_Form], body: bytes) -> _Form:
     """A request from JSON.
 

@@ -19,7 +19,7 @@ from seedbed.runtime.llm.gateway import Gateway
 from seedbed.runtime.llm.media import SLOWEST
 from seedbed.runtime.llm.models import ModelEntry, Models
 from seedbed.runtime.llm.prices import Price, image_tokens, known
-from seedbed.runtime.llm.requests import ChatRequest, parse_request
+from seedbed.runtime.llm.requests import ChatRequest, parse
 from seedbed.runtime.llm.service import serving
 from tests.conftest import run_async
 from tests.integration.test_budgets import bank
@@ -125,7 +125,7 @@ def test_where_no_model_has_the_sense_the_error_names_the_part(
 )
 def test_a_part_of_another_form_is_refused_by_its_place(part: Any, field: str) -> None:
     with pytest.raises(InvalidError) as refused:
-        parse_request(orjson.dumps(asking(part)))
+        parse(ChatRequest, orjson.dumps(asking(part)))
     assert refused.value.field == field
 
 

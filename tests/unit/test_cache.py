@@ -33,7 +33,7 @@ from seedbed.runtime.llm.cache.stats import (
 )
 from seedbed.runtime.llm.cache.streaming import Assembled, pieces
 from seedbed.runtime.llm.call import Call, Identity, Reply, Spent
-from seedbed.runtime.llm.requests import parse_request
+from seedbed.runtime.llm.requests import ChatRequest, parse
 from seedbed.runtime.store.answers import AnswerRow, AnswerStore, Selection
 from tests.conftest import run_async
 
@@ -109,7 +109,7 @@ class Cache:
     ) -> tuple[str, str]:
         """What became of a request, and what was answered."""
         messages = [{"role": "user", "content": text}]
-        request = parse_request(orjson.dumps({"model": "m", "messages": messages} | fields))
+        request = parse(ChatRequest, orjson.dumps({"model": "m", "messages": messages} | fields))
         async with AsyncExitStack() as closing:
             call = Call(request, Identity(namespace), 1e9, closing, candidates)
             call.headers = headers or {}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seedbed.runtime.llm.cache.key import bucket, canonical, prompt_hash
-from seedbed.runtime.llm.requests import ChatRequest, EmbeddingRequest, parse_request
+from seedbed.runtime.llm.requests import ChatRequest, EmbeddingRequest, parse
 
 Json = dict[str, Any]
 
@@ -44,7 +44,7 @@ REQUESTS = st.fixed_dictionaries(
 
 
 def key(body: Json) -> str:
-    return prompt_hash(parse_request(orjson.dumps(body)))
+    return prompt_hash(parse(ChatRequest, orjson.dumps(body)))
 
 
 def turned(value: Any) -> Any:
@@ -75,7 +75,7 @@ def test_who_asks_and_how_does_not_count(body: Json, user: str, usage: bool) -> 
 @given(REQUESTS, REQUESTS)
 def test_keys_are_equal_only_where_the_requests_are(one: Json, other: Json) -> None:
     def plain(body: Json) -> Any:
-        fields = parse_request(orjson.dumps(body)).parameters()
+        fields = parse(ChatRequest, orjson.dumps(body)).parameters()
         return orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)
 
     assert (key(one) == key(other)) == (plain(one) == plain(other))

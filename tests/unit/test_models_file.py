@@ -11,7 +11,7 @@ from seedbed.runtime.llm.gateway import providers_of
 from seedbed.runtime.llm.litellm_provider import LiteLLMModel
 from seedbed.runtime.llm.local import LocalModel, model_file
 from seedbed.runtime.llm.models import ModelEntry, load
-from seedbed.runtime.llm.requests import parse_request
+from seedbed.runtime.llm.requests import ChatRequest, parse
 from tests.conftest import run_async
 
 
@@ -98,14 +98,15 @@ def test_the_packaged_model_is_found() -> None:
 )
 def test_a_wrong_request_is_refused_with_its_field(body: bytes, field: str) -> None:
     with pytest.raises(InvalidError) as refused:
-        parse_request(body)
+        parse(ChatRequest, body)
     assert refused.value.field == field
 
 
 def test_only_what_was_asked_reaches_the_provider() -> None:
-    request = parse_request(
+    request = parse(
+        ChatRequest,
         b'{"model": "a", "messages": [{"role": "user", "content": "x"}], "stream": true,'
-        b' "user": "me", "max_completion_tokens": 7, "temperature": 0}'
+        b' "user": "me", "max_completion_tokens": 7, "temperature": 0}',
     )
     assert request.parameters() == {
         "messages": [{"role": "user", "content": "x"}],

@@ -26,6 +26,7 @@ from seedbed.runtime.workflow.evaluation.wire import (
     FlagTold,
     Limits,
     Message,
+    length_of,
     packed,
     unpacked,
 )
@@ -47,7 +48,7 @@ class _Wire:
     def receive(self) -> Message | None:
         """The next message; None where the owner is gone."""
         header = self._read.read(HEADER)
-        return unpacked(self._read.read(int.from_bytes(header, "big"))) if header else None
+        return unpacked(self._read.read(length_of(header))) if header else None
 
     def send(self, message: Message) -> None:
         """Say something."""

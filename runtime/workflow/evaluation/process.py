@@ -17,6 +17,7 @@ from seedbed.runtime.workflow.evaluation.wire import (
     FlagTold,
     Limits,
     Message,
+    length_of,
     packed,
     unpacked,
 )
@@ -99,4 +100,4 @@ async def _send(process: Process, message: Message) -> None:
 async def _receive(process: Process) -> Message:
     assert process.stdout is not None
     header = await process.stdout.readexactly(HEADER)
-    return unpacked(await process.stdout.readexactly(int.from_bytes(header, "big")))
+    return unpacked(await process.stdout.readexactly(length_of(header)))

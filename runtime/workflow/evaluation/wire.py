@@ -77,6 +77,11 @@ def packed(message: Message) -> bytes:
     return len(body).to_bytes(HEADER, "big") + body
 
 
+def length_of(header: bytes) -> int:
+    """Bytes of the message behind a header."""
+    return int.from_bytes(header, "big")
+
+
 def unpacked(body: bytes) -> Message:
     """A message without its length."""
     return _decoder.decode(body)
