@@ -27,7 +27,9 @@ def baseline(
     shape: Shape = "768",
     seeds: Annotated[int, typer.Option(help="On each layer; 0 for the plain model.", min=0)] = 1024,
     acting: Annotated[float, typer.Option(help="Share of the seeds that act.", min=0, max=1)] = 1.0,
-    batch: Annotated[list[int] | None, typer.Option(help="Batch size; may be repeated.")] = None,
+    batch: Annotated[
+        list[int] | None, typer.Option(help="Batch size; may be repeated.", min=1)
+    ] = None,
     warm_up: Annotated[int, typer.Option(help="Calls before.", min=0)] = 10,
     iterations: Annotated[int, typer.Option(help="Calls that are measured.", min=2)] = 100,
     against: Annotated[Path | None, typer.Option(help="Stored baseline; regressions fail.")] = None,

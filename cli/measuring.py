@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from seedbed.cli.options import Form
 from seedbed.crds.errors import InvalidError
 from seedbed.runtime.seeds import comparison, migration, reference
 from seedbed.runtime.seeds.baseline import BATCH_SIZES, Baseline, Change, changes, measure
+from seedbed.runtime.seeds.data import REFUSALS, said
 from seedbed.runtime.seeds.loading import best_device, called
 
 _COLUMNS = ("BATCH", "MEAN MS", "P50", "P95", "P99", "SAMPLES/S", "MEMORY MIB")
@@ -61,6 +62,7 @@ def baseline(
     form: Form,
 ) -> int:
     """Measure, judge, print; 1 where something is missed or has regressed."""
+    _check_place(save)
     phase = migration.load(targets).phases[0].targets if targets else None
     before = Baseline.read(_json(against)) if against else None
     found, plain = _measured(how, also_plain=phase is not None)
@@ -88,6 +90,7 @@ def regressions(before: Path, now: Path, tolerance: float, form: Form) -> int:
 
 def compare(race: Race, save: Path | None, form: Form) -> int:
     """Let two models race, or judge a stored race again."""
+    _check_place(save)
     stored = is_file(race.a) and not race.b
     pairs = comparison.Pairs.read(_json(Path(race.a))) if stored else _raced(race)
     if save is not None:
@@ -99,6 +102,30 @@ def compare(race: Race, save: Path | None, form: Form) -> int:
     print(f"winner: {told.winner} (confidence {told.confidence:.3f}): {told.reason}")
     print(f"answers: cosine {told.cosine:.4f} over {told.samples} pairs")
     return 0
+
+
+def _check_place(save: Path | None) -> None:
+    """Minutes of measuring should not be lost to a file that cannot be written."""
+    if save is not None and (save.is_dir() or not save.absolute().parent.is_dir()):
+        raise InvalidError("save", f"expected a file in a folder that is there, not {save}")
+
+
+def _asked(model: Callable[..., Any], shape: str, inputs: tuple[Tensor, ...]) -> Tensor:
+    """What a model answers.
+
+    Raises:
+        InvalidError: it takes no inputs of this shape, or gives no tensor.
+    """
+    try:
+        with torch.inference_mode():
+            found = model(*inputs)
+    except REFUSALS as error:
+        raise InvalidError(
+            "shape", f"the model refuses inputs of {shape}: {said(error)}"
+        ) from error
+    if not isinstance(found, Tensor):
+        raise InvalidError("model", f"answers with a {type(found).__name__}, expected a tensor")
+    return found
 
 
 def _json(path: Path) -> Any:
@@ -141,9 +168,12 @@ def _measured(how: How, *, also_plain: bool) -> tuple[Baseline, Baseline | None]
             )
 
     made = _module(how.model) if how.model else reference.host().to(device)
+    _asked(made, how.shape, tuple(x.to(device) for x in _inputs(how.shape, 1, 1)[0]))
     name = how.model or f"reference {reference.LAYERS}x{reference.HIDDEN}"
     if how.seeds == 0:
         return figures(name, made), None
+    if not any(made.children()):
+        raise InvalidError("seeds", "the model has no layers for them: --seeds 0 measures it alone")
     plain = figures(name, made) if also_plain else None
     model = reference.seeded(how.seeds, device, acting=how.acting, module=made)
     found = figures(f"{name}, {how.seeds} seeds a layer", model.forward)
@@ -155,7 +185,10 @@ def _raced(race: Race) -> comparison.Pairs:
         raise InvalidError("models", "expected two entry points, or two files of baselines")
     device = best_device()
     inputs = [(x.to(device),) for (x,) in _inputs(race.shape, race.batch, race.samples)]
-    return comparison.run(_module(race.a), _module(race.b), inputs, device=device)
+    models = _module(race.a), _module(race.b)
+    for model in models:
+        _asked(model, race.shape, inputs[0])
+    return comparison.run(*models, inputs, device=device)
 
 
 def _record(change: Change) -> dict[str, Any]:

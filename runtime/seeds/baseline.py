@@ -115,7 +115,9 @@ class Baseline:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidError("baseline", f"is no stored baseline: {error!r}") from error
-        if not batches or not all(one.times_ms and min(one.times_ms) > 0 for one in batches):
+        times = [time for one in batches for time in one.times_ms]
+        whole = all(0 < time < float("inf") for time in times)
+        if not batches or not whole or not all(one.times_ms for one in batches):
             raise InvalidError("baseline", "holds no times")
         return found
 

@@ -138,11 +138,11 @@ def run(
 
 
 def similarity(one: Tensor, other: Tensor) -> float:
-    """Cosine of the least similar rows of two answers; 0 where their shapes differ."""
+    """Cosine of the least similar rows of two answers; 0 where their shapes differ, or one is no number."""
     if one.shape != other.shape:
         return 0.0
     rows = one.reshape(len(one), -1).float(), other.reshape(len(other), -1).float()
-    found = functional.cosine_similarity(*rows, dim=1)
+    found = functional.cosine_similarity(*rows, dim=1).nan_to_num(0.0)
     return float(torch.where((rows[0] == rows[1]).all(dim=1), 1.0, found).min())
 
 

@@ -107,8 +107,8 @@ class Reporter:
         host = self.host
         if host is None or not host.model.layers:
             self._told, self._moved = {}, {}
-            for stage in Stage:
-                self._metrics.seeds.labels(stage_key(stage)).set(0)
+            for each in Stage:
+                self._metrics.seeds.labels(stage_key(each)).set(0)
             self._metrics.accuracy.set(math.nan)
             return
         counts = {stage_key(stage): count for stage, count in host.model.state.counts().items()}

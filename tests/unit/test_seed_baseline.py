@@ -291,3 +291,54 @@ def test_what_misses_a_target_is_named() -> None:
         "batch 1", "adaptation success 0.90 is below 0.95", "batch 1",
     ]  # fmt: skip
     assert migration.missed(plain, migration.Targets(), plain) == []
+
+
+def refused(*arguments: str) -> str:
+    """The one line that a wrong call gives."""
+    found = CliRunner().invoke(app, list(arguments))
+    assert found.exit_code in (1, 2), found.output
+    assert found.exception is None or isinstance(found.exception, SystemExit), found.exception
+    return found.output
+
+
+MODEL = "tests.seed_pods:model"
+
+
+@pytest.mark.req("ESP-06")
+def test_a_baseline_that_cannot_be_taken_is_one_error(tmp_path: Path) -> None:
+    few = ("--iterations", "2", "--warm-up", "0", "--batch", "1")
+    for batch in ("0", "-3"):
+        assert "Invalid value" in refused("baseline", "--batch", batch)
+    assert "shape: the model refuses" in refused("baseline", "--model", MODEL, "--shape", "5", *few)
+    nowhere = str(tmp_path / "no" / "file.json")
+    right = ("baseline", "--model", MODEL, "--shape", "8", *few)
+    assert "save: expected a file in a folder" in refused(*right, "--save", nowhere)
+    told = refused("baseline", "--model", "torch.nn:Identity", "--shape", "8", *few)
+    assert "seeds: the model has no layers for them" in told
+    stored = tmp_path / "stored.json"
+    assert CliRunner().invoke(app, [*right, "--save", str(stored)]).exit_code == 0
+    for wrong in ("nan", "-1.0", "1e999"):
+        text = json.loads(stored.read_text())
+        text["batches"][0]["times_ms"][0] = float(wrong)
+        (tmp_path / "wrong.json").write_text(json.dumps(text))
+        told = refused(*right, "--against", str(tmp_path / "wrong.json"))
+        assert "baseline: holds no times" in told
+
+
+@pytest.mark.req("ESP-07")
+def test_models_that_cannot_race_are_one_error(tmp_path: Path) -> None:
+    few = ("--samples", "2", "--batch", "2")
+    assert "shape: the model refuses" in refused("compare", MODEL, MODEL, "--shape", "5", *few)
+    nowhere = str(tmp_path / "no" / "file.json")
+    assert "save: " in refused("compare", MODEL, MODEL, "--shape", "8", *few, "--save", nowhere)
+
+
+@pytest.mark.req("ESP-08")
+def test_a_model_that_answers_no_numbers_does_not_win_by_being_fast() -> None:
+    rows = torch.ones(3, 4)
+    broken = rows.clone()
+    broken[1, 2] = torch.nan
+    assert comparison.similarity(rows, broken) == 0.0
+    assert comparison.similarity(broken, broken) == 0.0
+    pairs = comparison.Pairs((2.0, 2.1, 2.2) * 9, (1.0, 1.1, 1.2) * 9, (0.0,) * 27, (), ())
+    assert comparison.verdict(pairs).winner == "none"
