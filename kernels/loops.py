@@ -272,7 +272,7 @@ def _piece(c, first, last):
         s += 1
 
 
-def _compiled(function):
+def compiled(function):
     """For C, and kept on disk where numba finds a place that it may write to."""
     try:
         return cfunc(types.void(CALL), error_model="numpy", cache=True)(function)
@@ -280,7 +280,7 @@ def _compiled(function):
         return cfunc(types.void(CALL), error_model="numpy")(function)
 
 
-@_compiled
+@compiled
 def sort(call):
     """Fills `order`, the tokens by seed, and `starts`, (S + 2,), where each seed's begin; none's are last."""
     c = carray(call, 1)[0]
@@ -301,7 +301,7 @@ def sort(call):
         starts[place] += 1
 
 
-@_compiled
+@compiled
 def work(call):
     """Takes pieces until there are none."""
     c = carray(call, 1)[0]

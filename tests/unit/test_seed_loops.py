@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -197,3 +199,17 @@ def test_a_model_is_ready_before_its_first_request(monkeypatch: pytest.MonkeyPat
     assert asked == [True]
     attach(nn.Sequential(nn.Linear(3, 8)), AttachSpec(("0",), 2), Features())
     assert asked == [True]
+
+
+@with_numba
+def test_where_nothing_can_be_written_the_loops_are_compiled_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A container whose files are read only; numba then refuses to keep what it has compiled."""
+    loops: Any = importlib.import_module("seedbed.kernels.loops")
+    caching: Any = importlib.import_module("numba.core.caching")
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
+
+    def nothing(_call: object) -> None: ...
+
+    assert loops.compiled(nothing).address
