@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import deque
 
 from seedbed.crds.workflow import Step
+from seedbed.runtime.workflow.run_facts import Lane
 from seedbed.runtime.workflow.shedding import Rank
-from seedbed.runtime.workflow.state import Lane, RunState
+from seedbed.runtime.workflow.state import RunState
 from seedbed.runtime.workflow.units import Unit
 
 EARLY = 1

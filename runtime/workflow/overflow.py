@@ -13,7 +13,8 @@ from seedbed.crds.messages import StepError, StepKey
 from seedbed.runtime.workflow.failures import failed
 from seedbed.runtime.workflow.lanes import rank_of
 from seedbed.runtime.workflow.records import Record
-from seedbed.runtime.workflow.state import Lane, RunState
+from seedbed.runtime.workflow.run_facts import Lane
+from seedbed.runtime.workflow.state import RunState
 from seedbed.runtime.workflow.world import Blocked, World
 
 QUEUE_FULL = "queue_full"

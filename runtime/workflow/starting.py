@@ -21,7 +21,8 @@ from seedbed.runtime.workflow.nesting import check_depth
 from seedbed.runtime.workflow.opening import as_far_as_known
 from seedbed.runtime.workflow.overflow import overflowed
 from seedbed.runtime.workflow.records import Record, StepKind, StepScheduled, StepSkipped
-from seedbed.runtime.workflow.state import Lane, RunState, made
+from seedbed.runtime.workflow.run_facts import Lane
+from seedbed.runtime.workflow.state import RunState, made
 from seedbed.runtime.workflow.units import Unit
 from seedbed.runtime.workflow.world import Blocked, Place, World
 

@@ -12,7 +12,8 @@ from seedbed.crds.messages import StepError, StepKey, StepTask
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.workflow.decide import asked
 from seedbed.runtime.workflow.records import RunEnding, RunFinished
-from seedbed.runtime.workflow.state import LIMIT, RunState
+from seedbed.runtime.workflow.run_facts import LIMIT
+from seedbed.runtime.workflow.state import RunState
 from seedbed.runtime.workflow.summary import summarise
 from tests.runs import Clockwork, a_world, call, play, request, set_pool
 
