@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from seedbed.crds.base import Duration, seconds
-from seedbed.crds.errors import InvalidError
+from seedbed.crds.invalid import invalid
 from seedbed.runtime.bus.events import EventSettings, Limits, Overflow
 
 VARIABLE = "SEEDBED_EVENTS"
@@ -69,6 +69,4 @@ def read_events(text: str) -> EventsSetting:
     try:
         return EventsSetting.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join((VARIABLE, *map(str, first["loc"])))
-        raise InvalidError(where, first["msg"]) from None
+        raise invalid(error, VARIABLE) from None

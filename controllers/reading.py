@@ -20,6 +20,7 @@ from seedbed.controllers.conditions import (
 from seedbed.controllers.plan import Effect, Observed, Plan, Publish, Raw, Withdraw
 from seedbed.crds.base import Model
 from seedbed.crds.errors import InvalidError
+from seedbed.crds.invalid import invalid
 
 S = TypeVar("S", bound=Model)
 
@@ -33,9 +34,7 @@ def read_spec(form: type[S], obj: Raw) -> S:
     try:
         return form.model_validate(obj.get("spec") or {})
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(["spec", *(str(part) for part in first["loc"])])
-        raise InvalidError(where, first["msg"]) from error
+        raise invalid(error, "spec") from error
 
 
 def status_of(obj: Raw) -> Raw:

@@ -28,7 +28,6 @@ from pydantic.alias_generators import to_camel
 
 from seedbed.crds.admission import validate
 from seedbed.crds.base import API_VERSION
-from seedbed.crds.errors import InvalidError
 from seedbed.crds.formulas import (
     Formula,
     cel,
@@ -47,6 +46,7 @@ from seedbed.crds.formulas import (
 )
 from seedbed.crds.graph import Graph
 from seedbed.crds.graph_builder import build_graph
+from seedbed.crds.invalid import invalid
 from seedbed.crds.workflow import BODIES, Step, WorkflowSpec
 
 __all__ = [
@@ -221,9 +221,7 @@ class Plan:
         try:
             return WorkflowSpec.model_validate(self._fields())
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(["spec", *(str(part) for part in first["loc"])])
-            raise InvalidError(where, first["msg"]) from error
+            raise invalid(error, "spec") from error
 
     @property
     def graph(self) -> Graph:

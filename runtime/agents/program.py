@@ -18,7 +18,7 @@ import orjson
 from pydantic import ValidationError
 
 from seedbed.crds.agent import AgentSpec
-from seedbed.crds.errors import InvalidError
+from seedbed.crds.invalid import invalid
 from seedbed.crds.signature import REASONING, FieldType, Signature
 from seedbed.runtime.agents.errors import UnknownModuleError
 
@@ -81,9 +81,7 @@ def _spec(fields: Json) -> AgentSpec:
     try:
         return AgentSpec.model_validate(fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in ("spec", *first["loc"]))
-        raise InvalidError(where, first["msg"]) from error
+        raise invalid(error, "spec") from error
 
 
 def inside(name: str) -> str:

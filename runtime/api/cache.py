@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError
 
 from seedbed.crds.base import Model, Name
 from seedbed.crds.errors import InvalidError
+from seedbed.crds.invalid import invalid
 from seedbed.runtime.api.access import Action
 from seedbed.runtime.api.answers import answer, require
 from seedbed.runtime.coordination.port import Coordinator
@@ -78,9 +79,7 @@ class CachePages:
         try:
             found = Forget.model_validate_json(await request.read())
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "body"
-            raise InvalidError(where, first["msg"]) from error
+            raise invalid(error) from error
         await require(request, Action("create", "workflows", found.namespace))
         chosen = Selection(found.namespace, found.tag, found.model)
         return answer({"forgotten": await invalidate(self._store, self._coordinator, chosen)})

@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError
 
 from seedbed.crds.base import Model, Name
 from seedbed.crds.errors import InvalidError
+from seedbed.crds.invalid import invalid
 from seedbed.crds.money import dollars
 from seedbed.runtime.api.access import Action
 from seedbed.runtime.api.answers import answer, require
@@ -109,9 +110,7 @@ class CostPages:
         try:
             found = Outcome.model_validate_json(await request.read())
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "body"
-            raise InvalidError(where, first["msg"]) from error
+            raise invalid(error) from error
         await require(request, Action("create", "workflows", found.namespace))
         row = OutcomeRow(found.namespace, found.task, found.model, found.hardness, 1.0, found.good)
         shown = b"" if found.marks is None else sent(found.marks)

@@ -23,6 +23,7 @@ from seedbed.crds.addresses import engine_address, partition_of
 from seedbed.crds.engine_requests import Approve, Signal
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.flow import Approval
+from seedbed.crds.invalid import invalid
 from seedbed.crds.messages import Decision, RunSummary
 from seedbed.crds.values import written
 from seedbed.crds.wire import decode, encode
@@ -119,6 +120,4 @@ def _read(form: type[Approval], body: Any) -> Approval:
     try:
         return form.model_validate(body)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "body"
-        raise InvalidError(where, first["msg"]) from error
+        raise invalid(error) from error

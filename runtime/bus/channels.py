@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from seedbed.crds.addresses import partition_of
 from seedbed.crds.errors import InvalidError
+from seedbed.crds.invalid import invalid
 from seedbed.runtime.bus.events import NEW, Event, EventLog, Follower, Priority
 
 Channel = Literal["control", "telemetry", "events"]
@@ -244,9 +245,7 @@ def decode_message(kind: str, payload: bytes) -> ChannelMessage:
     try:
         message: ChannelMessage = _READERS[kind].validate_json(payload)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or kind
-        raise InvalidError(where, first["msg"]) from error
+        raise invalid(error, whole=kind) from error
     return message
 
 

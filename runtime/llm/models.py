@@ -26,6 +26,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 from seedbed.crds.base import Model, Name
 from seedbed.crds.budget import Budget
 from seedbed.crds.errors import InvalidError
+from seedbed.crds.invalid import invalid
 from seedbed.crds.money import AMOUNT_PATTERN
 from seedbed.runtime.llm.batch.offline.settings import Offline
 from seedbed.runtime.llm.batch.prompt_form import PromptForm
@@ -387,8 +388,7 @@ def load(path: Path | None) -> Models:
     try:
         return Models.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InvalidError(f"{path}: {where}".rstrip(": "), first["msg"]) from error
+        found = invalid(error, whole="")
+        raise InvalidError(f"{path}: {found.field}".rstrip(": "), found.expected) from error
     except (OSError, yaml.YAMLError) as error:
         raise InvalidError(str(path), f"cannot be read as YAML: {error}") from error

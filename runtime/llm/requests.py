@@ -22,6 +22,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from seedbed.crds.errors import InvalidError
+from seedbed.crds.invalid import invalid
 from seedbed.runtime.llm.media import PARTS, Media, Part, media_of, taken_apart
 
 Json = dict[str, Any]
@@ -341,7 +342,6 @@ def parse(form: type[_Form], body: bytes) -> _Form:
     try:
         return form.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]).replace(PARTS, "content") or "body"
-        wrong = first["msg"].removeprefix("Value error, ")
-        raise InvalidError(where[:_LONGEST_PLACE], wrong) from error
+        found = invalid(error)
+        field = found.field.replace(PARTS, "content")
+        raise InvalidError(field[:_LONGEST_PLACE], found.expected) from error

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.graph import Graph
 from seedbed.crds.graph_builder import build_graph, refuse_containers
+from seedbed.crds.invalid import invalid
 from seedbed.crds.messages import INLINE_LIMIT, RunRequest
 from seedbed.crds.steps_document import steps_from_json, steps_to_json
 from seedbed.crds.sub_workflow import check_params
@@ -167,6 +168,4 @@ def _spec(request: RunRequest) -> WorkflowSpec:
     try:
         return WorkflowSpec.model_validate(request.spec)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(("spec", *(str(part) for part in first["loc"])))
-        raise InvalidError(where, first["msg"]) from error
+        raise invalid(error, "spec") from error
