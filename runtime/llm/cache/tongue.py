@@ -46,9 +46,9 @@ _SHORT = 5
 def is_english(text: str) -> bool:
     """Whether nothing speaks against it."""
     words = _WORD.findall(unicodedata.normalize("NFC", text).lower())
-    letters = sum(map(len, words))
-    other = sum(not _is_latin(letter) for word in words for letter in word)
-    if other > _MOST_OTHER * letters:
+    strange = [word for word in words if not word.isascii()]
+    other = sum(not _is_latin(letter) for word in strange for letter in word)
+    if other > _MOST_OTHER * sum(map(len, words)):
         return False
     foreign = sum(word in FOREIGN_WORDS for word in words)
     english = sum(word in SMALL_WORDS for word in words)
