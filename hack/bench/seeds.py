@@ -3,7 +3,8 @@
     python hack/bench/seeds.py [--rounds 40] [--skip-gpu]
 
 Needs torch and numba (`compiled_loops` in the result) and nothing else of Seedbed's; with an H200 at hand
-it measures that too, in under 8 minutes, see `seeds_h200`. On the CPU: S = 1,024 seeds, width 64, rank 8, fp32, each seed with 1, 4, 16 or 64 tokens.
+it measures that too, in under 8 minutes, see `seeds_h200`. On the CPU: S = 1,024 seeds, width 64,
+rank 8, fp32, each seed with 1, 4, 16 or 64 tokens.
 Three cases of each, in which all ways know the same:
 
 - told, sorted: the tokens come in even blocks in the order of the seeds, and all know it; nobody sorts.
