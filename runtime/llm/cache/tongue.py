@@ -37,7 +37,7 @@ _FOREIGN = (
 )
 FOREIGN_WORDS = frozenset(_FOREIGN.split()) - SMALL_WORDS
 """Small words of German, Dutch, French, Spanish, Portuguese and Italian that are none in English."""
-_WORD = re.compile(r"[^\W\d_]+")
+_WORD = re.compile(r"\w+")
 _MOST_OTHER = 0.3
 """Share of letters that are not Latin, in an English text that is about some of another script."""
 _SHORT = 5
