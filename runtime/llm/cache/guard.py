@@ -8,7 +8,8 @@ still judged by the verifier.
 from __future__ import annotations
 
 from seedbed.runtime.llm.cache.facts import Facts
-from seedbed.runtime.llm.cache.lexicon import OPPOSITES, SMALL_WORDS, TURNED
+from seedbed.runtime.llm.cache.lexicon import SMALL_WORDS, TURNED
+from seedbed.runtime.llm.cache.opposites import OPPOSITES
 
 WEIGHED = frozenset({"reservation", "question", "name"})
 """Kinds of facts that outcomes may outweigh: of some subjects people ask the same by several names."""
