@@ -180,11 +180,14 @@ class Host:
     async def look_for_data(self) -> None:
         """Load the data of the spec once more, in every process; `unfit` says whether all can use them."""
 
-        def look() -> None:
+        def together() -> None:
             self.group.tell("data", {})
             self.take_data()
 
-        await asyncio.get_running_loop().run_in_executor(self._training, look)
+        if self.group.size == 1:  # no end has to wait for a place that hangs
+            await aside(self.take_data)
+        else:
+            await asyncio.get_running_loop().run_in_executor(self._training, together)
 
     def take_data(self) -> None:
         """See `look_for_data`: what every process does."""

@@ -280,7 +280,9 @@ class SeedServer:
                 async with asyncio.timeout(RETRY):
                     await over.wait()
             if not over.is_set():
-                await host.look_for_data()
+                looking = asyncio.ensure_future(host.look_for_data())
+                if await _unless(over, looking):
+                    looking.result()
         self.progress.serve(host.refused)
 
     async def _train(self, host: Host, trainer: Trainer, over: asyncio.Event) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import nn
 from seedbed.crds.errors import InvalidError, SeedbedError, UnavailableError
 from seedbed.crds.seed_layer import DataSource, ModelSource
 from seedbed.crds.seed_policy import Training
+from seedbed.runtime.seeds import host as host_module
 from seedbed.runtime.seeds import server as server_module
 from seedbed.runtime.seeds.data import load_data, watched
 from seedbed.runtime.seeds.fetching import SourceAwayError, address, told
@@ -313,3 +315,30 @@ def test_data_that_turn_out_unfit_are_looked_for_again(
             assert host.data is not None
 
     run_async(body())
+
+
+def test_a_pod_that_is_told_to_end_does_not_wait_for_data_that_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "RETRY", 0.05)
+    Remote.raised = TimeoutError("slow")
+    looking, may_go_on = threading.Event(), threading.Event()
+
+    def hanging(*_: Any, **__: Any) -> Any:
+        looking.set()
+        assert may_go_on.wait(60)
+        return None, InvalidError("spec.data.url", "late")
+
+    async def body() -> None:
+        async with asked_pod(tmp_path, spec_of(data={"url": URL})) as (server, _, _):
+            await until(lambda: server.progress.reason == "SourceUnavailable")
+            assert server.progress.phase == "Serving"
+            monkeypatch.setattr(host_module, "fitting_data", hanging)
+            await until(looking.is_set)
+        assert not may_go_on.is_set(), "it has ended meanwhile"
+
+    try:
+        run_async(body())
+    finally:
+        may_go_on.set()
+    assert list(tmp_path.rglob("*.safetensors")), "and saved"
