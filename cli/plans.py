@@ -15,7 +15,7 @@ import typer
 from seedbed.cli.options import Namespace, Place, in_cluster, read
 
 if TYPE_CHECKING:
-    from seedbed.crds.workflow import Step
+    from seedbed.crds.step import Step
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -47,7 +47,8 @@ from seedbed.crds.formulas import (
 from seedbed.crds.graph import Graph
 from seedbed.crds.graph_builder import build_graph
 from seedbed.crds.invalid import invalid
-from seedbed.crds.workflow import BODIES, Step, WorkflowSpec
+from seedbed.crds.step import BODIES, Step
+from seedbed.crds.workflow import WorkflowSpec
 
 __all__ = [
     "Plan",

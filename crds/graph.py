@@ -13,8 +13,8 @@ from functools import cached_property
 from seedbed.crds.expressions import Expression
 from seedbed.crds.graph_checks import FALLBACK, Gate
 from seedbed.crds.ordering import generations
+from seedbed.crds.step import Step
 from seedbed.crds.templates import Template
-from seedbed.crds.workflow import Step
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,9 +32,10 @@ from seedbed.crds.graph_checks import (
     source_of,
 )
 from seedbed.crds.ordering import drawn, find_cycle
+from seedbed.crds.step import BODIES, Step, listed
 from seedbed.crds.sub_workflow import MAX_DEPTH, WorkflowCall
 from seedbed.crds.templates import Template, below
-from seedbed.crds.workflow import BODIES, Step, WorkflowSpec, listed
+from seedbed.crds.workflow import WorkflowSpec
 
 
 def build_graph(spec: WorkflowSpec) -> Graph:

@@ -12,8 +12,9 @@ from seedbed.crds.expressions import LOCAL, Expression, suggestion
 from seedbed.crds.failure import CLASSES, OnError, Retry
 from seedbed.crds.flow import Wait
 from seedbed.crds.goal import OF_THE_TREE, GoalCall, problems_of
+from seedbed.crds.step import Step, listed
 from seedbed.crds.templates import below
-from seedbed.crds.workflow import Step, WorkflowSpec, listed
+from seedbed.crds.workflow import WorkflowSpec
 
 Refuse = Callable[[str, str], None]
 """Takes the field that is wrong and what was expected, as the end of a sentence."""

@@ -16,7 +16,8 @@ from seedbed.crds.seed_layer import (
     SeedLayerSpec,
 )
 from seedbed.crds.seed_status import SeedLayerStatus
-from seedbed.crds.workflow import BODIES, Workflow, WorkflowSpec, listed
+from seedbed.crds.step import BODIES, listed
+from seedbed.crds.workflow import Workflow, WorkflowSpec
 from seedbed.crds.workflow_status import WorkflowStatus
 
 

@@ -17,8 +17,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from seedbed.crds.base import Model
 from seedbed.crds.errors import InvalidError
+from seedbed.crds.step import Step
 from seedbed.crds.templates import below
-from seedbed.crds.workflow import MAX_STEPS, Step
+from seedbed.crds.workflow import MAX_STEPS
 
 if sys.version_info >= (3, 14):
     from compression import zstd

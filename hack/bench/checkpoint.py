@@ -26,7 +26,7 @@ from typing import Any
 
 from seedbed.crds.messages import RunRequest, StepKey, StepResult
 from seedbed.crds.pool import PoolSpec
-from seedbed.crds.workflow import EntryCall, Step
+from seedbed.crds.step import EntryCall, Step
 from seedbed.runtime.coordination.port import Change
 from seedbed.runtime.store.checkpoints import CheckpointRow, SqlCheckpoints
 from seedbed.runtime.store.port import Commit, RunRow

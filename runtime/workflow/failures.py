@@ -9,7 +9,8 @@ from seedbed.crds.errors import InvalidError
 from seedbed.crds.failure import Action, Retry
 from seedbed.crds.graph_checks import COMPENSATE
 from seedbed.crds.messages import StepError, StepKey
-from seedbed.crds.workflow import Step, WorkflowSpec
+from seedbed.crds.step import Step
+from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.workflow.records import Record, StepFailed
 from seedbed.runtime.workflow.replan import another_way
 from seedbed.runtime.workflow.state import BUDGET_EXCEEDED, LATER, REPLAN, RunState, made

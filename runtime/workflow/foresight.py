@@ -15,7 +15,7 @@ from seedbed.crds.engine_requests import Submit
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.graph_builder import build_graph
 from seedbed.crds.graph_checks import may_start_early
-from seedbed.crds.workflow import Step
+from seedbed.crds.step import Step
 from seedbed.runtime.store.port import Store
 from seedbed.runtime.workflow.plan import RunPlan, Start, aside, started
 from seedbed.runtime.workflow.records import StepSucceeded

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from seedbed.crds.workflow import Step
+from seedbed.crds.step import Step
 from seedbed.runtime.workflow.run_facts import Lane
 from seedbed.runtime.workflow.shedding import Rank
 from seedbed.runtime.workflow.state import RunState

@@ -22,9 +22,10 @@ from seedbed.crds.graph import Graph
 from seedbed.crds.graph_builder import build_graph, refuse_containers
 from seedbed.crds.invalid import invalid
 from seedbed.crds.messages import INLINE_LIMIT, RunRequest
+from seedbed.crds.step import Step
 from seedbed.crds.steps_document import steps_from_json, steps_to_json
 from seedbed.crds.sub_workflow import check_params
-from seedbed.crds.workflow import Step, WorkflowSpec
+from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.workflow.record_form import digest_of
 from seedbed.runtime.workflow.records import Record
 

@@ -19,7 +19,7 @@ from typing import Literal
 
 from seedbed.crds.graph_checks import COMPENSATE
 from seedbed.crds.messages import StepError, StepKey
-from seedbed.crds.workflow import Step
+from seedbed.crds.step import Step
 from seedbed.runtime.workflow.records import StepReplanned
 from seedbed.runtime.workflow.state import BUDGET_EXCEEDED, RunState
 

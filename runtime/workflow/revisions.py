@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from seedbed.crds.base import Reference
+from seedbed.crds.step import AgentCall, EntryCall, Step
 from seedbed.crds.sub_workflow import WorkflowCall
-from seedbed.crds.workflow import AgentCall, EntryCall, Step
 from seedbed.runtime.workflow.records import StepReplanned
 from seedbed.runtime.workflow.world import Place
 

@@ -14,7 +14,7 @@ from seedbed.crds.base import seconds
 from seedbed.crds.expressions import Elsewhere, Scope
 from seedbed.crds.graph_checks import COMPENSATE
 from seedbed.crds.messages import Decision, RunRequest, StepKey, StepTask
-from seedbed.crds.workflow import Step
+from seedbed.crds.step import Step
 from seedbed.runtime.workflow.entering import Join, things_to_await
 from seedbed.runtime.workflow.inbox import Inbox
 from seedbed.runtime.workflow.plan import RunPlan, plan_of

@@ -13,7 +13,7 @@ from seedbed.crds.errors import InvalidError
 from seedbed.crds.expressions import Pending, Scope
 from seedbed.crds.graph import Node
 from seedbed.crds.messages import StepError, StepKey
-from seedbed.crds.workflow import Step
+from seedbed.crds.step import Step
 from seedbed.runtime.workflow.failures import failed, refused
 from seedbed.runtime.workflow.fitting import check_value
 from seedbed.runtime.workflow.lanes import rank_of

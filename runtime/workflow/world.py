@@ -31,7 +31,8 @@ from seedbed.crds.spending import (
     workflow_account,
     workflow_setting,
 )
-from seedbed.crds.workflow import Step, WorkflowSpec
+from seedbed.crds.step import Step
+from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.coordination.port import Change
 from seedbed.runtime.flags.evaluate import evaluate
 from seedbed.runtime.workflow.evaluation.evaluations import Evaluations

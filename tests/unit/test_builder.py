@@ -29,7 +29,8 @@ from seedbed.crds.errors import InvalidError
 from seedbed.crds.formulas import Formula, cel
 from seedbed.crds.graph import Graph
 from seedbed.crds.graph_builder import build_graph
-from seedbed.crds.workflow import BODIES, Step, WorkflowSpec
+from seedbed.crds.step import BODIES, Step
+from seedbed.crds.workflow import WorkflowSpec
 
 SEEDBED = str(Path(sys.executable).parent / "seedbed")
 CALL = {"entry": "m:f"}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.messages import RunRequest, StepError, StepTask
-from seedbed.crds.workflow import Step
+from seedbed.crds.step import Step
 from seedbed.runtime.workflow.checkpoint.fork import Inherited, changed_params, inherited, reads
 from seedbed.runtime.workflow.plan import plan_of
 from seedbed.runtime.workflow.records import RunForked, RunStarted

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.graph_builder import build_graph, graph_problems
-from seedbed.crds.workflow import EntryCall, Step, WorkflowSpec
+from seedbed.crds.step import EntryCall, Step
+from seedbed.crds.workflow import WorkflowSpec
 
 CALL = {"entry": "m:f"}
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from seedbed.crds.graph import Graph
 from seedbed.crds.graph_checks import COMPENSATE
-from seedbed.crds.workflow import Step
+from seedbed.crds.step import Step
 from seedbed.runtime.workflow.plan import RunPlan
 from seedbed.runtime.workflow.records import (
     Record,

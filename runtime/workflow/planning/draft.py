@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from seedbed.crds.graph import Graph, Node
-from seedbed.crds.workflow import Step, WorkflowSpec
+from seedbed.crds.step import Step
+from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.workflow.planning.plan import Plan
 from seedbed.runtime.workflow.planning.renaming import in_expression, in_template
 

@@ -16,7 +16,7 @@ from typing import Literal
 
 from seedbed.crds.base import seconds
 from seedbed.crds.graph import Graph
-from seedbed.crds.workflow import Step
+from seedbed.crds.step import Step
 from seedbed.runtime.workflow.planning.schedule import Job
 from seedbed.runtime.workflow.records import (
     Record,
