@@ -36,7 +36,7 @@ from seedbed.runtime.llm.batch.offline.provider_batches import PART, ProviderBat
 from seedbed.runtime.llm.batch.offline.quiet import Quiet
 from seedbed.runtime.llm.budget.teller import BudgetExceededError
 from seedbed.runtime.llm.call import Identity, Spent
-from seedbed.runtime.llm.endpoints import CHAT
+from seedbed.runtime.llm.endpoints import CHAT, COMPLETIONS
 from seedbed.runtime.llm.models import ModelEntry
 from seedbed.runtime.llm.prices import Price
 from seedbed.runtime.store.batch_work import LineResult
@@ -96,6 +96,19 @@ def test_a_wrong_line_names_its_field(data: bytes, field: str) -> None:
     told = wrong.value.told()
     assert (told["line"], told["param"]) == (3, field)
     assert told["message"].startswith(f"line 3: {field}: ")
+
+
+def test_a_line_of_a_batch_has_one_prompt() -> None:
+    one, two = (
+        asked(url=COMPLETIONS.path, body={"model": "m", "prompt": prompt})
+        for prompt in (["hello"], ["hello", "you"])
+    )
+    assert read_line(1, one, COMPLETIONS, known).request.model == "m"
+    with pytest.raises(LineError) as wrong:
+        read_line(2, two, COMPLETIONS, known)
+    assert (
+        wrong.value.told()["message"] == "line 2: body.prompt: must be one text here, not several"
+    )
 
 
 def test_a_line_that_is_right_is_read() -> None:
