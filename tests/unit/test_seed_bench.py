@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hack.bench import apart, seeds_h200, seeds_timing
+from hack.bench import apart, seeds_checks, seeds_h200, seeds_timing
 from hack.bench.seeds_case import SHAPES
 
 
@@ -39,8 +39,8 @@ def test_every_shape_runs_and_is_judged(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_rest_and_swap_run() -> None:
-    assert seeds_h200.at_rest()["share_of_host"] > 0
-    assert max(seeds_h200.swapped()["relative_errors"]) < 1e-2
+    assert seeds_checks.at_rest()["share_of_host"] > 0
+    assert max(seeds_checks.swapped()["relative_errors"]) < 1e-2
 
 
 def test_a_job_that_fails_or_comes_too_late_says_so() -> None:
