@@ -29,7 +29,6 @@ from seedbed.runtime.seeds.wishes import Wishes
 IDLE_REST = 5.0
 """Seconds between epochs when no seed has been active for long: only measurement is left of them."""
 _LOOK = 1.0
-_CHECKPOINT_AGAIN = 5.0
 _log = logging.getLogger(__name__)
 
 
