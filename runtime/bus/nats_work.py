@@ -65,9 +65,17 @@ def subject_of(space: str, name: str, form: re.Pattern[str] = _PARTS) -> str:
 
 @contextmanager
 def answering(what: str) -> Iterator[None]:
-    """Turn the client's errors into the port's."""
+    """Turn the client's errors into the port's.
+
+    The client waits by `asyncio.wait_for`, which before Python 3.12 forgets a cancellation that comes at the
+    moment of the answer. The task would go on for ever and whoever cancelled it wait for ever.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
     try:
         yield
+        if task and task.cancelling() > before:
+            raise asyncio.CancelledError
     except MaxPayloadError:
         raise InvalidError("payload", f"larger than the bus takes: {what}") from None
     except NoRespondersError:
