@@ -12,13 +12,7 @@ import orjson
 from msgspec import Struct
 from pydantic import ValidationError
 
-from seedbed.crds.addresses import (
-    agent_setting,
-    flag_setting,
-    pool_setting,
-    template_setting,
-    work_queue,
-)
+from seedbed.crds.addresses import agent_setting, flag_setting, pool_setting, template_setting
 from seedbed.crds.agent import AgentSpec
 from seedbed.crds.base import seconds
 from seedbed.crds.feature_flag import FeatureFlagSpec
@@ -136,7 +130,8 @@ class World:
 
     def pulled(self, queue: str) -> bool:
         """Whether a work queue is that of a Pool that exists."""
-        return any(work_queue(*key.split("/")[1:]) == queue for key in self._pools)
+        namespace, _, pool = queue.partition(".")
+        return pool_setting(namespace, pool) in self._pools
 
     def flag(self, namespace: str, name: str, subject: str | None) -> bool:
         """Whether a flag is on for a subject; an unknown flag is off."""

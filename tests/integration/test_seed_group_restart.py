@@ -118,13 +118,17 @@ def test_a_process_that_is_killed_costs_the_group_a_restart_from_the_checkpoint(
         pod.end()
 
 
+def named_data() -> dict[str, torch.Tensor]:
+    """The data as a safetensors source names them."""
+    return dict(zip(("inputs", "targets", "test_inputs", "test_targets"), data(), strict=True))
+
+
 @pytest.mark.timeout(400)
 def test_a_group_serves_without_data_that_are_wrong_and_learns_once_they_are_mended(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "data.safetensors"
-    names = ("inputs", "targets", "test_inputs", "test_targets")
-    whole = dict(zip(names, data(), strict=True))
+    whole = named_data()
     save_file(whole, file)
     file.write_bytes(file.read_bytes()[:-100])
     (tmp_path / "spec.json").write_text(json.dumps({"data": {"url": str(file)}}))
@@ -154,8 +158,7 @@ def test_a_batch_that_a_group_cannot_learn_from_costs_one_restart_and_is_told(
 ) -> None:
     """The row stands in a later batch than the first, which alone is tried before training begins."""
     file = tmp_path / "data.safetensors"
-    names = ("inputs", "targets", "test_inputs", "test_targets")
-    whole = dict(zip(names, data(), strict=True))
+    whole = named_data()
     wrong = whole["targets"].clone()
     wrong[torch.randperm(128, generator=torch.Generator().manual_seed(0))[-1]] = 99
     save_file({**whole, "targets": wrong}, file)
