@@ -23,6 +23,7 @@ from seedbed.crds.errors import (
     UnavailableError,
 )
 from seedbed.runtime.llm.batch.offline.job import Job
+from seedbed.runtime.llm.batch.offline.lines import EXPIRED
 from seedbed.runtime.llm.batch.offline.money import Held
 from seedbed.runtime.llm.batch.offline.provider_batches import ProviderBatch, ProviderBatches
 from seedbed.runtime.llm.batch.offline.results import Answered, LineTold, Results
@@ -229,6 +230,8 @@ class Following:
             except RetryableError as error:
                 log.warning("results of a provider's batch cannot be fetched yet: %s", error)
                 if self._late():
+                    # Whoever watches the time may not have looked yet.
+                    self.job.stop(EXPIRED)
                     break
                 await asyncio.sleep(self.job.bench.settings.poll_seconds)
         if not self.job.over.is_set():

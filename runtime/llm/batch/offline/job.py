@@ -26,12 +26,15 @@ from seedbed.runtime.llm.notices import Kind, Notice
 from seedbed.runtime.store.batch_files import SqlBatchFiles
 from seedbed.runtime.store.batch_work import LineResult, SqlBatchWork, TurnOf
 from seedbed.runtime.store.batches import BatchRow, SqlBatches
+from seedbed.runtime.store.port import StoreRefusedError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 LOOK = 1.0
 """Seconds between two looks at the store."""
+MOST_REFUSALS = 30
+"""Of a database that refuses all, before it is the batch's own fault."""
 Wall = Callable[[], float]
 
 
@@ -124,13 +127,25 @@ class Job:
                 await self.pause(self.bench.look)
 
     async def patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask the store for something, however long it takes to answer: work under way goes on."""
+        """Ask the store for something, however long it takes to answer: work under way goes on.
+
+        Raises:
+            StoreRefusedError: it was refused again and again.
+        """
+        refused = 0
         while True:
             try:
                 return await ask()
             except RetryableError as error:
                 log.warning("the batches of the store cannot be read: %s", error)
-                await asyncio.sleep(self.bench.look)
+            except StoreRefusedError as error:
+                # It may be the database as a whole: calls under way are paid for, and wait for it.
+                log.warning("the database refuses to read the batches of the store: %s", error)
+                self.bench.metrics.fault("database")
+                refused += 1
+                if refused > MOST_REFUSALS:
+                    raise
+            await asyncio.sleep(self.bench.look)
 
     def stop(self, why: int) -> None:
         """No more is asked."""

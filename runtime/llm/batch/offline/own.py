@@ -22,7 +22,7 @@ from seedbed.crds.errors import (
     UnavailableError,
 )
 from seedbed.crds.money import nanos
-from seedbed.runtime.llm.batch.offline.job import Job
+from seedbed.runtime.llm.batch.offline.job import MOST_REFUSALS, Job
 from seedbed.runtime.llm.batch.offline.money import Held, HeldError, check, entry
 from seedbed.runtime.llm.batch.offline.quiet import Quiet
 from seedbed.runtime.llm.batch.offline.sorting import EXACT, failure, success
@@ -46,8 +46,6 @@ LEASE = 1000.0
 """Seconds that money is held without another word: longer than a call takes."""
 MOST_PAID_FAILURES = 3
 """Failures of a line that may have cost something, before it is given up."""
-MOST_REFUSALS = 30
-"""Of a database that takes nothing, before the batch fails."""
 _LEAST = 16
 """Lines under way at least, where there are as many."""
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0
@@ -65,6 +63,7 @@ class _Line:
     """A line that is asked.
 
     Attributes:
+        refusals: by the database, before anybody was asked.
         reserved: nano-dollars held for its call.
         asks: the model whose request is ours, empty where none is.
     """
@@ -72,6 +71,7 @@ class _Line:
     row: LineRow
     failures: int = 0
     paid_failures: int = 0
+    refusals: int = 0
     reserved: int = 0
     asks: str = ""
 
@@ -171,9 +171,16 @@ class OwnWork:
             late = UnavailableError(f"no answer within {left:g} s")
             outcome = "timeout"
             result, wait = self._failed(line, call, late)
-        except (FencedError, StoreRefusedError) as error:
+        except FencedError as error:
             outcome = error.code
             raise
+        except StoreRefusedError as error:
+            # It may be the database as a whole: other lines' calls are paid for, and go on.
+            outcome, wait = error.code, _AGAIN
+            job.bench.metrics.fault("database")
+            line.refusals += 1
+            if line.refusals > MOST_REFUSALS:
+                raise
         except SeedbedError as error:
             outcome = error.code
             await self._halts(error)
