@@ -21,7 +21,7 @@ from seedbed.runtime.workflow.ending import cancel, complete, failing, run_out, 
 from seedbed.runtime.workflow.engine_steps import approve, expire, receive
 from seedbed.runtime.workflow.failures import failed
 from seedbed.runtime.workflow.fitting import check_value, unfit
-from seedbed.runtime.workflow.lanes import queue
+from seedbed.runtime.workflow.lanes import EARLY, queue
 from seedbed.runtime.workflow.loops import turned
 from seedbed.runtime.workflow.opening import anticipate, open_step
 from seedbed.runtime.workflow.overflow import put_off
@@ -187,7 +187,9 @@ def _start_all(state: RunState, scope: Scope, now: float, world: World) -> list[
             stopped = drain(state, lane, scope, now, world, decided)
             if stopped is not None and not stopped.missing:
                 stopped = make_room(state, lane, stopped, scope, now, world, decided)
-            blocked = blocked or (stopped if stopped and stopped.missing else None)
+            # What may not be needed at all holds nothing up.
+            if stopped is not None and stopped.missing and lane[0] != EARLY:
+                blocked = blocked or stopped
         again = bool(state.startable)
     state.startable.extend(later)
     return [*decided, *_hold(state, blocked, now)]

@@ -28,6 +28,7 @@ from seedbed.runtime.workflow.records import (
     RunFinished,
     StepFailed,
     StepScheduled,
+    StepSkipped,
     StepSucceeded,
 )
 from seedbed.runtime.workflow.stragglers import learn, stragglers
@@ -77,6 +78,10 @@ class Dispatch:
                     if run.doubled.get(record.key) == put[0]:
                         self._drop(run, record.key, put[0])
                     learn(run, record.key, now - put[1])
+            elif isinstance(record, StepSkipped):
+                # Where it was handed out, that was before its branch decided.
+                if put := handed.pop(record.key, None):
+                    self._drop(run, record.key, put[0])
             elif isinstance(record, _OVER):
                 self._drop_left(run)
         if raced:

@@ -65,19 +65,25 @@ def approve(state: RunState, step: str, decision: Decision, now: float) -> list[
     Raises:
         NotFoundError: there is no such step.
         InvalidError: it is no approve step.
-        ConflictError: it has ended, or the run has.
+        ConflictError: it has been decided, its time is over, or it will not come to its turn.
     """
     known = state.steps.get(step)
     if known is None:
         raise NotFoundError("step", step)
     if known.node.step.approve is None:
         raise InvalidError(f"step {step}", "is no approve step")
-    if known.settled or state.finished is not None:
+    decided = known.units and known.units[0].status not in ("Ready", "Waiting")
+    if known.settled or decided or state.finished is not None:
         raise ConflictError(f"step {step} has been decided already")
+    if (state.undoing or state.ending) and step not in state.graph.exits:
+        raise ConflictError(f"the run ends: nothing follows a decision about step {step} any more")
+    wait = state.inbox.waiting.get(StepKey(step))
+    if wait is not None and _is_over(wait, now):
+        raise ConflictError(f"the time to decide about step {step} is over")
     if state.inbox.approvals.get(step) == decision:
         return []
     records = made(state, ApprovalGiven(step, now, decision))
-    if StepKey(step) in state.inbox.waiting:
+    if wait is not None:
         records += _decided(state, StepKey(step), decision, now)
     return records
 
@@ -93,7 +99,11 @@ def receive(state: RunState, event: EventReceived) -> list[Record]:
         return []
     if state.finished is not None:
         raise ConflictError(f"run {state.request.run} has ended")
-    waiting = list(state.inbox.waiting_for(event.name))
+    waiting = [
+        key
+        for key in state.inbox.waiting_for(event.name)
+        if not _is_over(state.inbox.waiting[key], event.at)
+    ]
     if not waiting and state.inbox.is_full:
         raise QueueFullError(f"events of {state.request.run}", state.inbox.kept)
     records = made(state, event)
@@ -144,6 +154,11 @@ def _time(value: Any, field: str) -> float:
         return found.astimezone(UTC).timestamp()
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidError(field, f"must give a time, not {value!r:.60}") from error
+
+
+def _is_over(wait: StepWaiting, now: float) -> bool:
+    """Whether a wait has ended by itself, also where nobody has looked since, as while suspended."""
+    return wait.until is not None and now >= wait.until
 
 
 def _decided(state: RunState, key: StepKey, decision: Decision, now: float) -> list[Record]:

@@ -31,7 +31,7 @@ def overflowed(
         return room
     if blocked.policy == "Reject":
         return _fail_all(state, lane, StepError(QUEUE_FULL, blocked.message), now)
-    since = state.full_since.setdefault(lane, now)
+    since, _ = state.full_since.setdefault(lane, (now, blocked.message))
     if blocked.patience is None or now < since + blocked.patience:
         return []
     message = f"{blocked.message}, and none of them ended within {blocked.patience:g} s"

@@ -61,6 +61,7 @@ class RunFacts:
         early: steps that may start although their branch has not decided.
         kept: results of such steps, while it has not.
         loops: units that run again, from their second iteration on.
+        stood_in: fallbacks that have ended, while a record is taken in.
         replans: the changes of the plan so far, in order.
         revisions: units that are done otherwise than the Workflow says at first.
         inbox: what came from outside, and the steps that wait for it.
@@ -118,14 +119,15 @@ class RunFacts:
         self.pods: dict[StepKey, Unit] = {}
         self.startable: deque[str] = deque(self.graph.roots)
         self.lanes: dict[Lane, deque[StepKey]] = {}
-        # Since when a full queue takes nothing of a lane; counted by the owner, not journalled.
-        self.full_since: dict[Lane, float] = {}
+        # Since when a full queue takes nothing of a lane, and which; by the owner, not journalled.
+        self.full_since: dict[Lane, tuple[float, str]] = {}
         self.retries: list[tuple[float, str, int]] = []
         self.told: dict[str, dict[str, Any]] = {}
         self.dead: dict[str, str] = {}
         self.loops: dict[StepKey, Loop] = {}
         self.early = deque(name for name in self.graph.early if self.steps[name].waits_for == 1)
         self.kept: dict[StepKey, StepAnticipated] = {}
+        self.stood_in: list[StepState] = []
         self.replans: list[StepReplanned] = []
         self.revisions: dict[StepKey, Revision] = {}
         self.inbox = Inbox()

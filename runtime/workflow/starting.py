@@ -53,7 +53,11 @@ def _drain(
     """As `drain`; units whose expressions are not evaluated yet are put to those for later."""
     waiting, namespace = state.lanes[lane], state.request.namespace
     while waiting and state.failed is None:
-        node, revision = state.steps[waiting[0].step].node, state.revisions.get(waiting[0])
+        unit = state.unit(waiting[0])
+        if unit.status not in _WAITING:
+            waiting.popleft()  # it started early, or was to and is not needed
+            continue
+        node, revision = state.steps[unit.key.step].node, state.revisions.get(unit.key)
         step = revision.step if revision else node.step
         place = world.place(namespace, step, state.spec, state.request.workflow)
         if isinstance(place, Blocked):
@@ -63,6 +67,7 @@ def _drain(
             if place.pool:
                 world.wait(namespace, place.pool, state.request.run, state.priority)
             return place
+        state.full_since.pop(lane, None)
         if state.counts["running"] >= state.parallelism:
             return None
         if world.shares.waiting and world.yields(
@@ -75,16 +80,14 @@ def _drain(
         ):
             state.starved = True
             return None
-        unit = state.unit(waiting.popleft())
-        if unit.status in _WAITING:
-            place = revision.settle(place) if revision else place
-            try:
-                decided += _start(state, unit, node, place, scope, now)
-            except Pending as pending:
-                later.append(unit.key)
-                if pending.full:
-                    return None
-            state.full_since.pop(lane, None)
+        waiting.popleft()
+        place = revision.settle(place) if revision else place
+        try:
+            decided += _start(state, unit, node, place, scope, now)
+        except Pending as pending:
+            later.append(unit.key)
+            if pending.full:
+                return None
     return None
 
 
@@ -109,8 +112,6 @@ def make_room(
 
 def _without(state: RunState, key: StepKey, blocked: Blocked, now: float) -> list[Record]:
     """A unit was to be done by something that is not there, in the place of what failed."""
-    if state.unit(key).status not in _WAITING:
-        return []
     return failed(state, key, 0, (now, "", now, now), StepError("unavailable", blocked.message))
 
 

@@ -88,14 +88,16 @@ class RunState(RunFacts):
                 self.late.append(record)
             case _:
                 self._apply_to_run(record)
+        while self.stood_in:
+            # One after the other: a chain of fallbacks may be longer than calls can be nested.
+            self._recovered(self.stood_in.pop())
 
     def _apply_to_run(self, record: Record) -> None:
         match record:
             case RunStarted(at):
                 self.started = at
-            case RunAdjusted(_, suspend, parallelism, priority):
-                self.suspended, self.parallelism = suspend, parallelism
-                self.priority = priority
+            case RunAdjusted():
+                self._adjust(record)
             case RunForked():
                 self.origin = record
             case RunCheckpointed():
@@ -118,6 +120,12 @@ class RunState(RunFacts):
                 self.finished = record
                 self.release()
 
+    def _adjust(self, record: RunAdjusted) -> None:
+        self.suspended, self.parallelism = record.suspend, record.parallelism
+        self.priority = record.priority
+        if record.suspend:
+            self.full_since.clear()
+
     def _undo_all(self, at: float, cause: StepKey, why: str) -> None:
         self.undoing = Undoing(at, cause, why)
         self.scope = replace(self.scope, steps=AsLeft(self.told, self.steps))
@@ -139,6 +147,7 @@ class RunState(RunFacts):
         self.startable.clear()
         self.early.clear()
         self.lanes.clear()
+        self.full_since.clear()
         self.retries.clear()
         self.inbox.waiting.clear()
 
@@ -266,7 +275,7 @@ class RunState(RunFacts):
         assert policy.step is not None
         fallback = self.steps[policy.step]
         if fallback.settled:
-            self._recovered(fallback)
+            self.stood_in.append(fallback)
             return
         fallback.waits_for -= 1
         if fallback.waits_for == 0:
@@ -365,7 +374,7 @@ class RunState(RunFacts):
             elif dependent.waits_for == 1 and dependent.node.early:
                 self.early.append(name)
         if step.node.gate is not None and step.node.gate.arm == FALLBACK:
-            self._recovered(step)
+            self.stood_in.append(step)
 
 
 def made(state: RunState, record: Record) -> list[Record]:

@@ -79,6 +79,9 @@ def _phase(state: RunState) -> tuple[Phase, str, str]:
         first = _waiting(state)[0]
         reason = "WaitingForApproval" if first.kind == "approval" else "Waiting"
         return "Running", reason, f"{first.step}: {first.message}"[:1000]
+    if state.full_since and not state.scheduled:
+        _, why = next(iter(state.full_since.values()))
+        return "Running", "QueueFull", f"{why}; {sum(map(len, state.lanes.values()))} steps wait"
     return "Running", "Running", ""
 
 

@@ -318,6 +318,24 @@ def test_what_becomes_of_the_fallback_becomes_of_the_step(
         assert run.state.told["after"]["output"]["state"] == state
 
 
+@pytest.mark.parametrize("ends_well", [True, False])
+def test_a_chain_of_fallbacks_may_be_longer_than_calls_can_be_nested(*, ends_well: bool) -> None:
+    links = 500
+    plan = request(
+        *(
+            call(f"s{at}", onError={"action": "fallback", "step": f"s{at + 1}"})
+            for at in range(links)
+        ),
+        call(f"s{links}"),
+    )
+    run = play(plan, fails(*(f"s{at}" for at in range(links + (not ends_well)))))
+    assert run.state.finished is not None
+    assert run.state.finished.phase == ("Succeeded" if ends_well else "Failed")
+    assert {told["state"] for told in run.state.told.values()} == {
+        "Succeeded" if ends_well else "Failed"
+    }
+
+
 def test_a_policy_of_the_workflow_holds_for_steps_that_have_none() -> None:
     plan = request(call("a"), call("b", needs=["a"]), onError={"action": "continue"})
     assert names(play(plan, telling("a"))) == ["a", "b"]

@@ -137,6 +137,60 @@ def test_a_decision_that_cannot_be_is_refused(step: str, error: type[Exception])
         ask(run, decide(YES, step))
 
 
+@pytest.mark.parametrize("default", ["approve", "reject"])
+def test_a_decision_behind_the_deadline_is_refused_though_nobody_has_looked_since(
+    default: str,
+) -> None:
+    given, told = (NO, "Succeeded") if default == "approve" else (YES, "Failed")
+    run = waiting(approval(deadline="1h", default=default))
+    # As where no engine is up, or the run is suspended, when the time is over.
+    ask(run, Adjust("run-1", suspend=True, parallelism=100))
+    run.now += 3600
+    with pytest.raises(ConflictError, match="time to decide about step ok is over"):
+        ask(run, decide(given))
+    ask(run, Adjust("run-1", suspend=True, parallelism=100, approvals={"ok": given}))
+    assert summarise(run.state).phase == "Suspended"
+    ask(run, Adjust("run-1", suspend=False, parallelism=100))
+    assert summarise(run.state).phase == told
+
+
+def test_an_event_behind_its_time_ends_no_wait_and_is_kept_for_the_next() -> None:
+    first = wait("a", {"event": "paid", "timeout": "1h"}, onError={"action": "continue"})
+    run = waiting(first, wait("b", {"event": "paid"}, needs=["a"]))
+    run.now += 3600
+    ask(run, Signal("run-1", "paid", "1", 12, "tester"))
+    assert run.state.told["a"]["state"] == "Failed"
+    assert run.state.told["b"]["output"] == 12
+
+
+def test_a_step_that_was_rejected_is_not_approved_while_its_fallback_runs() -> None:
+    run = waiting(
+        approval(onError={"action": "fallback", "step": "spare"}),
+        wait("spare", {"event": "go"}),
+    )
+    ask(run, decide(NO))
+    with pytest.raises(ConflictError, match="has been decided already"):
+        ask(run, decide(YES))
+
+
+def test_a_decision_that_nothing_can_follow_is_refused_and_one_about_on_exit_is_not() -> None:
+    run = waiting(
+        call("book", compensate={"entry": "steps:undo"}),
+        wait("stop", {"event": "now", "timeout": "1m"}, onError={"action": "compensate"}),
+        approval(),
+        approval("report"),
+        onExit=["report"],
+    )
+    run.now += 60
+    run.advance()
+    assert summarise(run.state).reason == "Compensating"
+    with pytest.raises(ConflictError, match="the run ends"):
+        ask(run, decide(YES))
+    ask(run, decide(YES, "report"))
+    run.to_the_end()
+    assert run.state.told["report"]["state"] == "Succeeded"
+
+
 def test_a_suspended_run_takes_decisions_and_starts_nothing() -> None:
     run = waiting(approval(), call("send", needs=["ok"]))
     ask(run, Adjust("run-1", suspend=True, parallelism=100))

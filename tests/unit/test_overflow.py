@@ -1,0 +1,74 @@
+"""Full queues at their bounds: how long is too long, and what is said meanwhile."""
+
+from __future__ import annotations
+
+import pytest
+
+from seedbed.crds.messages import StepKey, StepResult
+from seedbed.runtime.workflow.decide import accept, adjust, advance
+from seedbed.runtime.workflow.records import StepFailed
+from seedbed.runtime.workflow.state import RunState
+from seedbed.runtime.workflow.summary import summarise
+from seedbed.runtime.workflow.world import World
+from tests.runs import a_world, call, request
+
+
+def a_run(name: str, world: World, items: int, **spec: object) -> RunState:
+    return RunState(
+        request(call("each", forEach=f"lists.range({items})"), run=name, **spec), world.hands
+    )
+
+
+def finish(state: RunState, at: int, now: float) -> None:
+    accept(state, StepResult(state.request.run, StepKey("each", at), 1, "w", at), now)
+
+
+def timed_out(state: RunState, now: float, world: World) -> bool:
+    made = advance(state, now, world)
+    return any(isinstance(one, StepFailed) and one.error.code == "queue_timeout" for one in made)
+
+
+@pytest.mark.req("DSX-32")
+def test_a_queue_that_had_room_meanwhile_was_not_full_all_the_time() -> None:
+    world = a_world(queue_limit=2, queue_timeout="30s")
+    other, run = a_run("other", world, 1), a_run("mine", world, 3)
+    advance(other, 0.0, world)
+    advance(run, 0.0, world)
+    assert len(run.scheduled) == 1
+    # There is room, but the run may not take it; then others do.
+    adjust(run, suspend=False, parallelism=1, now=20.0)
+    finish(other, 0, 20.0)
+    assert not timed_out(run, 20.0, world)
+    late = a_run("late", world, 1)
+    advance(late, 21.0, world)
+    adjust(run, suspend=False, parallelism=9, now=31.0)
+    assert not timed_out(run, 31.0, world)
+    assert timed_out(run, 61.0, world)
+
+
+@pytest.mark.req("DSX-32")
+def test_time_for_which_a_run_is_suspended_is_no_wait_for_a_queue() -> None:
+    world = a_world(queue_limit=1, queue_timeout="30s")
+    other, run = a_run("other", world, 1), a_run("mine", world, 1)
+    advance(other, 0.0, world)
+    advance(run, 0.0, world)
+    adjust(run, suspend=True, parallelism=9, now=1.0)
+    advance(run, 1.0, world)
+    adjust(run, suspend=False, parallelism=9, now=100.0)
+    assert not timed_out(run, 100.0, world)
+    assert timed_out(run, 130.0, world)
+
+
+@pytest.mark.req("DSX-32")
+def test_a_run_that_only_waits_for_a_full_queue_says_so() -> None:
+    world = a_world(queue_limit=1)
+    other, run = a_run("other", world, 1), a_run("mine", world, 2)
+    advance(other, 0.0, world)
+    advance(run, 0.0, world)
+    told = summarise(run)
+    assert (told.phase, told.reason) == ("Running", "QueueFull")
+    assert told.message == "Pool 'general' has its 1 steps in hand; 2 steps wait"
+    finish(other, 0, 1.0)
+    advance(other, 1.0, world)
+    advance(run, 1.0, world)
+    assert (summarise(run).reason, summarise(run).message) == ("Running", "")
