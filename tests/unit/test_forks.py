@@ -206,6 +206,46 @@ def test_every_iteration_of_a_loop_that_was_taken_over_can_be_undone() -> None:
     assert found.taken == 1
 
 
+def looping(run: str, *, by: int = 1, **spec: Any) -> RunRequest:
+    loop = {"until": "output.n >= 4", "max": 9}
+    add = {"n": "${iteration == 0 ? params.by : previous.n + params.by}"}
+    return request(
+        call("one", args=add, repeat=loop),
+        call("each", forEach="[10, 20]", args={"of": "${item}", **add}, repeat=loop),
+        call("end", args={"got": "${[steps.one.output.n, steps.each.output.map(e, e.n)]}"}),
+        params={"by": by},
+        result="steps.end.output.got",
+        run=run,
+        **spec,
+    )
+
+
+@pytest.mark.req("DSX-44")
+@pytest.mark.parametrize("done", range(9))
+def test_a_loop_that_is_under_way_goes_on_where_it_stood(done: int) -> None:
+    world = a_world()
+    before = Clockwork(RunState(looping("run-1"), world.hands), world, lambda task: task.inputs)
+    before.advance()
+    for _ in range(done):
+        # One iteration of each in turn.
+        before.execute(min(before.state.scheduled, key=lambda key: before.state.unit(key).attempt))
+        before.advance()
+    plan = looping("run-2")
+    found = inherited(shortest(before.state), plan_of(before.state.request), plan_of(plan))
+    state = RunState(plan, world.hands)
+    for record in (RunStarted(1.0), *found.records):
+        state.apply(record)
+    after = Clockwork(state, world, lambda task: task.inputs)
+    after.to_the_end()
+    assert after.state.finished is not None
+    assert after.state.finished.result == [4, [4, 4]]
+    assert len(before.executed) + len(after.executed) == 3 * 4 + 1, "no iteration twice"
+    # Asked to, or with another parameter, it begins anew.
+    for other, wanted in ((plan, ("one", "each")), (looping("run-3", by=2), ())):
+        asked = (plan_of(before.state.request), plan_of(other), wanted)
+        assert inherited(shortest(before.state), *asked).records == ()
+
+
 def test_steps_that_follow_the_outcome_follow_the_new_one() -> None:
     plan = request(call("work"), call("late", needs=["work"]), call("report"), onExit=["report"])
     again = forked_from(plan, fails_once("late"))

@@ -2,8 +2,9 @@
 
 A step is not executed again where the earlier run ended it, its definition is the same in both plans, it
 reads no parameter that differs, nobody wants it executed again, and all that it needs is taken over too.
-What was under way begins anew, and so does every step that failed, but where its plan goes on without it,
-and every step that was compensated. What follows a run's outcome (onExit) follows the new run's.
+A loop that was under way goes on with the iteration at hand. What else was under way begins anew, and so
+does every step that failed, but where its plan goes on without it, and every step that was compensated.
+What follows a run's outcome (onExit) follows the new run's.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from seedbed.crds.graph import Graph
 from seedbed.crds.graph_checks import COMPENSATE
@@ -45,7 +46,7 @@ class Inherited:
 
     Attributes:
         records: for its journal, in an order that can be applied.
-        taken: steps of the plan that need not be executed.
+        taken: steps of the plan that need not be executed; not those whose loop goes on.
         again: steps that the earlier run had ended and that are executed again, in the plan's order.
     """
 
@@ -65,11 +66,11 @@ def inherited(
         after: the new run's plan.
         wanted: steps that the user wants executed again.
     """
-    ended = {_step(one) for one in _results(records, after)}
+    ended = _ended(_results(records, after))
     anew = _anew(before, after, _broken(records, after).union(wanted))
     kept = tuple(one for one in _results(records, after) if _step(one) not in anew)
     again = tuple(name for name in after.graph.nodes if name in ended and name in anew)
-    return Inherited(kept, len({_step(one) for one in kept}), again)
+    return Inherited(kept, len(_ended(kept)), again)
 
 
 def changed_params(before: Mapping[str, Any], after: Mapping[str, Any]) -> frozenset[str]:
@@ -119,14 +120,16 @@ def _definition(step: Step) -> dict[str, Any]:
 def _results(records: Sequence[Record], plan: RunPlan) -> Iterator[Result]:
     """The results of steps that the plan has, and whose failure it allows.
 
-    Iterations of a loop that has ended well are of use where each of them can be undone.
+    Iterations of a loop that has ended are of use where it ended well and each of them can be undone.
     """
     own = plan.graph.nodes.keys() - set(plan.graph.exits)
-    ended = {record.key for record in records if isinstance(record, StepSucceeded)}
+    well = {record.key for record in records if isinstance(record, StepSucceeded)}
+    badly = {record.key for record in records if _gives_up(record)}
     for record in records:
         match record:
-            case StepRepeated(key):
-                if key in ended and key.step in own and plan.graph.nodes[key.step].undoes_each:
+            case StepRepeated(key) if key.step in own:
+                goes_on = key not in well and key not in badly
+                if goes_on or (key in well and plan.graph.nodes[key.step].undoes_each):
                     yield record
             case StepSucceeded() | StepSkipped() | StepExpanded():
                 if _step(record) in own and COMPENSATE not in _step(record):
@@ -136,13 +139,21 @@ def _results(records: Sequence[Record], plan: RunPlan) -> Iterator[Result]:
                     yield record
 
 
+def _gives_up(record: Record) -> TypeGuard[StepFailed]:
+    """Whether a unit has failed for good with it."""
+    return isinstance(record, StepFailed) and record.retry_at is None and record.then != LATER
+
+
+def _ended(results: Iterable[Result]) -> set[str]:
+    """The steps of which something has ended."""
+    return {_step(one) for one in results if not isinstance(one, StepRepeated)}
+
+
 def _broken(records: Iterable[Record], plan: RunPlan) -> set[str]:
     """Steps that failed for good and may not, and steps that were compensated, if only begun."""
     found: set[str] = set()
     for record in records:
-        if isinstance(record, StepFailed) and not (
-            record.retry_at is not None or record.then == LATER or _may_fail(record, plan)
-        ):
+        if _gives_up(record) and not _may_fail(record, plan):
             found.add(record.key.step)
         if isinstance(record, StepScheduled | StepSucceeded | StepFailed):
             unit, undone, _ = record.key.step.partition(COMPENSATE)
