@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -121,7 +122,10 @@ def _rewrite(path: Path) -> None:
     text = _with_new_key(path.read_text(), str(path))
     fresh = path.with_name(f"{path.name}.new")
     fresh.touch(mode=0o600)
-    fresh.write_text(text)
+    with fresh.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())  # before anything is encrypted under the new key
     # A reader sees the old or the new, never half.
     fresh.replace(path)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import update
@@ -158,6 +159,33 @@ def test_a_new_key_begins_anew_and_a_lost_one_is_named(tmp_path: Path, store_url
             place.ring.write_text(place.ring.read_text().removeprefix(before))
             with pytest.raises(KeyLostError, match=rows[0].key):
                 await place.vault.load("run-1", 1)
+            await place.holds(2, second)
+
+    run_async(body())
+
+
+@pytest.mark.req("COG-3.1.3")
+def test_a_key_that_comes_while_a_delta_is_made_begins_anew_too(
+    tmp_path: Path, store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body() -> None:
+        async with opened(tmp_path, store_url) as place:
+            first, second = place.grow(), place.grow()
+            await place.keep(first)
+            before = place.ring.read_text()
+            known = Vault._base
+
+            async def rotated(self: Vault, rows: Any) -> Any:
+                base = await known(self, rows)
+                assert base is not None
+                place.ring.write_text(before + new_line())
+                return base
+
+            monkeypatch.setattr(Vault, "_base", rotated)
+            await place.keep(second)
+            row = (await place.vault.of_run("run-1"))[-1]
+            assert (row.base, row.depth) == (0, 0)
+            place.ring.write_text(place.ring.read_text().removeprefix(before))
             await place.holds(2, second)
 
     run_async(body())

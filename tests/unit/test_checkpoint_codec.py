@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seedbed.crds.errors import InvalidError
+from seedbed.crds.errors import InvalidError, UnavailableError
 from seedbed.runtime.store.checkpoints import CheckpointRow
 from seedbed.runtime.workflow.checkpoint.codec import Label, seal, unseal
 from seedbed.runtime.workflow.checkpoint.keys import DamagedError, KeyLostError, KeyRing, new_line
@@ -79,6 +79,32 @@ def test_a_new_key_encrypts_and_older_ones_still_decrypt(keys: KeyRing, tmp_path
     assert after.key == keys.newest != before.key
     assert unseal(before, None, FULL, keys) == b"before" * 9
     assert unseal(after, None, FULL, keys) == b"after" * 9
+
+
+def test_the_last_line_is_the_newest_key_also_where_it_stands_above_too(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    old, new = new_line(0.0), new_line(1.0)
+    path.write_text(old + new + old)
+    assert KeyRing(path).newest == old.partition(":")[0]
+
+
+@pytest.mark.parametrize("text", [None, "", "half a li"])
+def test_a_ring_that_could_be_read_before_is_waited_for(
+    keys: KeyRing, tmp_path: Path, text: str | None
+) -> None:
+    sealed = seal(b"content", None, FULL, keys)
+    path = tmp_path / "keys"
+    before = path.read_text()
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    # No fork may end as failed because somebody mends the Secret right now.
+    with pytest.raises(UnavailableError):
+        unseal(sealed, None, FULL, keys)
+    with pytest.raises(InvalidError):
+        _ = KeyRing(path).newest
+    path.write_text(before)
+    assert unseal(sealed, None, FULL, keys) == b"content"
 
 
 @settings(max_examples=40, deadline=None)

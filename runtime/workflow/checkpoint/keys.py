@@ -18,7 +18,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from seedbed.crds.errors import InvalidError, TerminalError
+from seedbed.crds.errors import InvalidError, TerminalError, UnavailableError
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
@@ -81,8 +81,9 @@ def parse(text: str, source: str) -> dict[str, bytes]:
             key = b""
         if len(key) != KEY_BYTES:
             raise InvalidError(where, f"expected a key of {KEY_BYTES} bytes in base64")
-        if keys.setdefault(name.strip(), key) != key:
+        if keys.pop(name.strip(), key) != key:
             raise InvalidError(where, f"the id {name.strip()} is taken by an earlier line")
+        keys[name.strip()] = key  # the last line is the newest, also where it is repeated
     if not keys:
         raise InvalidError(source, "holds no key")
     return keys
@@ -90,6 +91,8 @@ def parse(text: str, source: str) -> dict[str, bytes]:
 
 class KeyRing:
     """Encrypts under the newest key, decrypts under any.
+
+    Each use raises InvalidError where the file cannot be read, UnavailableError where it could before.
 
     Args:
         path: the key ring's file.
@@ -155,6 +158,14 @@ class KeyRing:
             if stamp != self._stamp:
                 self._keys = parse(self._path.read_text(), str(self._path))
                 self._stamp = stamp
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidError("the key ring", str(error)) from error
+        except (OSError, UnicodeDecodeError, InvalidError) as error:
+            told = (
+                error
+                if isinstance(error, InvalidError)
+                else InvalidError("the key ring", str(error))
+            )
+            if self._keys:
+                # It could be read before: whoever needs it waits until somebody has mended it.
+                raise UnavailableError(told.message) from error
+            raise told from error
         return self._keys

@@ -129,6 +129,10 @@ class Vault:
         label = Label(run, number, base[0].number if base else 0)
         before = base[1] if base else None
         size, sealed = await asyncio.to_thread(_sealed, captured, before, label, self._keys)
+        if base is not None and sealed.key != base[0].key:
+            # The key was rotated meanwhile: nothing under the new one may need the old one.
+            base, label = None, Label(run, number)
+            size, sealed = await asyncio.to_thread(_sealed, captured, None, label, self._keys)
         now = time.time()
         row = CheckpointRow(
             run=run,
