@@ -124,6 +124,9 @@ class Store(Protocol):
     async def journal(self, run: str, after: int = 0, *, limit: int = 0) -> list[Entry]:
         """A run's journal entries behind position `after`, in order; the first `limit` where one is set."""
 
+    async def last(self, run: str) -> int:
+        """Position of a run's last journal entry; 0 where it has none."""
+
     async def snapshot(self, run: str) -> Entry | None:
         """A run's newest snapshot, or None."""
 

@@ -26,10 +26,12 @@ from sqlalchemy import (
     delete,
     exists,
     false,
+    func,
     insert,
     select,
     text,
     true,
+    union_all,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -110,6 +112,10 @@ _JOURNAL = (
 _JOURNAL_PAGE = _JOURNAL.limit(bindparam("most"))
 _SNAPSHOT = select(snapshots.c.run, snapshots.c.seq, snapshots.c.records).where(
     snapshots.c.run == bindparam("of")
+)
+_LAST = union_all(
+    select(func.max(journal.c.seq)).where(journal.c.run == bindparam("of")),
+    select(func.max(snapshots.c.seq)).where(snapshots.c.run == bindparam("of")),
 )
 _VALUE = select(large_values.c.data).where(large_values.c.digest == bindparam("of"))
 _FORGET = tuple(
@@ -268,6 +274,10 @@ class SqlStore:
         else:
             rows = await self.rows(_JOURNAL, of=run, after=after)
         return [Entry(*row) for row in rows]
+
+    async def last(self, run: str) -> int:
+        """Position of a run's last journal entry; 0 where it has none."""
+        return max(seq or 0 for (seq,) in await self.rows(_LAST, of=run))
 
     async def snapshot(self, run: str) -> Entry | None:
         """A run's newest snapshot, or None."""

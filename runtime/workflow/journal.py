@@ -29,8 +29,6 @@ LONGEST_RETRY = 2.0
 SNAPSHOT_AFTER = 4 * 1024 * 1024
 """Bytes of journal behind a snapshot that make the next one worth while, or twice the last one's size."""
 
-_PAGE = 1000
-
 T = TypeVar("T")
 
 
@@ -126,17 +124,10 @@ class Journal:
             UnavailableError: its journal cannot be read now.
         """
         encoded = encode_records(records)
-        entry = Entry(run, await self._last(run) + 1, encoded.data)
+        entry = Entry(run, await self._store.last(run) + 1, encoded.data)
         uses = [(run, digest) for digest in encoded.values]
         await self._write(Commit(entries=[entry], values=encoded.values, uses=uses))
         return entry
-
-    async def _last(self, run: str) -> int:
-        snapshot = await self._store.snapshot(run)
-        last = snapshot.seq if snapshot else 0
-        while page := await self._store.journal(run, last, limit=_PAGE):
-            last = page[-1].seq
-        return last
 
     async def tell(self, summary: RunSummary) -> None:
         """Write what is said of a run, which has nothing else to write."""

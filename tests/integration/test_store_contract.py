@@ -78,6 +78,7 @@ def test_a_commit_is_read_back_as_written(store_url: str) -> None:
             assert await store.journal("a", after=1) == [Entry("a", 2, b"two")]
             assert await store.snapshot("a") == Entry("a", 1, b"state")
             assert await store.snapshot("b") is None
+            assert (await store.last("a"), await store.last("b")) == (2, 0)
             assert await store.value("d1") == b"x" * 100_000
             assert await store.value("d0") == b""
             assert await store.value("d2") is None
