@@ -25,6 +25,7 @@ class PlanningModel:
 
     Attributes:
         wrong: how many of the first answers are no plan.
+        refused: how many of the first requests it refuses for now.
         requests: every request so far.
         headers: of each request.
         most_at_once: the most calls that ran at the same time.
@@ -36,6 +37,7 @@ class PlanningModel:
     latency: float = 0.0
     seed: int = 1
     wrong: int = 0
+    refused: int = 0
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     most_at_once: int = 0
@@ -49,6 +51,8 @@ class PlanningModel:
         self.most_at_once = max(self.most_at_once, self._now)
         await asyncio.sleep(self.latency)
         self._now -= 1
+        if len(self.requests) <= self.refused:
+            return web.Response(status=503)
         if len(self.requests) <= self.wrong:
             content = '{"tasks": [{"id": 99, "parent": 98, "text": "orphan", "whole": true}]}'
         else:

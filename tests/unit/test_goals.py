@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seedbed.crds.errors import InvalidError, RetryableError
+from seedbed.crds.errors import InvalidError, RetryableError, UnavailableError
 from seedbed.crds.goal import GoalTemplate
+from seedbed.runtime.workflow.planning.goals import model as models
 from seedbed.runtime.workflow.planning.goals.model import ModelPlanner, PlannerAnswerError
 from seedbed.runtime.workflow.planning.goals.planner import (
     Asked,
@@ -247,6 +248,62 @@ def test_an_answer_that_is_no_plan_is_asked_for_again_and_refused_in_the_end() -
     assert len(run_async(body(2)).tasks) == 4
     with pytest.raises(PlannerAnswerError, match="no row belongs to a goal"):
         run_async(body(9))
+
+
+def test_a_service_that_refuses_for_now_is_asked_again_and_no_other_call_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(models, "_WAIT", 0.001)
+
+    async def body(refused: int) -> tuple[GoalTree, int]:
+        service = PlanningModel(width=6, levels=1, bushy=1, refused=refused)
+        async with serving(service) as session:
+            planner = ModelPlanner(session, levels=1)
+            return await decompose("reach it", [planner], Bounds(max_depth=2, batch=2)), len(
+                service.requests
+            )
+
+    tree, requests = run_async(body(2))
+    assert (len(tree.tasks), tree.calls, requests) == (1 + 6 + 36, 4, 4 + 2)
+    with pytest.raises(UnavailableError, match="HTTP 503"):
+        run_async(body(99))
+
+
+class Telling:
+    """A planner that makes two parts of everything, and never an end.
+
+    Attributes:
+        asked: of which goals.
+    """
+
+    costs_calls = True
+
+    def __init__(self, *texts: str) -> None:
+        self.asked: list[str] = []
+        self.texts = texts
+
+    def knows(self, asked: Asked) -> bool:
+        return bool(asked.text)
+
+    async def apart(self, goals: Sequence[Asked], room: int) -> Sequence[Sequence[Part]]:
+        assert room
+        self.asked += [goal.text for goal in goals]
+        return [[Part(-1, text.format(goal.text)) for text in self.texts] for goal in goals]
+
+
+def test_parts_that_lead_back_to_what_is_above_them_are_left_whole() -> None:
+    planner = Telling("Dig", "dig a HOLE")
+    tree = run_async(decompose("Dig a hole", [planner], Bounds(max_depth=250)))
+    assert planner.asked == ["Dig a hole", "Dig"]
+    assert [task.text for task in tree.tasks][3:] == ["Dig", "dig a HOLE"]
+    assert_whole(tree)
+
+
+def test_a_full_tree_costs_no_further_call() -> None:
+    planner = Telling("{} a", "{} b")
+    tree = run_async(decompose("do", [planner], Bounds(max_tasks=7, batch=1)))
+    assert (len(tree.tasks), tree.calls) == (7, 3)
+    assert "7 tasks already" in tree.cut
 
 
 def test_what_the_rules_know_costs_no_call() -> None:

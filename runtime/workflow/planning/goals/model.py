@@ -8,6 +8,7 @@ an earlier row is left out; so is one that repeats an id or its goal, or says no
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,9 @@ from seedbed.crds.errors import RetryableError, TerminalError, UnavailableError
 from seedbed.runtime.workflow.planning.goals.planner import Asked, Part
 
 _ATTEMPTS = 3
+_WAIT = 1.0
+_LONGEST_WAIT = 10.0
+"""Seconds before a service that refuses for now is asked again, where it names none, and at most."""
 _MOST_ROWS = 400
 _ABOVE = 3
 """Goals above the one asked about that the model is told: the whole goal and the nearest."""
@@ -137,19 +141,30 @@ class ModelPlanner:
             UnavailableError: the service cannot be reached or refuses for now.
         """
         request = orjson.dumps(self.request(goals, min(room, self._rows)))
-        reason = ""
+        wrong: RetryableError | None = None
         for _ in range(_ATTEMPTS):
-            text = await self._answer(request)
+            if isinstance(wrong, UnavailableError):
+                await asyncio.sleep(min(wrong.retry_after or _WAIT, _LONGEST_WAIT))
             try:
-                rows = _Answer.model_validate_json(text).tasks
-            except ValidationError as error:
-                reason = f"{error.errors()[0]['msg']} in {text[:80]!r}"
-                continue
-            parts = _parts(rows, goals, nested=self._levels > 1)
-            if not rows or any(parts):
-                return parts
+                return self._read(await self._answer(request), goals)
+            except RetryableError as error:
+                # All calls of the tree would be made again, were this one the end of it.
+                wrong = error
+        assert wrong is not None
+        raise wrong
+
+    def _read(self, text: str, goals: Sequence[Asked]) -> Sequence[Sequence[Part]]:
+        """The parts that an answer tells."""
+        try:
+            rows = _Answer.model_validate_json(text).tasks
+        except ValidationError as error:
+            reason = f"{error.errors()[0]['msg']} in {text[:80]!r}"
+            raise PlannerAnswerError(self._model, reason) from error
+        parts = _parts(rows, goals, nested=self._levels > 1)
+        if rows and not any(parts):
             reason = "no row belongs to a goal that was asked about"
-        raise PlannerAnswerError(self._model, reason)
+            raise PlannerAnswerError(self._model, reason)
+        return parts
 
     def request(self, goals: Sequence[Asked], rows: int) -> dict[str, Any]:
         """What the model is asked about these goals, for at most so many rows."""

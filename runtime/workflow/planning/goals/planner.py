@@ -150,6 +150,9 @@ class _Growing:
 
     async def _level(self, planner: Planner, numbers: Sequence[int]) -> list[int]:
         """Ask about all of them side by side; returns the tasks that may be taken apart further."""
+        if planner.costs_calls and not self.growth.room:
+            self.cut = self._full
+            return []
         size = self.bounds.batch
         batches = [numbers[at : at + size] for at in range(0, len(numbers), size)]
         if planner.costs_calls:
@@ -191,7 +194,7 @@ class _Growing:
         if len(parts) > self.growth.room:
             if not planner.costs_calls:
                 raise GoalTooLargeError(self.growth.tasks[number].text, self.bounds.max_tasks)
-            self.cut = f"there are {self.bounds.max_tasks:,} tasks already"
+            self.cut = self._full
             parts = parts[: self.growth.room]
         numbers: list[int] = []
         above = {part.of for part in parts}
@@ -206,9 +209,20 @@ class _Growing:
             )
             numbers.append(made)
             leaf = place not in above and not part.whole
-            if leaf and self.growth.tasks[made].level < self.bounds.max_depth:
+            if not leaf or self.growth.tasks[made].level >= self.bounds.max_depth:
+                continue
+            if not (planner.costs_calls and self._circles(made)):
                 following.append(made)
         return following
+
+    @property
+    def _full(self) -> str:
+        return f"there are {self.bounds.max_tasks:,} tasks already"
+
+    def _circles(self, number: int) -> bool:
+        """Whether a task says what one above it says: taken apart it would lead back to itself."""
+        text = self.growth.tasks[number].text.casefold()
+        return any(text == above.casefold() for above in self.growth.above(number))
 
 
 async def decompose(
