@@ -16,6 +16,7 @@ from seedbed.runtime.bus.hearing import Listener, matches
 from seedbed.runtime.bus.memory_events import MEMORY_SETTINGS, MemoryEvents
 from seedbed.runtime.bus.patience import LOOK_EVERY, Patience
 from seedbed.runtime.bus.port import Delivery, Handler, Message, Pull, Unwanted
+from seedbed.runtime.bus.turns import Turns
 
 QUEUE_LIMIT = 1_000_000
 DUPLICATE_SECONDS = 120.0
@@ -24,9 +25,10 @@ DUPLICATE_SECONDS = 120.0
 class _Item:
     """A queued item. `until` is when it goes back to the queue, while it is in somebody's hands."""
 
-    __slots__ = ("deliveries", "payload", "until")
+    __slots__ = ("deliveries", "owner", "payload", "until")
 
-    def __init__(self, payload: bytes) -> None:
+    def __init__(self, owner: str, payload: bytes) -> None:
+        self.owner = owner
         self.payload = payload
         self.deliveries = 0
         self.until = 0.0
@@ -43,10 +45,10 @@ class _Puller:
 
 
 class _Queue:
-    """Items that wait, items in hands, and those who wait for items, each in order of arrival."""
+    """Items that wait in turns, items in hands, and those who wait for items, in order of arrival."""
 
     def __init__(self) -> None:
-        self.waiting: deque[_Item] = deque()
+        self.waiting: Turns[_Item] = Turns()
         self.held: set[_Item] = set()
         self.pullers: deque[_Puller] = deque()
         self.open = 0  # how many may pull from it
@@ -71,7 +73,7 @@ class _Queue:
             if len(self) >= limit:
                 return False
             self._seen.add(item_id)
-            self.waiting.append(_Item(payload))
+            self.waiting.append(_Item(item_id.partition("/")[0], payload))
         return True
 
     def hand_out(self) -> None:
@@ -83,7 +85,7 @@ class _Queue:
                 puller.got.set_result(self._first(min(share, puller.most)))
 
     def _first(self, count: int) -> list[_Item]:
-        return [self.waiting.popleft() for _ in range(min(count, len(self.waiting)))]
+        return [self.waiting.pop() for _ in range(min(count, len(self.waiting)))]
 
     def hold(self, item: _Item, seconds: float, now: float | None = None) -> None:
         """Start the redelivery clock of an item in somebody's hands; `now` is the loop's time."""
@@ -123,7 +125,7 @@ class _Queue:
 
     def back(self, *items: _Item) -> None:
         """Put items in front of those nobody has had."""
-        self.waiting.extendleft(reversed(items))
+        self.waiting.put_first(items)
         self.hand_out()
 
     def drop(self, item: _Item) -> bool:
@@ -184,7 +186,7 @@ class _Delivery:
 
     async def ack(self) -> None:
         # Work that is done is done, also where the item went to somebody else meanwhile.
-        if not self._queue.drop(self._item) and self._item in self._queue.waiting:
+        if not self._queue.drop(self._item):
             self._queue.waiting.remove(self._item)
 
     async def working(self) -> None:
@@ -269,7 +271,7 @@ class MemoryBus:
         if kept is None or kept.pullers:
             return False
         for item in tuple(kept.waiting):
-            if await unwanted(item.payload) and item in kept.waiting:
+            if await unwanted(item.payload):
                 kept.waiting.remove(item)
         if kept.pullers or len(kept) or kept.open:
             return False

@@ -78,6 +78,9 @@ class Bus(Protocol):
     async def put_work(self, queue: str, item_id: str, payload: bytes) -> None:
         """Queue an item durably. The same id within two minutes is queued once.
 
+        An item belongs to what stands before the first `/` of its id. Items of one owner come in their
+        order; owners take turns where the bus is in one process, and elsewhere come as they came.
+
         Raises:
             QueueFullError: where the queue holds its limit.
         """

@@ -25,6 +25,8 @@ REPORT_WAIT = 2.0
 """Seconds after which a report is sent again; as long a dead engine's successor waits for results."""
 REPORT_BYTES = 1024 * 1024
 """Bytes of results that go into one report; a single result may be larger."""
+REPORT_MOST = 500
+"""Results that go into one report: its partition does nothing else while it takes them in."""
 UNREPORTED = 1000
 UNREPORTED_BYTES = 16 * 1024 * 1024
 """How many results, and bytes of them, may wait for engines before no further item is taken."""
@@ -206,11 +208,11 @@ class Hands:
 def _first(waiting: list[_Done]) -> list[_Done]:
     """As many as go into one report."""
     size = 0
-    for at, done in enumerate(waiting):
+    for at, done in enumerate(waiting[:REPORT_MOST]):
         size += len(done.encoded)
         if size > REPORT_BYTES:
             return waiting[: max(1, at)]
-    return waiting
+    return waiting[:REPORT_MOST]
 
 
 def _message(batch: Sequence[_Done]) -> bytes:

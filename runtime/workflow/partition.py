@@ -16,6 +16,7 @@ from contextlib import suppress
 from functools import partial
 
 from seedbed.crds.addresses import summaries_topic
+from seedbed.crds.engine_requests import ReportMany
 from seedbed.crds.errors import SeedbedError, UnavailableError
 from seedbed.crds.wire import encode
 from seedbed.runtime.bus.port import Bus
@@ -44,6 +45,8 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY = 5.0
 """Seconds after which steps without a result are looked at, and the longest rest."""
+RESULTS_A_TURN = 500
+"""About so many results a turn takes: other partitions and the workers beside them wait for its end."""
 CLOCK_STEP = 0.001
 """Seconds by which an alarm may ring early: libuv's clock goes by milliseconds."""
 
@@ -202,7 +205,7 @@ class Partition:
 
     async def _turn(self) -> None:
         self._wake.clear()
-        self._answering, self._asked = self._asked, []
+        self._answering, self._asked = a_turn_of(self._asked)
         now = time.time()
         self._world.evaluations.new_turn()
         known = len(self._runs)
@@ -275,6 +278,17 @@ class Partition:
             self._dispatch.look(self._runs[name], now)
             self._children.look(self._runs[name], now)
             self._streams.look(self._runs[name])
+
+
+def a_turn_of(asked: list[Ask]) -> tuple[list[Ask], list[Ask]]:
+    """Requests that one turn takes, and those that are left for the next ones."""
+    results = 0
+    for at, each in enumerate(asked):
+        request = each.request
+        results += len(request.results) if isinstance(request, ReportMany) else 1
+        if results >= RESULTS_A_TURN:
+            return asked[: at + 1], asked[at + 1 :]
+    return asked, []
 
 
 def _count(records: Sequence[Record]) -> None:

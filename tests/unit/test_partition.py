@@ -94,6 +94,30 @@ async def a_run(owner: Partition, plan: RunRequest) -> None:
     await owner.ask(Submit(plan))
 
 
+def test_what_came_together_is_taken_in_turns_that_leave_room_for_others(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with a_place(tmp_path) as place:
+            owner = await place.own()
+            each = call("each", forEach="lists.range(1200)")
+            await a_run(owner, request(each, run="many", parallelism=2000))
+            results = [
+                StepResult("many", StepKey("each", number), 1, "worker") for number in range(1200)
+            ]
+            asked = [
+                owner.ask(ReportMany(tuple(results[n : n + 200]))) for n in range(0, 1200, 200)
+            ]
+            turns: list[int] = []
+            while not all(answer.done() for answer in asked):
+                await asyncio.wait(
+                    [one for one in asked if not one.done()], return_when="FIRST_COMPLETED"
+                )
+                turns.append(sum(answer.done() for answer in asked))
+            assert turns == [3, 6]
+            assert len(await place.succeeded("many")) == 1200
+
+    run_async(body())
+
+
 def test_a_former_owner_leaves_results_to_its_successor(tmp_path: Path) -> None:
     """What it does not know, it does not answer; what it writes is refused, by the store."""
 

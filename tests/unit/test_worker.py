@@ -286,6 +286,38 @@ def test_results_collect_while_the_engine_is_busy_and_those_it_asks_for_are_sent
     run_async(body())
 
 
+def test_no_report_keeps_an_engine_busy_for_long() -> None:
+    async def body() -> None:
+        place = Place()
+        sizes: list[int] = []
+        go = asyncio.Event()
+
+        async def engine(payload: bytes) -> bytes:
+            request = decode_request(payload)
+            assert isinstance(request, Report | ReportMany)
+            sizes.append(1 if isinstance(request, Report) else len(request.results))
+            await go.wait()
+            return encode(Reported())
+
+        names = [f"s{number}" for number in range(1100)]
+        await place.give(*(a_task("tests.steps:echo", name) for name in names))
+        async with (
+            place.bus.serve(engine_address(partition_of(RUN)), engine),
+            place.bus.pull_work(work_queue("team", "general")) as pull,
+            asyncio.TaskGroup() as tasks,
+        ):
+            hands = Hands(place.bus, "worker", 30.0)
+            for name, delivery in zip(names, await pull.many(1.0, 1100), strict=True):
+                hands.take(delivery)
+                result = StepResult(RUN, StepKey(name), 1, "worker")
+                tasks.create_task(hands.done(delivery, result))
+            go.set()
+            await hands.until_empty()
+        assert sizes == [1, 500, 500, 99]
+
+    run_async(body())
+
+
 def test_what_is_left_of_a_run_that_has_ended_is_not_executed() -> None:
     async def body() -> None:
         place = Place()
