@@ -163,10 +163,17 @@ class PythonAdapter:
                 output = await found.function(**keywords)
             else:
                 output = await self._threads.call(found.function, keywords)
-        except (InvalidError, asyncio.CancelledError):
+        except (InvalidError, GeneratorExit):
             raise
+        except asyncio.CancelledError as error:
+            if _is_stopped():
+                raise
+            raise EntryFailedError("CancelledError", str(error)) from error
         except Exception as error:
             raise EntryFailedError(type(error).__name__, str(error)) from error
+        except BaseException as error:
+            # As from a thread: an exit of the function ends the step, not the worker around it.
+            raise EntryFailedError("RuntimeError", repr(error)) from error
         return _json(entry, output)
 
     async def _collected(self, items: Any, tell: Tell | None) -> list[Any]:
@@ -192,8 +199,9 @@ def _find(entry: str) -> Callable[..., Any]:
     module, _, name = entry.partition(":")
     try:
         found = getattr(importlib.import_module(module), name, None)
-    except ImportError as error:
-        raise InvalidError("entry", f"module {module!r} cannot be imported: {error}") from error
+    except (ImportError, SystemExit) as error:
+        why = error if isinstance(error, ImportError) else repr(error)
+        raise InvalidError("entry", f"module {module!r} cannot be imported: {why}") from error
     if not callable(found):
         raise InvalidError("entry", f"module {module!r} has no function {name!r}")
     function: Callable[..., Any] = found
@@ -286,6 +294,12 @@ class _Threads:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(_settle, done, output, failure)
             self._free.append(calls)
+
+
+def _is_stopped() -> bool:
+    """Whether somebody stops the task at hand; else a cancellation comes out of what it calls."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _settle(done: asyncio.Future[Any], output: Any, error: BaseException | None) -> None:

@@ -1,0 +1,47 @@
+"""Functions of steps that end as if the worker around them were to end: they end the step alone."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from seedbed.runtime.worker.adapters import EntryFailedError, PythonAdapter
+from tests.conftest import run_async
+
+
+@pytest.mark.parametrize("how", ["cancelled", "exit", "interrupt"])
+def test_a_function_that_leaves_has_failed_and_the_worker_goes_on(how: str) -> None:
+    async def body() -> None:
+        # A lane of a worker is a task of a group, where a stray cancellation is a quiet end.
+        with pytest.raises(EntryFailedError, match="enough") as failed:
+            await PythonAdapter().call("tests.steps:lets_go", {"how": how}, "key")
+        assert failed.value.kind == ("CancelledError" if how == "cancelled" else "RuntimeError")
+
+    run_async(body())
+
+
+def test_a_function_that_is_stopped_is_no_failure(tmp_path: Path) -> None:
+    async def body() -> None:
+        arguments = {"folder": str(tmp_path), "item": 0, "stuck": 0}
+        call = asyncio.create_task(
+            PythonAdapter().call("tests.steps:stopped_once", arguments, "key")
+        )
+        while not await asyncio.to_thread((tmp_path / "item-0").exists):
+            assert not call.done()
+            await asyncio.sleep(0.01)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+    run_async(body())
+
+
+def test_a_module_that_exits_when_it_is_imported_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "leaves_at_once.py").write_text("raise SystemExit(3)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(Exception, match=r"cannot be imported: SystemExit\(3\)"):
+        run_async(PythonAdapter().call("leaves_at_once:f", {}, "key"))
