@@ -312,13 +312,29 @@ def check_retry(retry: Retry, field: str, refuse: Refuse) -> None:
 def order_needs(
     needs: Mapping[str, tuple[str, ...]], gates: Mapping[str, Gate]
 ) -> Mapping[str, tuple[str, ...]]:
-    """What each step waits for in the end: what needs a step waits for its fallback too."""
+    """What each step waits for in the end: a step ends once its fallback does, and that one's.
+
+    A fallback itself waits for no more than that the step fails.
+    """
     fallbacks = {gate.step: name for name, gate in gates.items() if gate.arm == FALLBACK}
     if not fallbacks:
         return needs
     found = dict(needs)
     for name, needed in needs.items():
-        more = [fallbacks[need] for need in needed if fallbacks.get(need, name) != name]
+        more = [
+            behind
+            for need in needed
+            if fallbacks.get(need) != name
+            for behind in _chain(need, fallbacks)
+        ]
         if more:
             found[name] = tuple(dict.fromkeys((*needed, *more)))
     return found
+
+
+def _chain(step: str, fallbacks: Mapping[str, str]) -> Iterator[str]:
+    """The fallback of a step, the fallback of that, and so on."""
+    seen = {step}
+    while (step := fallbacks.get(step, "")) and step not in seen:
+        seen.add(step)
+        yield step

@@ -13,6 +13,7 @@ from seedbed.crds.base import seconds
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.messages import StepError, StepResult
 from seedbed.runtime.workflow.failures import failed
+from seedbed.runtime.workflow.opening import seen_by
 from seedbed.runtime.workflow.records import Record, StepRepeated, StepSucceeded
 from seedbed.runtime.workflow.state import RunState, made
 
@@ -31,7 +32,7 @@ def turned(state: RunState, result: StepResult, now: float) -> list[Record]:
     loop = state.loops.get(key)
     iteration = loop.iteration if loop else 0
     scope = replace(
-        state.scope,
+        seen_by(state, node, state.scope),
         output=output,
         iteration=iteration,
         previous=loop.previous if loop else None,

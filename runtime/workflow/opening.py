@@ -5,13 +5,15 @@ See `decide` for what the functions do with the state.
 
 from __future__ import annotations
 
-from typing import Any
+from collections import ChainMap
+from typing import Any, cast
 
 from msgspec.structs import replace
 
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.expressions import Scope
 from seedbed.crds.graph import Node
+from seedbed.crds.graph_checks import FALLBACK
 from seedbed.crds.messages import StepError, StepKey
 from seedbed.crds.values import written
 from seedbed.runtime.workflow.engine_steps import enter
@@ -28,7 +30,7 @@ from seedbed.runtime.workflow.records import (
     StepSucceeded,
 )
 from seedbed.runtime.workflow.state import RunState, made
-from seedbed.runtime.workflow.units import StepState
+from seedbed.runtime.workflow.units import StepState, told_of
 
 
 def open_step(state: RunState, name: str, scope: Scope, now: float) -> list[Record]:
@@ -39,8 +41,7 @@ def open_step(state: RunState, name: str, scope: Scope, now: float) -> list[Reco
         return decided
     if step.order is not None or step.more:
         return [*_rest(state, step, now), *_queue_units(state, step, now)]
-    if step.join is not None:
-        scope = as_far_as_known(state, step.node, scope)
+    scope = seen_by(state, step.node, scope)
     way = _way(state, step, now)
     if way is not None:
         return way
@@ -156,6 +157,15 @@ def _items(node: Node, scope: Scope) -> list[Any]:
     return items
 
 
-def as_far_as_known(state: RunState, node: Node, scope: Scope) -> Scope:
-    """What a step sees that starts before all that it needs has ended."""
-    return replace(scope, steps=AsLeft(state.told, node.needs))
+def seen_by(state: RunState, node: Node, scope: Scope) -> Scope:
+    """What a step sees: where it starts before all that it needs has ended, as far as that is known.
+
+    A fallback sees the failure that it stands in for.
+    """
+    if node.at_least is not None:
+        scope = replace(scope, steps=AsLeft(state.told, node.needs))
+    gate = node.gate
+    if gate is not None and gate.arm == FALLBACK and gate.step not in state.told:
+        failure = {gate.step: {**told_of(state.steps[gate.step]), "state": "Failed"}}
+        scope = replace(scope, steps=ChainMap(failure, cast("dict[str, Any]", scope.steps)))
+    return scope

@@ -18,7 +18,7 @@ from seedbed.runtime.workflow.failures import failed, refused
 from seedbed.runtime.workflow.fitting import check_value
 from seedbed.runtime.workflow.lanes import rank_of
 from seedbed.runtime.workflow.nesting import check_depth
-from seedbed.runtime.workflow.opening import as_far_as_known
+from seedbed.runtime.workflow.opening import seen_by
 from seedbed.runtime.workflow.overflow import overflowed
 from seedbed.runtime.workflow.records import Record, StepKind, StepScheduled, StepSkipped
 from seedbed.runtime.workflow.run_facts import Lane
@@ -121,8 +121,7 @@ def _start(
     step, before = state.step_of(unit.key), unit.task
     if before is not None:
         return _start_again(state, unit, before, place, now)
-    if node.at_least is not None:
-        scope = as_far_as_known(state, node, scope)
+    scope = seen_by(state, node, scope)
     items = state.steps[unit.key.step].items
     if items is not None:
         scope = scope.at(unit.key.index, items[unit.key.index])

@@ -11,6 +11,7 @@ from seedbed.crds.graph_builder import graph_problems
 from seedbed.crds.messages import StepError, StepKey, StepTask
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.workflow.records import StepFailed, StepSkipped, StepSucceeded
+from seedbed.runtime.workflow.snapshot import shortest
 from seedbed.runtime.workflow.state import RunState
 from tests.runs import Clockwork, a_world, call, play, request
 
@@ -336,6 +337,34 @@ def test_a_chain_of_fallbacks_may_be_longer_than_calls_can_be_nested(*, ends_wel
     }
 
 
+def test_a_fallback_sees_the_failure_that_it_stands_in_for_also_after_a_restart() -> None:
+    args = {"why": "${steps.a.error.message}", "was": "${steps.a.state}"}
+    plan = request(
+        call("a", onError={"action": "fallback", "step": "b"}),
+        call("b", args=args, when="has(steps.a.error.code)", retry={"attempts": 2}),
+        call("other"),
+    )
+    seen: list[Any] = []
+
+    def behave(task: StepTask) -> Any:
+        seen.append(task.inputs)
+        wrong = StepError("broken", "it broke", retryable=False)
+        return wrong if task.key.step == "a" else task.inputs
+
+    for restarted in (True, False):
+        world = a_world()
+        run = Clockwork(RunState(plan, world.hands), world, behave)
+        run.advance()
+        run.execute(StepKey("a"))
+        if restarted:
+            again = RunState(plan)
+            for record in shortest(run.state):
+                again.apply(record)
+            run.state = again
+        run.to_the_end()
+        assert run.state.told["a"]["output"] == {"why": "it broke", "was": "Failed"}
+
+
 def test_a_policy_of_the_workflow_holds_for_steps_that_have_none() -> None:
     plan = request(call("a"), call("b", needs=["a"]), onError={"action": "continue"})
     assert names(play(plan, telling("a"))) == ["a", "b"]
@@ -419,6 +448,25 @@ def test_every_error_has_one_class(code: str, kind: str, expected: str) -> None:
             ],
             "spec.steps[1].needs",
             "wait for each other: b → f → b",
+        ),
+        (
+            [
+                call("a", onError={"action": "fallback", "step": "b"}),
+                call("b", onError={"action": "fallback", "step": "c"}),
+                call("c", args={"x": "${steps.a.output}"}),
+            ],
+            "spec.steps[2].needs",
+            "wait for each other: c → c",
+        ),
+        (
+            [
+                call("a", onError={"action": "fallback", "step": "b"}),
+                call("b", onError={"action": "fallback", "step": "c"}),
+                call("c", needs=["x"]),
+                call("x", needs=["a"]),
+            ],
+            "spec.steps[2].needs",
+            "wait for each other: c → x → c",
         ),
         (
             [call("a", forEach="[1]", onError={"action": "fallback", "step": "f"}), call("f")],

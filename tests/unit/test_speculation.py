@@ -112,7 +112,7 @@ def plans(draw: st.DrawFn) -> tuple[list[dict[str, Any]], set[str]]:
         entered |= set(mine)
         cut = draw(st.integers(0, len(mine)))
         arms = {"then": mine[:cut], "else": mine[cut:]}
-        judged = {"when": draw(st.sampled_from(["true", "false"])), **arms}
+        judged: dict[str, Any] = {"when": draw(st.sampled_from(["true", "false"])), **arms}
         pure = {step["name"] for step in steps if step.get("pure")}
         if able := [arm for arm, names in arms.items() if pure & set(names)]:
             judged["speculate"] = {"arm": draw(st.sampled_from(able)), "confidence": 0.9}
