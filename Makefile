@@ -3,6 +3,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
+# Bytecode is kept, also where the shell asks for none: torch takes four times as long to start without.
+unexport PYTHONDONTWRITEBYTECODE
 
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/seedbed
 VENV := .venv
@@ -32,7 +34,8 @@ demo-cluster: setup ## The same manifests on a real Kubernetes, by Helm and kube
 
 test: setup ## Every test: unit, integration on real servers, end to end on a real node
 	@$(PYTHON) -m hack.prepare_tests
-	@$(PYTHON) -m pytest -q --durations=15 tests/unit tests/integration tests/e2e
+	@$(PYTHON) -m pytest -q --durations=15 -n 2 --no-loadscope-reorder \
+		tests/e2e tests/integration tests/unit
 
 test-unit: setup ## Only the tests without processes
 	@$(PYTHON) -m pytest -q tests/unit

@@ -10,8 +10,24 @@ from typing import Any, TypeVar
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 T = TypeVar("T")
+
+
+class ByFile(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
+    """Tests of a file follow each other in one process, and so do all tests on the one node."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return "node" if file.startswith("tests/e2e/") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
+    """Asked where tests run in several processes."""
+    return ByFile(config, log)
+
 
 # Small tensors on many threads wait for each other, minutes where the machine has other work. It must be
 # said before torch is imported, and the processes that tests start hear it too.
