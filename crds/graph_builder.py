@@ -136,8 +136,9 @@ class _Builder:
         body = self._body(step, field)
         read = self._reads(step, (when, for_each, choice, until), body)
         needs = self._needs(step, field, read)
-        at_least = self._join(step, len(needs), field)
         gate = self._gates.get(step.name)
+        # What lets the step through does not count among those that have to succeed.
+        at_least = self._join(step, len(needs) - (gate is not None and gate.step in needs), field)
         if gate is not None:
             needs.setdefault(gate.step)
         return Node(

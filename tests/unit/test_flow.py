@@ -469,6 +469,14 @@ def test_every_error_has_one_class(code: str, kind: str, expected: str) -> None:
             "wait for each other: c → x → c",
         ),
         (
+            [
+                call("a", onError={"action": "fallback", "step": "b"}),
+                call("b", needs=["a"], join="any"),
+            ],
+            "spec.steps[1].join",
+            "the step has 0 needs, 1 cannot succeed",
+        ),
+        (
             [call("a", forEach="[1]", onError={"action": "fallback", "step": "f"}), call("f")],
             "spec.steps[0].onError.action",
             "forEach",
