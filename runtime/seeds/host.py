@@ -7,6 +7,7 @@ read: decisions and checkpoints that are loaded. An epoch of training runs besid
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import threading
 from collections import deque
@@ -163,6 +164,9 @@ class Host:
         data: Data | None = None
         unfit: SeedbedError | None = None
         if spec.data is not None:
+            # The first step that learns brings torch's compiler along, which takes seconds. They pass now,
+            # before anybody waits for an answer.
+            importlib.import_module("torch._dynamo")
             data, unfit = fitting_data(
                 lambda batch: module(*batch.inputs), spec, group, thorough=restarted()
             )
