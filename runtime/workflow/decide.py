@@ -192,7 +192,7 @@ def _start_all(state: RunState, scope: Scope, now: float, world: World) -> list[
                 blocked = blocked or stopped
         again = bool(state.startable)
     state.startable.extend(later)
-    return [*decided, *_hold(state, blocked, now)]
+    return [*decided, *_hold(state, blocked or world.left(state), now)]
 
 
 def _hold(state: RunState, blocked: Blocked | None, now: float) -> list[Record]:

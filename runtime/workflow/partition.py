@@ -156,7 +156,7 @@ class Partition:
         state.evaluate_by(self._world.evaluations.of(row.run))
         self._runs[row.run] = LiveRun(state, seq)
         self._count.set(len(self._runs))
-        self._world.shedding.resumed(state)
+        self._world.resumed(state)
         self._look_at(row.run)
 
     async def _try_stuck(self) -> None:

@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from msgspec import Struct
@@ -30,9 +30,12 @@ from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.coordination.port import Change
 from seedbed.runtime.flags.evaluate import evaluate
 from seedbed.runtime.workflow.evaluation.evaluations import Evaluations
-from seedbed.runtime.workflow.fairness import Shares, weight_of
+from seedbed.runtime.workflow.fairness import PoolKey, Shares, weight_of
 from seedbed.runtime.workflow.plan import program_of
 from seedbed.runtime.workflow.shedding import Shedding
+
+if TYPE_CHECKING:
+    from seedbed.runtime.workflow.state import RunState
 
 log = logging.getLogger(__name__)
 
@@ -87,13 +90,18 @@ def _program_of_call(entry: str) -> dict[str, Any]:
 
 
 class World:
-    """The live settings, read once and kept; and how many steps each Pool has in hand."""
+    """The live settings, read once and kept; and how many steps each Pool has in hand.
+
+    Attributes:
+        gone: Pools that do not exist and may have steps in hand.
+    """
 
     def __init__(self) -> None:
         self.hands: Hands = Counter()
         self.shares = Shares()
         self.shedding = Shedding()
         self.evaluations = Evaluations()
+        self.gone: set[PoolKey] = set()
         self._agents: dict[str, AgentSpec] = {}
         self._pools: dict[str, PoolSpec] = {}
         self._flags: dict[str, FeatureFlagSpec] = {}
@@ -120,6 +128,9 @@ class World:
         known, form = kept
         known.pop(change.key, None)
         self._programs.pop(change.key, None)
+        if known is self._pools:
+            _, namespace, pool = change.key.split("/", 2)
+            (self.gone.add if change.value is None else self.gone.discard)((namespace, pool))
         if change.value is None:
             return
         try:
@@ -127,6 +138,28 @@ class World:
         except (ValidationError, orjson.JSONDecodeError) as error:
             # What cannot be read is not there: steps that need it wait.
             log.warning("setting %s cannot be read: %s", change.key, error)
+
+    def resumed(self, state: RunState) -> None:
+        """A run has come with steps that were handed out before."""
+        self.shedding.resumed(state)
+        namespace = state.request.namespace
+        pools = {unit.task.pool for unit in state.scheduled.values() if unit.task is not None}
+        self.gone |= {
+            (namespace, pool)
+            for pool in pools
+            if pool and pool_setting(namespace, pool) not in self._pools
+        }
+
+    def left(self, state: RunState) -> Blocked | None:
+        """What keeps steps that were handed out from being done: their Pool is gone."""
+        namespace = state.request.namespace
+        gone = {pool for space, pool in self.gone if space == namespace and self.hands[space, pool]}
+        for unit in state.scheduled.values() if gone else ():
+            pool = unit.task.pool if unit.task is not None else ""
+            if pool in gone:
+                told = f"Pool {pool!r} does not exist: the steps that it has in hand wait for it"
+                return Blocked("PoolNotFound", told)
+        return None
 
     def pulled(self, queue: str) -> bool:
         """Whether a work queue is that of a Pool that exists."""

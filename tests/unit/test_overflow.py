@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 
 from seedbed.crds.messages import StepKey, StepResult
+from seedbed.runtime.coordination.port import Change
 from seedbed.runtime.workflow.decide import accept, adjust, advance
 from seedbed.runtime.workflow.records import StepFailed
+from seedbed.runtime.workflow.snapshot import shortest
 from seedbed.runtime.workflow.state import RunState
 from seedbed.runtime.workflow.summary import summarise
 from seedbed.runtime.workflow.world import World
-from tests.runs import a_world, call, request
+from tests.runs import a_world, call, request, set_pool
 
 
 def a_run(name: str, world: World, items: int, **spec: object) -> RunState:
@@ -72,3 +74,27 @@ def test_a_run_that_only_waits_for_a_full_queue_says_so() -> None:
     advance(other, 1.0, world)
     advance(run, 1.0, world)
     assert (summarise(run).reason, summarise(run).message) == ("Running", "")
+
+
+def test_steps_in_the_hands_of_a_pool_that_is_deleted_say_so_until_it_is_back() -> None:
+    world = a_world()
+    run = a_run("mine", world, 2)
+    advance(run, 0.0, world)
+    world.change(Change("pools/team/general", None))
+    advance(run, 1.0, world)
+    said = "Pool 'general' does not exist: the steps that it has in hand wait for it"
+    assert (summarise(run).reason, summarise(run).message) == ("PoolNotFound", said)
+    assert advance(run, 2.0, world) == [], "it is said once"
+    # An engine that was not there when the Pool was deleted.
+    later = World()
+    again = RunState(run.request, later.hands)
+    for record in shortest(run):
+        again.apply(record)
+    later.resumed(again)
+    advance(again, 3.0, later)
+    assert summarise(again).message == said
+    for one, there in ((run, world), (again, later)):
+        set_pool(there, "general")
+        advance(one, 4.0, there)
+        assert summarise(one).reason == "Running"
+        assert len(one.scheduled) == 2
