@@ -31,6 +31,8 @@ HandleEvent = Callable[[Event], Awaitable[None]]
 
 _NEXT_SECONDS = 30.0
 _AGAIN_SECONDS = 0.5
+_TOLD = 1000
+"""Characters of the reason that a dead letter tells."""
 
 _log = logging.getLogger(__name__)
 
@@ -119,8 +121,10 @@ class _Handling:
             )
 
     async def _bury(self, event: Event, failures: int, reason: str) -> None:
-        _log.warning("%s: %s of %s is given up: %s", self.name, event.kind, event.key, reason)
-        letter = DeadLetter(event, self.name, failures, reason[:1000], time.time())
+        # Names of files, for instance, may hold what no text on the wire can.
+        told = reason[:_TOLD].encode(errors="replace").decode()
+        _log.warning("%s: %s of %s is given up: %s", self.name, event.kind, event.key, told)
+        letter = DeadLetter(event, self.name, failures, told, time.time())
         while True:
             try:
                 await self.events.bury(letter)
