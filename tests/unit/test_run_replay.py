@@ -116,8 +116,10 @@ def plans(draw: st.DrawFn) -> RunRequest:
             fields["needs"] = needs
         else:
             _enter(draw, steps, f"s{at}")
+        # The branch behind whose arm a step stands does not count among what has to succeed.
+        counted = [name for name in needs if not _is_arm(steps, name, f"s{at}")]
         if len(needs) > 1:
-            fields["join"] = draw(st.sampled_from(["all", "any", 2]))
+            fields["join"] = draw(st.sampled_from(["all", "any", min(2, len(counted))]))
         if form.startswith("each"):
             fields["forEach"] = f"lists.range({draw(st.integers(0, 4))})"
             fields["args"] = {"item": "${item}"}
@@ -235,6 +237,12 @@ def _enter(draw: st.DrawFn, earlier: list[dict[str, Any]], name: str) -> None:
     if draw(st.booleans()) and branches:
         branch, arm = draw(st.sampled_from(branches)), draw(st.sampled_from(["then", "else"]))
         branch[arm].append(name)
+
+
+def _is_arm(steps: list[dict[str, Any]], branch: str, name: str) -> bool:
+    """Whether a step stands behind an arm of a branch."""
+    arms = next(step for step in steps if step["name"] == branch).get("branch", {})
+    return name in (*arms.get("then", ()), *arms.get("else", ()))
 
 
 def behaviour(failures: dict[tuple[str, int], int]) -> Any:
