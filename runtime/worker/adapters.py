@@ -23,6 +23,7 @@ import orjson
 from seedbed.crds.errors import InvalidError, RetryableError, TerminalError
 from seedbed.crds.messages import VALUE_LIMIT
 from seedbed.crds.values import written
+from seedbed.runtime.worker.limit import is_stopped
 
 _SHAPES = 64
 """Sets of argument names that are remembered as fitting an entry point."""
@@ -166,7 +167,7 @@ class PythonAdapter:
         except (InvalidError, GeneratorExit):
             raise
         except asyncio.CancelledError as error:
-            if _is_stopped():
+            if is_stopped():
                 raise
             raise EntryFailedError("CancelledError", str(error)) from error
         except Exception as error:
@@ -294,12 +295,6 @@ class _Threads:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(_settle, done, output, failure)
             self._free.append(calls)
-
-
-def _is_stopped() -> bool:
-    """Whether somebody stops the task at hand; else a cancellation comes out of what it calls."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _settle(done: asyncio.Future[Any], output: Any, error: BaseException | None) -> None:

@@ -12,6 +12,12 @@ from types import TracebackType
 from typing import Self
 
 
+def is_stopped() -> bool:
+    """Whether somebody stops the task at hand; else a cancellation comes out of what it calls."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 class Limit:
     """Ends what a task does in its context with TimeoutError when its time is over.
 

@@ -34,6 +34,7 @@ from seedbed.runtime.coordination.registry import Registration, deregister, regi
 from seedbed.runtime.worker.adapters import Adapter, EntryFailedError, adapter_named
 from seedbed.runtime.worker.goals import GOAL, take_apart
 from seedbed.runtime.worker.lanes import Lanes
+from seedbed.runtime.worker.limit import is_stopped
 from seedbed.runtime.worker.reporting import Hands
 from seedbed.runtime.worker.unwanted import Hearing, Lane
 
@@ -243,9 +244,12 @@ class Worker:
         except SeedbedError as failure:
             error = _step_error(failure)
             log.info("%s: %s of %s failed: %s", self.worker_id, task.key, task.run, failure)
-        except Exception as failure:
-            # A defect in an agent's library is a failed attempt, not the end of the worker; its
-            # text may hold what nobody should read, so it goes to the log alone.
+        except (Exception, asyncio.CancelledError) as failure:
+            if isinstance(failure, asyncio.CancelledError) and is_stopped():
+                raise
+            # A defect in an agent's library is a failed attempt, not the end of the worker or, as a
+            # stray cancellation, the quiet end of a lane; its text may hold what nobody should read,
+            # so it goes to the log alone.
             log.exception("%s: %s of %s met a defect", self.worker_id, task.key, task.run)
             name = type(failure).__name__
             message = f"{name} in the worker, see its log"

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from seedbed.crds.messages import StepKey, StepTask
+from seedbed.runtime.bus.memory import MemoryBus
+from seedbed.runtime.coordination.memory import MemoryCoordinator
 from seedbed.runtime.worker.adapters import EntryFailedError, PythonAdapter
+from seedbed.runtime.worker.worker import Worker
 from tests.conftest import run_async
 
 
@@ -34,6 +40,30 @@ def test_a_function_that_is_stopped_is_no_failure(tmp_path: Path) -> None:
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
+
+    run_async(body())
+
+
+def test_a_stray_cancellation_out_of_an_agents_library_is_a_failed_attempt() -> None:
+    async def cancelled(program: Mapping[str, Any], task: StepTask) -> Any:
+        raise asyncio.CancelledError("of a scope of its own")
+
+    async def body() -> None:
+        worker = Worker(
+            bus=MemoryBus(),
+            coordinator=MemoryCoordinator(),
+            gateway_url="",
+            namespace="team",
+            pool="general",
+            adapter="python",
+            stopping=asyncio.Event(),
+        )
+        worker._ask = cancelled  # type: ignore[method-assign]  # it would load an Agent's packages
+        key = StepKey("ask")
+        task = StepTask("run-1", "team", "plan", key, 1, "agent", {}, {}, 5.0, None, "")
+        found = await worker.execute(task)
+        assert found.error is not None
+        assert found.error.message == "CancelledError in the worker, see its log"
 
     run_async(body())
 
