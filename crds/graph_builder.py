@@ -25,6 +25,7 @@ from seedbed.crds.graph_checks import (
     check_policies,
     check_speculation,
     check_step,
+    ended,
     find_gates,
     may_start_early,
     may_yield,
@@ -338,7 +339,7 @@ class _Builder:
 
     def _check_cycles(self) -> None:
         needs = order_needs({name: node.needs for name, node in self._nodes.items()}, self._gates)
-        if cycle := find_cycle(needs):
+        if cycle := ended(find_cycle(needs)):
             position = self._positions[cycle[0]]
             self._refuse(
                 f"spec.steps[{position}].needs", f"the steps wait for each other: {drawn(cycle)}"

@@ -312,7 +312,7 @@ def check_retry(retry: Retry, field: str, refuse: Refuse) -> None:
 def order_needs(
     needs: Mapping[str, tuple[str, ...]], gates: Mapping[str, Gate]
 ) -> Mapping[str, tuple[str, ...]]:
-    """What each step waits for in the end: a step ends once its fallback does, and that one's.
+    """What each step waits for in the end: a step with a fallback ends once that has, see `ended`.
 
     A fallback itself waits for no more than that the step fails.
     """
@@ -321,20 +321,25 @@ def order_needs(
         return needs
     found = dict(needs)
     for name, needed in needs.items():
-        more = [
-            behind
-            for need in needed
-            if fallbacks.get(need) != name
-            for behind in _chain(need, fallbacks)
-        ]
-        if more:
-            found[name] = tuple(dict.fromkeys((*needed, *more)))
+        ends = [_end(need) for need in needed if fallbacks.get(need, name) != name]
+        if ends:
+            found[name] = (*needed, *ends)
+    for step, name in fallbacks.items():
+        # One edge more for each fallback, however long the chain and however many wait for it.
+        found[_end(step)] = (name, *((_end(name),) if name in fallbacks else ()))
     return found
 
 
-def _chain(step: str, fallbacks: Mapping[str, str]) -> Iterator[str]:
-    """The fallback of a step, the fallback of that, and so on."""
-    seen = {step}
-    while (step := fallbacks.get(step, "")) and step not in seen:
-        seen.add(step)
-        yield step
+_ENDED = ":ended"
+
+
+def _end(step: str) -> str:
+    return f"{step}{_ENDED}"
+
+
+def ended(cycle: Sequence[str]) -> list[str]:
+    """The steps on a cycle of `order_needs`, each once where its end stands beside it."""
+    names = [name.removesuffix(_ENDED) for name in cycle]
+    if len(set(names)) == 1:
+        return names[:1]
+    return [name for at, name in enumerate(names) if name != names[at - 1]]

@@ -447,7 +447,7 @@ def test_every_error_has_one_class(code: str, kind: str, expected: str) -> None:
                 call("f", needs=["b"]),
             ],
             "spec.steps[1].needs",
-            "wait for each other: b → f → b",
+            "wait for each other: b → a → f → b",
         ),
         (
             [
@@ -456,7 +456,7 @@ def test_every_error_has_one_class(code: str, kind: str, expected: str) -> None:
                 call("c", args={"x": "${steps.a.output}"}),
             ],
             "spec.steps[2].needs",
-            "wait for each other: c → c",
+            "wait for each other: c → a → b → c",
         ),
         (
             [
@@ -466,7 +466,7 @@ def test_every_error_has_one_class(code: str, kind: str, expected: str) -> None:
                 call("x", needs=["a"]),
             ],
             "spec.steps[2].needs",
-            "wait for each other: c → x → c",
+            "wait for each other: c → x → a → b → c",
         ),
         (
             [

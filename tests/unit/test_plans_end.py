@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seedbed.crds.graph_builder import graph_problems
+from seedbed.crds.graph_checks import FALLBACK, Gate, ended, order_needs
 from seedbed.crds.messages import StepError, StepTask
+from seedbed.crds.ordering import find_cycle
 from seedbed.crds.workflow import WorkflowSpec
 from seedbed.runtime.workflow.record_form import decode_records, encode_records
 from seedbed.runtime.workflow.snapshot import shortest
@@ -96,6 +99,18 @@ def test_every_plan_that_is_accepted_ends(
         assert again.unsettled == run.state.unsettled
     assert run.state.finished is not None
     assert not world.hands.total()
-    ended = run.state.counts
+    counts = run.state.counts
     if run.state.finished.phase == "Succeeded":
-        assert ended["succeeded"] + ended["failed"] + ended["skipped"] == ended["total"]
+        assert counts["succeeded"] + counts["failed"] + counts["skipped"] == counts["total"]
+
+
+def test_the_edges_of_a_plan_stay_few_however_many_wait_for_a_long_chain_of_fallbacks() -> None:
+    names = [f"s{at}" for at in range(300)]
+    gates = {behind: Gate(name, FALLBACK) for name, behind in pairwise(names)}
+    needs = {name: (gates[name].step,) if name in gates else () for name in names}
+    needs |= {f"e{at}": (names[0],) for at in range(300)}
+    ordered = order_needs(needs, gates)
+    assert sum(map(len, ordered.values())) < 5 * len(needs)
+    assert find_cycle(ordered) == []
+    cycle = find_cycle(order_needs({**needs, names[-1]: (names[-2], "e7")}, gates))
+    assert {names[-1], "e7"} <= set(ended(cycle))
