@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -119,7 +120,16 @@ async def rotate_file(path: Path) -> int:
 
 
 def _rewrite(path: Path) -> None:
-    text = _with_new_key(path.read_text(), str(path))
+    """Two who rotate at once must not lose a key: the one who waited reads what the other wrote."""
+    while True:
+        with path.open() as ring:
+            fcntl.flock(ring, fcntl.LOCK_EX)
+            if path.stat().st_ino == os.fstat(ring.fileno()).st_ino:
+                _replace(path, _with_new_key(ring.read(), str(path)))
+                return
+
+
+def _replace(path: Path, text: str) -> None:
     fresh = path.with_name(f"{path.name}.new")
     fresh.touch(mode=0o600)
     with fresh.open("w") as file:

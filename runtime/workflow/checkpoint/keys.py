@@ -58,7 +58,7 @@ def new_line(now: float | None = None) -> str:
     """A line with a fresh key; its id is the time and a few random letters."""
     moment = time.strftime("%Y%m%d%H%M%S", time.gmtime(now))
     key = base64.b64encode(AESGCM.generate_key(KEY_BYTES * 8)).decode()
-    return f"{moment}-{secrets.token_hex(2)}: {key}\n"
+    return f"{moment}-{secrets.token_hex(4)}: {key}\n"
 
 
 def parse(text: str, source: str) -> dict[str, bytes]:
