@@ -297,8 +297,8 @@ def _count(records: Sequence[Record]) -> None:
         if isinstance(record, StepSucceeded):
             succeeded += 1
         elif isinstance(record, StepFailed):
-            metrics.STEPS.labels("failed" if record.retry_at is None else "retried").inc()
+            metrics.STEPS.add("failed" if record.retry_at is None else "retried")
             if record.error.code in CODES:
                 metrics.REJECTED.labels(record.error.code).inc()
     if succeeded:
-        metrics.SUCCEEDED.inc(succeeded)
+        metrics.STEPS.add("succeeded", succeeded)

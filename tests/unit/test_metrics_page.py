@@ -110,3 +110,16 @@ def test_alerts_ask_for_what_is_measured_and_lead_to_a_page() -> None:
             assert (ROOT / runbook).is_file(), runbook
     listed = set(re.findall(r"`(Seedbed[A-Z]\w+)`", told))
     assert listed == {rule["alert"] for rule in found}
+
+
+def test_steps_that_ended_are_counted_by_result_and_stand_at_zero_before_the_first() -> None:
+    def counted(result: str) -> float | None:
+        return REGISTRY.get_sample_value("seedbed_engine_steps_total", {"result": result})
+
+    before = counted("succeeded")
+    assert before is not None
+    engine_metrics.STEPS.add("succeeded", 3)
+    engine_metrics.STEPS.add("retried")
+    engine_metrics.STEPS.add("retried")
+    assert counted("succeeded") == before + 3
+    assert (counted("retried") or 0.0) >= 2.0
