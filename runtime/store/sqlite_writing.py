@@ -18,9 +18,10 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+from msgspec import Struct
 
 from seedbed.crds.errors import ConflictError, FencedError, SeedbedError, UnavailableError
 from seedbed.runtime.store.database import STATEMENT_SECONDS, passes
@@ -59,8 +60,7 @@ _SNAPSHOT = (
 )
 
 
-@dataclass(slots=True)
-class _Job:
+class _Job(Struct):
     partition: int
     token: int
     commit: Commit

@@ -12,7 +12,8 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from seedbed.crds.addresses import engine_address, partition_of
 from seedbed.crds.engine_requests import Reported
@@ -37,8 +38,7 @@ ENDED_SECONDS = 60.0
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class _Done:
+class _Done(Struct):
     delivery: Delivery
     result: StepResult
     encoded: bytes

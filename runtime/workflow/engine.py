@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY = 1.0
 RESTART_AFTER = 0.5
+_PREPARED = (Submit, TakeCheckpoint)
 
 
 def partition_name(number: int) -> str:
@@ -199,7 +200,7 @@ class Engine:
 
         def answer(payload: bytes) -> Awaitable[bytes]:
             request = decode_request(payload)
-            if isinstance(request, Submit | TakeCheckpoint):
+            if isinstance(request, _PREPARED):
                 return prepared(request)
             return partition.ask(request)
 

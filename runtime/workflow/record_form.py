@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from msgspec import Struct
 
 from seedbed.crds.errors import InvalidError
 from seedbed.crds.messages import INLINE_LIMIT, Decision, StepError, StepKey
@@ -244,8 +244,7 @@ _READERS: dict[str, Callable[[list[Any], _Values], Record]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
+class Encoded(Struct, frozen=True):
     """Records as bytes, and the large values they refer to, by digest."""
 
     data: bytes

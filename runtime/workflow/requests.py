@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import orjson
+from msgspec import Struct
 
 from seedbed.crds.engine_requests import (
     Adjust,
@@ -64,8 +64,7 @@ _TOLD = (Report, ReportMany, ListActive, Note, Arrived)
 """What is answered with no more than that it is durable."""
 
 
-@dataclass(slots=True)
-class Ask:
+class Ask(Struct):
     """A request and who waits for its answer.
 
     Attributes:
@@ -119,23 +118,18 @@ class Requests:
 
     async def _take(self, request: Asked, now: float) -> Known | None:
         """Apply a request to its run; returns an answer that is known already, or None."""
+        if isinstance(request, Report):
+            return await self._result(request.result, now)
         if isinstance(request, ListActive):
             return orjson.dumps({"runs": [*self._runs, *self._stuck]})
         if isinstance(request, ReportMany):
             return await self._results(request.results, now)
         if isinstance(request, _STARTS):
             return self._submit(request)
-        name = request.result.run if isinstance(request, Report) else request.run
-        run = self._runs.get(name)
+        run = self._runs.get(request.run)
         if run is None:
-            if isinstance(request, Report):
-                stuck = name in self._stuck
-                return await (self._keep(name, [request.result]) if stuck else self._late(name))
             return await self._stored(request)
         match request:
-            case Report(result):
-                if not _taken(run, result, now):
-                    return moving()
             case Adjust() | Approve() | Signal() | Cancel():
                 refusal = _ask(run, request, now)
                 if refusal is not None:
@@ -145,6 +139,18 @@ class Requests:
             case Note(_, record) if not run.state.finished:
                 run.state.apply(record)
                 run.records.append(record)
+        self._touch(request.run)
+        return None
+
+    async def _result(self, result: StepResult, now: float) -> Known | None:
+        """Take one result in."""
+        name = result.run
+        run = self._runs.get(name)
+        if run is None:
+            stuck = name in self._stuck
+            return await (self._keep(name, [result]) if stuck else self._late(name))
+        if not _taken(run, result, now):
+            return moving()
         self._touch(name)
         return None
 
