@@ -67,25 +67,29 @@ class _Queue:
         if now > self._seen_since + DUPLICATE_SECONDS:
             # Ids are forgotten together, so that none of them needs a time of its own.
             self._seen, self._seen_before, self._seen_since = set(), self._seen, now
+        room = limit - len(self)
         for item_id, payload in items:
             if item_id in self._seen or item_id in self._seen_before:
                 continue
-            if len(self) >= limit:
+            if room <= 0:
                 return False
+            room -= 1
             self._seen.add(item_id)
             self.waiting.append(_Item(item_id.partition("/")[0], payload))
         return True
 
     def hand_out(self) -> None:
         """Give what waits to those who wait, as evenly as it goes."""
-        while self.waiting and self.pullers:
+        left = len(self.waiting)
+        while left and self.pullers:
             puller = self.pullers.popleft()
             if not puller.got.done():
-                share = math.ceil(len(self.waiting) / (len(self.pullers) + 1))
-                puller.got.set_result(self._first(min(share, puller.most)))
+                share = min(math.ceil(left / (len(self.pullers) + 1)), puller.most)
+                puller.got.set_result(self._first(share))
+                left -= share
 
     def _first(self, count: int) -> list[_Item]:
-        return [self.waiting.pop() for _ in range(min(count, len(self.waiting)))]
+        return [self.waiting.pop() for _ in range(count)]
 
     def hold(self, item: _Item, seconds: float, now: float | None = None) -> None:
         """Start the redelivery clock of an item in somebody's hands; `now` is the loop's time."""
@@ -138,7 +142,7 @@ class _Queue:
     async def take(self, wait: float, most: int) -> list[_Item]:
         """The next items, or none after `wait` seconds."""
         if self.waiting:
-            return self._first(most)
+            return self._first(min(most, len(self.waiting)))
         puller = _Puller(most)
         self.pullers.append(puller)
         try:
