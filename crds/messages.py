@@ -25,7 +25,7 @@ RESULT_PREVIEW_LIMIT = 4 * 1024
 """Bytes up to which a run's result stands in the Workflow's status."""
 
 
-class StepKey(Struct, frozen=True, gc=False):
+class StepKey(Struct, frozen=True, gc=False, cache_hash=True):
     """Identifies one execution unit: a step, or one item of a forEach step (`index` from 0)."""
 
     step: str

@@ -89,8 +89,8 @@ class Children:
             match record:
                 case StepSucceeded():
                     pass  # what most records are, and no run begins or ends with it
-                case StepScheduled(key, attempt, kind=kind):
-                    if kind == "workflow" and state.awaits(key, attempt):
+                case StepScheduled(kind="workflow", key=key, attempt=attempt):
+                    if state.awaits(key, attempt):
                         self._begin(state, state.scheduled[key])
                 case RunAdjusted(_, suspend):
                     for unit in _running(state):

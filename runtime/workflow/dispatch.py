@@ -130,10 +130,9 @@ class Dispatch:
 
     async def _put_waiting(self) -> None:
         while self._waiting:
-            puts = [self._waiting.popleft() for _ in range(min(MOST_AT_ONCE, len(self._waiting)))]
             by_queue: dict[str, list[_Put]] = {}
-            for put in puts:
-                run, unit, attempt = put
+            for _ in range(min(MOST_AT_ONCE, len(self._waiting))):
+                run, unit, attempt = put = self._waiting.popleft()
                 if run.state.awaits(unit.key, attempt):
                     assert unit.task is not None
                     queue = work_queue(run.state.request.namespace, unit.task.pool)

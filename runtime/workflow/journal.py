@@ -152,8 +152,9 @@ class Journal:
                 run.stored, run.values = True, {}
             if run.records:
                 encoded = encode_records(run.records)
-                values.update(encoded.values)
-                uses += [(name, digest) for digest in encoded.values]
+                if encoded.values:
+                    values.update(encoded.values)
+                    uses += [(name, digest) for digest in encoded.values]
                 run.seq += 1
                 run.tail += len(encoded.data)
                 entries.append(Entry(name, run.seq, encoded.data))

@@ -23,7 +23,7 @@ STARVED_LOOK = 0.1
 """Seconds after which a run that waits for a Pool with full hands asks again."""
 TELL_EVERY = 0.2
 """Seconds between two summaries of a run whose steps only come and go."""
-_PROGRESS = (StepSucceeded, StepFailed, StepSkipped, StepExpanded)
+_PROGRESS = frozenset((StepSucceeded, StepFailed, StepSkipped, StepExpanded))
 
 
 class Reminders:
@@ -89,4 +89,4 @@ def _is_progress(record: Record) -> bool:
     """Whether a record tells of no more than that steps come and go."""
     if isinstance(record, StepScheduled):
         return record.kind != "container"
-    return isinstance(record, _PROGRESS)
+    return type(record) in _PROGRESS

@@ -198,10 +198,11 @@ class RunFacts:
 
     def due(self) -> float | None:
         """When something will have to be decided although nothing happens."""
-        times = [self.retries[0][0]] if self.retries and not self.suspended else []
-        if (end := self.ends) is not None:
-            times.append(end)
-        return min(times, default=None)
+        end = self.ends
+        if not self.retries or self.suspended:
+            return end
+        again = self.retries[0][0]
+        return again if end is None else min(again, end)
 
     def task(self, unit: Unit) -> StepTask:
         """The message to a worker for a scheduled unit."""

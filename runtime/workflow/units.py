@@ -131,19 +131,16 @@ def origin_of(unit: str) -> str:
 
 def told_of(step: StepState) -> dict[str, Any]:
     """What expressions see of a step that has ended."""
-    errors = [
-        None
-        if unit.error is None
-        else {
-            "code": unit.error.code,
-            "class": unit.error.error_class,
-            "message": unit.error.message,
-        }
-        for unit in step.units
-    ]
-    if step.items is not None:
-        failed = any(unit.status == "Failed" for unit in step.units)
-        outputs = [unit.output for unit in step.units]
-        return {"output": outputs, "error": errors, "state": "Failed" if failed else "Succeeded"}
-    unit = step.units[0]
-    return {"output": unit.output, "error": errors[0], "state": unit.status}
+    if step.items is None:
+        unit = step.units[0]
+        return {"output": unit.output, "error": _told_error(unit.error), "state": unit.status}
+    failed = any(unit.status == "Failed" for unit in step.units)
+    outputs = [unit.output for unit in step.units]
+    errors = [_told_error(unit.error) for unit in step.units]
+    return {"output": outputs, "error": errors, "state": "Failed" if failed else "Succeeded"}
+
+
+def _told_error(error: StepError | None) -> dict[str, str] | None:
+    if error is None:
+        return None
+    return {"code": error.code, "class": error.error_class, "message": error.message}

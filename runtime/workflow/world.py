@@ -152,6 +152,8 @@ class World:
 
     def left(self, state: RunState) -> Blocked | None:
         """What keeps steps that were handed out from being done: their Pool is gone."""
+        if not self.gone:
+            return None
         namespace = state.request.namespace
         gone = {pool for space, pool in self.gone if space == namespace and self.hands[space, pool]}
         for unit in state.scheduled.values() if gone else ():
