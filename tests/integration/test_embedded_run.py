@@ -293,7 +293,7 @@ def test_interrupting_ends_cleanly_and_can_go_on(tmp_path: Path) -> None:
 def test_the_quickstart_with_the_real_model(tmp_path: Path) -> None:
     manifests = tmp_path / "quickstart"
     manifests.mkdir()
-    for file in (EXAMPLES / "quickstart").iterdir():
+    for file in (EXAMPLES / "quickstart").glob("*.*"):
         text = file.read_text()
         (manifests / file.name).write_text(text.replace("limit: 12", "limit: 3"))
     done = seedbed(tmp_path, "run", str(manifests), "--keep", "kept", limit=170)
