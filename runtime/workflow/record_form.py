@@ -52,9 +52,6 @@ def digest_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-_NOTHING = [None]
-
-
 class _Aside:
     """Puts large values aside while records are encoded."""
 
@@ -75,8 +72,8 @@ class _Aside:
         return self._program[1]
 
     def put(self, value: Any, limit: int = INLINE_LIMIT) -> Any:
-        if value is None:
-            return _NOTHING
+        if not value:
+            return [value]
         data = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
         if len(data) <= limit:
             return [orjson.Fragment(data)]
