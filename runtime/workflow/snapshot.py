@@ -114,7 +114,8 @@ def _unit(unit: Unit, at: float, verdict: str) -> Iterator[Record]:
     times = (at, "", at, at)
     if unit.error is not None and unit.status != "Scheduled":
         retry_at = unit.retry_at if unit.status == "Retrying" else None
-        then = _THEN.get(unit.status, verdict)
+        # A failed unit has an output where it has that of its fallback, whose items may have failed.
+        then = "fallback" if unit.output is not None else _THEN.get(unit.status, verdict)
         yield StepFailed(unit.key, unit.attempt, *times, unit.error, retry_at, then)
         return
     match unit.status:

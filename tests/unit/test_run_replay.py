@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from seedbed.crds.errors import InvalidError
@@ -292,10 +292,40 @@ FAILURES = st.dictionaries(
     max_size=6,
 )
 CRASHES = st.lists(st.tuples(st.integers(0, 12), st.booleans()), max_size=8)
+FAILS_WITH_ITS_FALLBACK = RunRequest(
+    "run-1",
+    "team",
+    "plan",
+    {
+        "retry": {"attempts": 1},
+        "parallelism": 1,
+        "steps": [
+            {
+                "name": "s0",
+                "approve": {"message": "?", "deadline": "7s", "default": "reject"},
+                "onError": {"action": "fallback", "step": "s1"},
+            },
+            {
+                "name": "s1",
+                "call": {"entry": "steps:s1"},
+                "forEach": "lists.range(1)",
+                "repeat": {"until": "iteration == 1", "max": 1, "exhausted": "fail"},
+                "onError": {"action": "continue"},
+            },
+            {"name": "s2", "call": {"entry": "steps:s2"}, "needs": ["s0"]},
+        ],
+    },
+)
 
 
 @settings(max_examples=300, deadline=None)
 @given(plan=plans(), failures=FAILURES, crashes=CRASHES, snapshot_every=st.integers(1, 9))
+@example(
+    plan=FAILS_WITH_ITS_FALLBACK,
+    failures={},
+    crashes=[(4, False)],
+    snapshot_every=1,
+)
 def test_crashes_change_nothing(
     plan: RunRequest,
     failures: dict[tuple[str, int], int],
