@@ -21,6 +21,14 @@ def a_run(name: str, world: World, items: int, **spec: object) -> RunState:
     )
 
 
+def one_behind_another(world: World, *, items: int) -> tuple[RunState, RunState]:
+    """A run that has one step in hand, and one that comes after it."""
+    other, run = a_run("other", world, 1), a_run("mine", world, items)
+    advance(other, 0.0, world)
+    advance(run, 0.0, world)
+    return other, run
+
+
 def finish(state: RunState, at: int, now: float) -> None:
     accept(state, StepResult(state.request.run, StepKey("each", at), 1, "w", at), now)
 
@@ -33,9 +41,7 @@ def timed_out(state: RunState, now: float, world: World) -> bool:
 @pytest.mark.req("DSX-32")
 def test_a_queue_that_had_room_meanwhile_was_not_full_all_the_time() -> None:
     world = a_world(queue_limit=2, queue_timeout="30s")
-    other, run = a_run("other", world, 1), a_run("mine", world, 3)
-    advance(other, 0.0, world)
-    advance(run, 0.0, world)
+    other, run = one_behind_another(world, items=3)
     assert len(run.scheduled) == 1
     # There is room, but the run may not take it; then others do.
     adjust(run, suspend=False, parallelism=1, now=20.0)
@@ -51,9 +57,7 @@ def test_a_queue_that_had_room_meanwhile_was_not_full_all_the_time() -> None:
 @pytest.mark.req("DSX-32")
 def test_time_for_which_a_run_is_suspended_is_no_wait_for_a_queue() -> None:
     world = a_world(queue_limit=1, queue_timeout="30s")
-    other, run = a_run("other", world, 1), a_run("mine", world, 1)
-    advance(other, 0.0, world)
-    advance(run, 0.0, world)
+    _, run = one_behind_another(world, items=1)
     adjust(run, suspend=True, parallelism=9, now=1.0)
     advance(run, 1.0, world)
     adjust(run, suspend=False, parallelism=9, now=100.0)
@@ -64,9 +68,7 @@ def test_time_for_which_a_run_is_suspended_is_no_wait_for_a_queue() -> None:
 @pytest.mark.req("DSX-32")
 def test_a_run_that_only_waits_for_a_full_queue_says_so() -> None:
     world = a_world(queue_limit=1)
-    other, run = a_run("other", world, 1), a_run("mine", world, 2)
-    advance(other, 0.0, world)
-    advance(run, 0.0, world)
+    other, run = one_behind_another(world, items=2)
     told = summarise(run)
     assert (told.phase, told.reason) == ("Running", "QueueFull")
     assert told.message == "Pool 'general' has its 1 steps in hand; 2 steps wait"
