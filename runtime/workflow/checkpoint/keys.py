@@ -153,19 +153,21 @@ class KeyRing:
 
     def _read(self) -> dict[str, bytes]:
         try:
+            self._look()
+        except InvalidError as error:
+            if self._keys:
+                # It could be read before: whoever needs it waits until somebody has mended it.
+                raise UnavailableError(error.message) from error
+            raise
+        return self._keys
+
+    def _look(self) -> None:
+        """Read the file where it has changed."""
+        try:
             found = self._path.stat()
             stamp = (found.st_mtime_ns, found.st_ino, found.st_size)
             if stamp != self._stamp:
                 self._keys = parse(self._path.read_text(), str(self._path))
                 self._stamp = stamp
-        except (OSError, UnicodeDecodeError, InvalidError) as error:
-            told = (
-                error
-                if isinstance(error, InvalidError)
-                else InvalidError("the key ring", str(error))
-            )
-            if self._keys:
-                # It could be read before: whoever needs it waits until somebody has mended it.
-                raise UnavailableError(told.message) from error
-            raise told from error
-        return self._keys
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidError("the key ring", str(error)) from error
